@@ -1,0 +1,85 @@
+# Every target works on a fresh clone with only make and a Python of at least 3.11: the rest is installed into .venv.
+# Another Python: make setup PYTHON=python3.13
+
+.DEFAULT_GOAL := help
+.PHONY: help setup lint breaking test demo bench invariants generate format clean
+
+VENV    := .venv
+BIN     := $(VENV)/bin
+STAMP   := $(VENV)/.installed
+PYTHON  ?=
+WORKERS ?= 2
+
+# Set iteration must not differ from run to run, nor between a run and its replay.
+export PYTHONHASHSEED := 0
+# gRPC's fork handlers hang children of asyncio programs; we only ever spawn.
+export GRPC_ENABLE_FORK_SUPPORT := 0
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Create .venv and install everything (done by the other targets when needed)
+
+$(STAMP): pyproject.toml
+	@if ! $(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	  for python in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	    "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; \
+	    python=; \
+	  done; \
+	  if [ -z "$$python" ]; then \
+	    echo "Backburner needs Python 3.11 or newer; found: $$(python3 --version 2>&1 || true)." >&2; \
+	    echo "Install one, or name it: make setup PYTHON=/path/to/python3.12" >&2; exit 1; \
+	  fi; \
+	  echo "creating $(VENV) with $$("$$python" --version)"; \
+	  "$$python" -m venv --clear $(VENV) || { \
+	    echo "$$python cannot make a virtual environment: install its venv module (Debian: python3-venv)" >&2; \
+	    rm -rf $(VENV); exit 1; }; \
+	fi
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+lint: $(STAMP) ## Format, lint, types, import rules, stubs, protos
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python proto/generate.py --check
+	$(BIN)/buf lint proto
+	@$(MAKE) --no-print-directory breaking
+
+# Clients and stored journals hold on to what main has. On main itself this guards what is not yet committed.
+breaking: $(STAMP) ## Compare the protos with those of main
+	@if [ -z "$$(git rev-list --max-count=1 --all 2>/dev/null)" ]; then \
+	  echo "buf breaking: skipped, there is no commit to compare with"; exit 0; \
+	fi; \
+	base=$$(git rev-parse --verify --quiet main || git rev-parse --verify --quiet origin/main) || { \
+	  echo "buf breaking: there is no branch main here to compare with; run: git fetch origin main:main" >&2; exit 1; }; \
+	if [ -z "$$(git ls-tree -r --name-only "$$base" -- proto | grep '\.proto$$')" ]; then \
+	  echo "buf breaking: skipped, main has no protos yet"; exit 0; \
+	fi; \
+	before=$$(mktemp -d); trap 'rm -rf "$$before"' EXIT; \
+	echo "buf breaking proto --against main ($$base)"; \
+	git archive "$$base" proto | tar -x -C "$$before" && $(BIN)/buf breaking proto --against "$$before/proto"
+
+test: $(STAMP) ## All tests (WORKERS=n processes)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --durations=10
+
+demo: $(STAMP) ## A guided example: the command `backburner demo`
+	$(BIN)/backburner demo
+
+bench: $(STAMP) ## Measure latency and throughput on this machine
+	$(BIN)/python -m tests.benchmarks
+
+invariants: $(STAMP) ## Which tests hold which invariant of the design
+	@$(BIN)/python -m tests.support.invariants
+
+generate: $(STAMP) ## Write proto/gen from the .proto files
+	$(BIN)/python proto/generate.py
+
+format: $(STAMP) ## Format the code and apply safe fixes
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## Remove caches and build results (not .venv, not data)
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Harnesses: the kinds of things that execute. `base` is the contract, `registry` finds one by name."""

@@ -1,0 +1,56 @@
+"""The contract between an invocation and the harness that does its work."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from executor_service.assignment import Assignment
+from executor_service.line_protocol import Report
+from executor_service.outcome import Outcome
+from executor_service.output import Capture
+
+
+class Attempt(Protocol):
+    """What a harness may do while it works: say how far it is, and hear that it shall end."""
+
+    @property
+    def assignment(self) -> Assignment:
+        """What was assigned."""
+
+    @property
+    def marker(self) -> str:
+        """Marker of every descendant of the attempt."""
+
+    @property
+    def kill_grace_s(self) -> float:
+        """Time between the request to end and force."""
+
+    def started(self, pid: int) -> None:
+        """The work runs, in a child or (0) without one."""
+
+    def report(self, report: Report) -> None:
+        """Progress, usage or a result."""
+
+    def output(self, capture: Capture, data: bytes) -> None:
+        """A piece of output."""
+
+    def on_end(self, callback: Callable[[], None]) -> None:
+        """Registers what makes the work end; called at most once, at once when that was asked for already."""
+
+
+class Harness(Protocol):
+    """One kind of work."""
+
+    #: Name, as in `Hello.harnesses`.
+    name: str
+    #: Version found. Empty: not applicable.
+    version: str
+    #: Pool whose slots it uses.
+    pool: str
+    #: How long after the grace the end may take before the attempt is given up as not proven dead.
+    end_seconds_max: float
+
+    async def run(self, spec: Mapping[str, Any], attempt: Attempt) -> Outcome:
+        """Does the work and says how it ended. Raises InvalidWork when it cannot be done as asked.
+
+        The outcome is that of the work itself: whether it was ended, and why, is the invocation's to add.
+        """

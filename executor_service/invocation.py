@@ -1,0 +1,219 @@
+"""Stage 6, EXECUTE: one attempt from top to bottom: accept, prepare, start, watch, end, record."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from google.protobuf import timestamp_pb2
+
+from backburner.executor.v1 import executor_service_pb2 as pb
+from executor_service.assignment import Assignment, InvalidWork, Limits
+from executor_service.descendants import marker
+from executor_service.harness.base import Harness
+from executor_service.harness.registry import Harnesses
+from executor_service.line_protocol import Report
+from executor_service.outcome import Ending, Outcome
+from executor_service.output import STDERR, STDOUT, Capture
+from executor_service.progress import ProgressLog, ProgressState
+
+log = logging.getLogger(__name__)
+
+State = pb.Attempt.State
+
+TOTAL: Final = Ending("timed_out", "TIMEOUT_TOTAL", "not settled within its total timeout, all attempts included", True)
+
+
+class Listener(Protocol):
+    """Where an invocation's news go."""
+
+    def dirty_output(self, invocation: "Invocation") -> None:
+        """Output waits for the journal."""
+
+    def dirty_progress(self, invocation: "Invocation") -> None:
+        """Progress waits for the journal."""
+
+    def finished(self, invocation: "Invocation") -> None:
+        """The outcome is there and waits for the journal."""
+
+
+class Invocation:
+    """One attempt."""
+
+    def __init__(self, assignment: Assignment, incarnation: str, listener: Listener) -> None:
+        self.assignment = assignment
+        self.marker = marker(incarnation, assignment.effect_id, assignment.attempt)
+        self.state = pb.Attempt.STATE_ACCEPTED
+        self.log = ProgressLog()
+        self.progress = ProgressState(assignment.expected_s)
+        self.captures: dict[int, Capture] = {}
+        self.pid = 0
+        self.outcome: Outcome | None = None
+        self.elapsed_s = 0.0
+        self.kill_grace_s = 0.0
+        self.start_recorded = False
+        #: Changed since the scheduler was last told.
+        self.changed = True
+        self.started_wall = time.time()
+        self.started_at = self.last_activity = self.progress.started_at
+        self._listener = listener
+        self._ending: Ending | None = None
+        self._end_work: Callable[[], None] | None = None
+        self._end_seconds_max = 0.0
+        self._timers: list[asyncio.TimerHandle] = []
+
+    async def run(self, harnesses: Harnesses) -> None:
+        """Does the work; when it returns the outcome waits for the journal."""
+        outcome = await self._work(harnesses)
+        self._finish(outcome)
+
+    def end(self, ending: Ending) -> None:
+        """Asks the work to end; the first reason counts."""
+        if self._ending is not None or self.outcome is not None:
+            return
+        self._ending = ending
+        self.state = pb.Attempt.STATE_ENDING
+        self.changed = True
+        if self._end_work is not None:
+            self._end_work()
+            self._after(self.kill_grace_s + self._end_seconds_max, self._give_up)
+
+    def finish_unstarted(self) -> None:
+        """Ends an attempt whose work will never begin."""
+        self._finish(Outcome())
+
+    async def _work(self, harnesses: Harnesses) -> Outcome:
+        try:
+            spec, limits = self.assignment.read_spec()
+            harness = harnesses.find(self.assignment.harness)
+            self._prepare(harness, limits)
+            if self._ending is not None:
+                return Outcome()
+            return await harness.run(spec, self)
+        except InvalidWork as error:
+            return Outcome().fail("INVALID_WORK", str(error), final=True)
+        except Exception as error:
+            log.exception("attempt %s failed by a bug of the executor", self.assignment.ref)
+            return Outcome().fail("HARNESS_ERROR", f"the executor failed: {type(error).__name__}: {error}")
+
+    def _prepare(self, harness: Harness, limits: Limits) -> None:
+        self.kill_grace_s = limits.kill_grace_s
+        self._end_seconds_max = harness.end_seconds_max
+        if limits.start_to_close_s is not None:
+            message = f"ran longer than its timeout of {limits.start_to_close_s:g} s"
+            self._after(limits.start_to_close_s, self.end, Ending("timed_out", "TIMEOUT_START_TO_CLOSE", message))
+        if limits.total_s is not None:
+            self._after(limits.total_s, self.end, TOTAL)
+        if limits.silence_s is not None:
+            self._after(limits.silence_s, self._check_silence, limits.silence_s)
+
+    def _finish(self, outcome: Outcome) -> None:
+        if self.outcome is not None:
+            return  # it was given up before
+        for timer in self._timers:
+            timer.cancel()
+        if self._ending is not None:
+            outcome.ended_by(self._ending)
+        outcome.usage = self.progress.usage
+        self.elapsed_s = time.monotonic() - self.started_at
+        self.outcome = outcome
+        self.state = pb.Attempt.STATE_FINISHED
+        self.changed = True
+        self._listener.finished(self)
+
+    def _give_up(self) -> None:
+        log.error("attempt %s did not end when asked to: given up, not proven dead", self.assignment.ref)
+        self._finish(Outcome(death_proven=False))
+
+    def _after(self, seconds: float, callback: Callable[..., None], *args: object) -> None:
+        self._timers.append(asyncio.get_running_loop().call_later(max(0.0, seconds), callback, *args))
+
+    def _check_silence(self, silence_s: float) -> None:
+        quiet = time.monotonic() - self.last_activity
+        if quiet >= silence_s:
+            message = f"no output and no progress for {silence_s:g} s"
+            self.end(Ending("timed_out", "TIMEOUT_SILENCE", message))
+        else:
+            self._after(silence_s - quiet, self._check_silence, silence_s)
+
+    # What the harness says: see harness/base.py.
+
+    def started(self, pid: int) -> None:
+        """The work runs."""
+        self.pid = pid
+        if self.state == pb.Attempt.STATE_ACCEPTED:
+            self.state = pb.Attempt.STATE_RUNNING
+        self.changed = True
+
+    def on_end(self, callback: Callable[[], None]) -> None:
+        """Registers what makes the work end."""
+        self._end_work = callback
+        if self._ending is not None:
+            callback()
+            self._after(self.kill_grace_s + self._end_seconds_max, self._give_up)
+
+    def report(self, report: Report) -> None:
+        """Progress, usage or a result."""
+        if self.outcome is not None:
+            return
+        self.last_activity = time.monotonic()
+        self.changed = True
+        if not report.has_progress and report.usage is None:
+            return
+        self.progress.apply(report)
+        if report.has_progress:
+            self.log.add_progress(self.progress)
+        if report.usage is not None:
+            self.log.add_usage(self.progress)
+        self._listener.dirty_progress(self)
+
+    def output(self, capture: Capture, data: bytes) -> None:
+        """A piece of output."""
+        self.last_activity = time.monotonic()
+        self.changed = True
+        self.captures.setdefault(capture.stream, capture)
+        self.log.add_output(capture.stream, capture.write(data), data)
+        if capture.unsent:
+            self._listener.dirty_output(self)
+
+    # What others see.
+
+    def snapshot(self, *, small: bool = False) -> pb.Attempt:
+        """The attempt as it is now; `small` for heartbeats."""
+        a = self.assignment
+        attempt = pb.Attempt(
+            run_id=a.run_id,
+            effect_id=a.effect_id,
+            attempt=a.attempt,
+            state=self.state,
+            pid=self.pid,
+            background=a.background,
+            stdout_bytes=self._written(STDOUT),
+            stderr_bytes=self._written(STDERR),
+        )
+        if not small:
+            attempt.effect_key, attempt.name, attempt.harness = a.effect_key, a.name, a.harness
+        if self.progress.ordinal or self.progress.expected_s is not None:
+            attempt.progress.CopyFrom(self.progress.as_proto())
+        if self.progress.usage is not None:
+            attempt.usage.CopyFrom(self.progress.usage_proto())
+        attempt.start_time.CopyFrom(_timestamp(self.started_wall))
+        attempt.last_activity_time.CopyFrom(self.last_activity_time())
+        attempt.elapsed.FromNanoseconds(int(self._elapsed() * 1e9))
+        return attempt
+
+    def last_activity_time(self) -> timestamp_pb2.Timestamp:
+        """When the work was last heard of."""
+        return _timestamp(self.started_wall + self.last_activity - self.started_at)
+
+    def _written(self, stream: int) -> int:
+        capture = self.captures.get(stream)
+        return 0 if capture is None else capture.total
+
+    def _elapsed(self) -> float:
+        return self.elapsed_s if self.outcome is not None else time.monotonic() - self.started_at
+
+
+def _timestamp(seconds: float) -> timestamp_pb2.Timestamp:
+    return timestamp_pb2.Timestamp(seconds=int(seconds), nanos=int(seconds % 1 * 1e9))

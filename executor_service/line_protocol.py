@@ -1,0 +1,294 @@
+r"""The line protocol: how any child reports progress, usage and a result, in any language, with one line of text.
+
+A report is one JSON object on one line. There are two ways to give it:
+
+- **On stdout or stderr**, as a line that begins with `::backburner ` (two colons, the word, one space):
+
+      echo '::backburner {"percent": 40, "step": "compiling", "step_index": 2, "step_count": 5, "eta_s": 30}'
+
+- **On a pipe of its own**, better because it cannot mix with other output: the file descriptor whose number is in
+  `BACKBURNER_PROGRESS_FD`. There every line is a report, and the prefix may be left out:
+
+      echo '{"step": "testing", "step_index": 3}' >&"$BACKBURNER_PROGRESS_FD"
+
+Fields, all optional; what is not given stays as it was, and fields that are not known are skipped:
+
+    percent       number from 0 to 100 (clamped)
+    step          what it does now, at most 500 characters
+    step_index    whole number from 1
+    step_count    whole number from 1
+    eta_s         expected seconds to the end
+    data          any JSON object of at most 16 KiB: shown to watchers as it is
+    usage         object: input_tokens, output_tokens, cached_input_tokens, cost_usd, turns, model; totals so far
+    result        any JSON value of at most 1 MiB: the structured result of the effect; the last one counts
+
+Rules:
+
+- A line is at most 1 MiB + 4 KiB. A longer one is skipped.
+- A line that is no JSON object, or has no known field, or a field of the wrong type, is counted and otherwise ignored:
+  a report never fails an attempt. One exception: a `result` that cannot be stored (NUL, an integer beyond 2^53, too
+  large) fails the attempt with INVALID_RESULT when the child exits well, because silently losing it would be worse.
+- Captured output is byte for byte what the child wrote: reports on stdout and stderr stay in it, good or bad.
+- Every report counts as a sign of life for the silence timeout.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from executor_service.outcome import RESULT_BYTES_MAX
+
+PREFIX: Final = b"::backburner "
+LINE_BYTES_MAX: Final = RESULT_BYTES_MAX + 4096
+STEP_LENGTH_MAX: Final = 500
+DATA_BYTES_MAX: Final = 16 * 1024
+INTEGER_MAX: Final = 2**53
+DEPTH_MAX: Final = 100
+
+_COUNTS: Final = ("input_tokens", "output_tokens", "cached_input_tokens")
+
+
+@dataclass(slots=True)
+class Report:
+    """What one line, or one call of `progress()`, says. None: not given."""
+
+    percent: float | None = None
+    step: str | None = None
+    step_index: int | None = None
+    step_count: int | None = None
+    eta_s: float | None = None
+    data: dict[str, Any] | None = None
+    usage: dict[str, Any] | None = None
+    #: Canonical JSON of the result.
+    result_json: bytes | None = None
+    #: Why the result cannot be stored.
+    result_error: str = ""
+
+    @property
+    def has_progress(self) -> bool:
+        """True when it says how far the work is."""
+        given = (self.percent, self.step, self.step_index, self.step_count, self.eta_s, self.data)
+        return any(value is not None for value in given)
+
+
+class BadReport(ValueError):
+    """A line that is no report."""
+
+
+def parse(line: bytes) -> Report:
+    """Reads the JSON of a report. Raises BadReport."""
+    try:
+        fields = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise BadReport(f"no JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise BadReport("no JSON object")
+    report = Report()
+    known = [read(report, fields[name]) for name, read in _READERS.items() if name in fields]
+    if not known:
+        raise BadReport("no known field")
+    return report
+
+
+def clean(report: Report) -> Report:
+    """Brings values that a program gave into the bounds of the protocol. Raises BadReport."""
+    for name in ("percent", "step", "step_index", "step_count", "eta_s", "data", "usage"):
+        value = getattr(report, name)
+        if value is not None:
+            _READERS[name](report, value)
+    return report
+
+
+class LineScanner:
+    """Finds reports in chunks of a stream, whatever the chunks' borders; memory is bounded by one line.
+
+    With `prefixed` (stdout, stderr) only lines with the prefix are looked at: the rest is passed over at the speed of
+    a search for bytes, so that a flood costs little.
+    """
+
+    def __init__(self, on_report: Callable[[Report], None], *, prefixed: bool) -> None:
+        self._on_report = on_report
+        self._prefixed = prefixed
+        self._partial = b""
+        self._skipping = False
+        self.bad_lines = 0
+
+    def feed(self, chunk: bytes) -> None:
+        """Takes the next bytes of the stream."""
+        if self._skipping:
+            end = chunk.find(b"\n")
+            if end < 0:
+                return
+            chunk, self._skipping = chunk[end + 1 :], False
+        for line in self._lines(self._partial + chunk if self._partial else chunk):
+            self._take(line)
+
+    def close(self) -> None:
+        """The stream has ended: what came after the last line break is a line too."""
+        last, self._partial = self._partial, b""
+        if last and not self._skipping:
+            self._take(last)
+
+    def _lines(self, data: bytes) -> Iterator[bytes]:
+        start = 0
+        while (start := self._candidate(data, start)) >= 0:
+            end = data.find(b"\n", start)
+            if end < 0:
+                break
+            yield data[start:end]
+            start = end + 1
+        self._keep(data[start:] if start >= 0 else b"", passed_over=start < 0 and not data.endswith(b"\n"))
+
+    def _candidate(self, data: bytes, start: int) -> int:
+        """Where the next line that matters begins, complete or not; -1: nowhere."""
+        if not self._prefixed or _may_begin(data, start):
+            return start
+        found = data.find(b"\n" + PREFIX, start)
+        if found >= 0:
+            return found + 1
+        last = data.rfind(b"\n", start) + 1
+        return last if last > start and _may_begin(data, last) else -1
+
+    def _keep(self, rest: bytes, *, passed_over: bool) -> None:
+        if passed_over:
+            self._skipping = True  # in the middle of a line that does not matter
+        elif len(rest) > LINE_BYTES_MAX:
+            self.bad_lines += 1
+            self._skipping, rest = True, b""
+        self._partial = rest
+
+    def _take(self, line: bytes) -> None:
+        line = line.strip()
+        if line.startswith(PREFIX.rstrip()):
+            line = line[len(PREFIX) - 1 :]
+        elif self._prefixed or not line:
+            return
+        try:
+            if len(line) > LINE_BYTES_MAX:
+                raise BadReport("too long")
+            report = parse(line)
+        except BadReport:
+            self.bad_lines += 1
+        else:
+            self._on_report(report)
+
+
+def _may_begin(data: bytes, start: int) -> bool:
+    """True when what stands at `start` is the prefix, or as much of it as there is."""
+    head = data[start : start + len(PREFIX)]
+    return head == PREFIX or PREFIX.startswith(head)
+
+
+def canonical(value: Any, path: str, depth: int = 0) -> Any:
+    """A parsed JSON value in the form that is stored: integral floats as ints. Raises ValueError naming the path."""
+    if isinstance(value, dict):
+        _deeper(path, depth)
+        return {_text(key, path): canonical(item, f"{path}.{key}", depth + 1) for key, item in value.items()}
+    if isinstance(value, list):
+        _deeper(path, depth)
+        return [canonical(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value)]
+    if isinstance(value, str):
+        return _text(value, path)
+    if isinstance(value, int) and not -INTEGER_MAX <= value <= INTEGER_MAX:
+        raise ValueError(f"{path}: integer {value} is beyond 2^53; use a string")
+    if isinstance(value, float):
+        return int(value) if value.is_integer() and abs(value) <= INTEGER_MAX else value
+    return value
+
+
+def _deeper(path: str, depth: int) -> None:
+    if depth > DEPTH_MAX:
+        raise ValueError(f"{path}: nested deeper than {DEPTH_MAX} levels")
+
+
+def _text(value: str, path: str) -> str:
+    if "\x00" in value:
+        raise ValueError(f"{path}: text holds a NUL character, which cannot be stored")
+    return value
+
+
+def _number(value: Any, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise BadReport(f"{name} is no number")
+    return float(value)
+
+
+def _whole(value: Any, name: str) -> int:
+    number = _number(value, name)
+    if not number.is_integer() or not 0 <= number <= 2**31 - 1:
+        raise BadReport(f"{name} is no whole number")
+    return int(number)
+
+
+def _read_percent(report: Report, value: Any) -> None:
+    report.percent = min(100.0, max(0.0, _number(value, "percent")))
+
+
+def _read_step(report: Report, value: Any) -> None:
+    if not isinstance(value, str):
+        raise BadReport("step is no text")
+    report.step = value.replace("\x00", "\ufffd")[:STEP_LENGTH_MAX]
+
+
+def _read_eta(report: Report, value: Any) -> None:
+    report.eta_s = min(max(0.0, _number(value, "eta_s")), 10 * 365 * 86400.0)
+
+
+def _read_data(report: Report, value: Any) -> None:
+    if not isinstance(value, dict):
+        raise BadReport("data is no object")
+    try:
+        report.data = canonical(value, "data")
+        size = len(orjson.dumps(report.data))
+    except (ValueError, TypeError) as error:
+        raise BadReport(str(error)) from error
+    if size > DATA_BYTES_MAX:
+        raise BadReport(f"data has {size} bytes, at most {DATA_BYTES_MAX} are kept")
+
+
+def _read_usage(report: Report, value: Any) -> None:
+    if not isinstance(value, dict):
+        raise BadReport("usage is no object")
+    usage: dict[str, Any] = {name: max(0.0, _number(value[name], name)) for name in _COUNTS if name in value}
+    if value.get("cost_usd") is not None:
+        usage["cost_usd"] = max(0.0, _number(value["cost_usd"], "cost_usd"))
+    if "turns" in value:
+        usage["turns"] = _whole(value["turns"], "turns")
+    if isinstance(value.get("model"), str):
+        usage["model"] = value["model"].replace("\x00", "\ufffd")[:STEP_LENGTH_MAX]
+    report.usage = usage
+
+
+def _read_result(report: Report, value: Any) -> None:
+    try:
+        encoded = orjson.dumps(canonical(value, "result"), option=orjson.OPT_SORT_KEYS)
+    except ValueError as error:
+        report.result_error = str(error)
+        return
+    if len(encoded) > RESULT_BYTES_MAX:
+        report.result_error = f"result: {len(encoded)} bytes as JSON; at most {RESULT_BYTES_MAX} can be stored"
+    else:
+        report.result_json = encoded
+
+
+def _read_step_index(report: Report, value: Any) -> None:
+    report.step_index = _whole(value, "step_index")
+
+
+def _read_step_count(report: Report, value: Any) -> None:
+    report.step_count = _whole(value, "step_count")
+
+
+_READERS: Final[dict[str, Callable[[Report, Any], None]]] = {
+    "percent": _read_percent,
+    "step": _read_step,
+    "step_index": _read_step_index,
+    "step_count": _read_step_count,
+    "eta_s": _read_eta,
+    "data": _read_data,
+    "usage": _read_usage,
+    "result": _read_result,
+}

@@ -1,0 +1,126 @@
+"""How an attempt ended, and the item that says so to the journal function `attempts_settle_v1`. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import orjson
+
+from executor_service.assignment import Assignment
+
+Kind = Literal["succeeded", "failed", "timed_out", "cancelled"]
+
+TEXT_BYTES_MAX: Final = 8 * 1024
+#: Most bytes of a structured result as JSON.
+RESULT_BYTES_MAX: Final = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Why we end an attempt ourselves: how it counts, the reason (EffectReason without prefix), and a sentence."""
+
+    kind: Kind
+    reason: str
+    message: str
+    #: True when no other attempt may follow.
+    final: bool = False
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How the work ended. `value_json` is canonical JSON; None: there is no structured result."""
+
+    kind: Kind = "succeeded"
+    reason: str = ""
+    message: str = ""
+    exception_type: str = ""
+    traceback: str = ""
+    final: bool = False
+    value_json: bytes | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    #: CapturedOutput as proto3 JSON, by `stdout` and `stderr`.
+    captured: dict[str, dict[str, Any]] = field(default_factory=dict)
+    usage: dict[str, Any] | None = None
+    #: True: every descendant was looked for and none is alive. False: that could not be shown. None: there was no child.
+    death_proven: bool | None = None
+
+    def ended_by(self, ending: Ending) -> None:
+        """Makes it the outcome of work that we ended: what it gave stays as partial result."""
+        self.kind, self.reason, self.message, self.final = ending.kind, ending.reason, ending.message, ending.final
+        self.exception_type = self.traceback = ""
+
+    def fail(self, reason: str, message: str, *, final: bool = False) -> Outcome:
+        """Makes it a failure."""
+        self.kind, self.reason, self.message, self.final = "failed", reason, message, final
+        return self
+
+
+def settle_item(assignment: Assignment, executor_id: str, outcome: Outcome, elapsed_s: float) -> orjson.Fragment:
+    """The item of `attempts_settle_v1`, encoded: what a large result costs is paid once, and outside the batch."""
+    item: dict[str, Any] = {
+        "run_id": assignment.run_id,
+        "effect_id": assignment.effect_id,
+        "attempt": assignment.attempt,
+        "token": assignment.token,
+        "executor_id": executor_id,
+        "outcome": outcome.kind,
+        "result": _result(outcome),
+        "elapsed_s": round(elapsed_s, 6),
+        "final": outcome.final,
+    }
+    if outcome.reason:
+        item["reason"] = f"EFFECT_REASON_{outcome.reason}"
+        item["message"] = storable(outcome.message)
+        item["error"] = _error(outcome)
+    if outcome.death_proven is not None:
+        item["death"] = "DEATH_PROVEN" if outcome.death_proven else "DEATH_UNPROVEN"
+    return orjson.Fragment(orjson.dumps(item))
+
+
+def _result(outcome: Outcome) -> dict[str, Any]:
+    result: dict[str, Any] = dict(outcome.captured)
+    if outcome.value_json is not None:
+        result["value"] = {"value": orjson.Fragment(outcome.value_json)}
+    if outcome.exit_code is not None:
+        result["exit_code"] = outcome.exit_code
+    if outcome.signal is not None:
+        result["signal"] = outcome.signal
+    if outcome.usage:
+        result["usage"] = outcome.usage
+    return result
+
+
+def _error(outcome: Outcome) -> dict[str, Any]:
+    error = {"reason": f"EFFECT_REASON_{outcome.reason}", "message": storable(outcome.message)}
+    if outcome.exception_type:
+        error["exception_type"] = storable(outcome.exception_type)
+    if outcome.traceback:
+        error["traceback"] = storable(outcome.traceback)
+    return error
+
+
+def storable(text: str, bytes_max: int = TEXT_BYTES_MAX) -> str:
+    """Text that Postgres and protobuf can hold: no NUL, no lone surrogates, the last so many bytes of it."""
+    raw = text.replace("\x00", "\ufffd").encode("utf-8", "replace")
+    return raw.decode() if len(raw) <= bytes_max else tail_text(raw, bytes_max)
+
+
+def tail_text(raw: bytes, bytes_max: int = TEXT_BYTES_MAX) -> str:
+    """The last bytes as text of at most so many bytes: invalid UTF-8 replaced, no character cut in half."""
+    cut = raw[-bytes_max:]
+    if len(raw) > len(cut):
+        cut = cut[_continuations(cut) :]
+    text = cut.decode("utf-8", "replace").replace("\x00", "\ufffd")
+    while len(encoded := text.encode()) > bytes_max:  # replacing makes three bytes of one
+        text = text[-(-(len(encoded) - bytes_max) // 3) :]
+    return text
+
+
+def _continuations(cut: bytes) -> int:
+    """Leading bytes that continue a character which was cut off."""
+    for index, byte in enumerate(cut[:3]):
+        if byte & 0xC0 != 0x80:
+            return index
+    return min(3, len(cut))

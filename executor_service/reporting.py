@@ -1,0 +1,82 @@
+"""What functions call while they run: say how far they are, and ask whether they shall end.
+
+    from executor_service.reporting import progress
+
+    @bb.function
+    def index(paths: list[str]) -> int:
+        for number, path in enumerate(paths):
+            progress(percent=100 * number / len(paths), step=path)
+            ...
+
+The attempt is found through a context variable, so that this works in async functions, in their tasks, and in
+functions that run in a thread. Outside of an attempt, as in a unit test, the calls do nothing.
+"""
+
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from executor_service.line_protocol import BadReport, Report, clean
+
+
+@dataclass(slots=True)
+class Reporter:
+    """The attempt as a function sees it. `report` may be called from any thread."""
+
+    report: Callable[[Report], None]
+    ending: bool = False
+
+
+current: ContextVar[Reporter | None] = ContextVar("backburner_attempt", default=None)
+
+
+def progress(
+    *,
+    percent: float | None = None,
+    step: str | None = None,
+    step_index: int | None = None,
+    step_count: int | None = None,
+    eta_s: float | None = None,
+    data: Mapping[str, Any] | None = None,
+) -> None:
+    """Reports how far the running function is; what is left out stays as it was. Raises ValueError for bad values."""
+    report = Report(percent, step, step_index, step_count, eta_s, None if data is None else dict(data))
+    _send(report)
+
+
+def usage(
+    *,
+    input_tokens: float = 0,
+    output_tokens: float = 0,
+    cached_input_tokens: float = 0,
+    cost_usd: float | None = None,
+    turns: int = 0,
+    model: str = "",
+) -> None:
+    """Reports what the running function has consumed so far. Raises ValueError for bad values."""
+    given = {
+        "input_tokens": input_tokens,
+        "output_tokens": output_tokens,
+        "cached_input_tokens": cached_input_tokens,
+        "cost_usd": cost_usd,
+        "turns": turns,
+        "model": model,
+    }
+    _send(Report(usage={name: value for name, value in given.items() if value}))
+
+
+def cancelled() -> bool:
+    """True when the running function shall end: functions in threads, which nobody can interrupt, ask from time to time."""
+    reporter = current.get()
+    return reporter is not None and reporter.ending
+
+
+def _send(report: Report) -> None:
+    reporter = current.get()
+    try:
+        cleaned = clean(report)
+    except BadReport as error:
+        raise ValueError(str(error)) from error
+    if reporter is not None:
+        reporter.report(cleaned)

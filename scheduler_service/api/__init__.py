@@ -1,0 +1,1 @@
+"""Requests: the servicers. Each method parses its request, makes one call and converts the answer."""

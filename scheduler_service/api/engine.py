@@ -1,0 +1,94 @@
+"""What the servicers ask of the engine: the seam between requests and the loop, kept by `iteration/engine.py`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from backburner.journal.v1 import journal_pb2
+from scheduler_service.authoring.definitions import AnyProcess
+from scheduler_service.journal import (
+    CancelOutcome,
+    CancelRequest,
+    CreateRun,
+    CreateRunOutcome,
+    Journal,
+    ResolveOutcome,
+    ResolveRequest,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolUse:
+    """Slots of one pool of an executor, and how many are taken."""
+
+    slots: int
+    background_slots: int
+    foreground_taken: int = 0
+    background_taken: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectedExecutor:
+    """An executor whose session this replica holds."""
+
+    executor_id: str
+    incarnation: str
+    namespace: str = "default"
+    #: Where its ExecutorService listens. Empty: not dialable.
+    address: str = ""
+    pools: Mapping[str, PoolUse] = field(default_factory=dict)
+    capabilities: frozenset[str] = frozenset()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    draining: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveAttempt:
+    """A running attempt as its executor's last heartbeat showed it."""
+
+    effect_id: str
+    effect_key: str
+    attempt: int
+    executor_id: str
+    progress: journal_pb2.Progress | None = None
+    usage: journal_pb2.Usage | None = None
+
+
+class EngineApi(Protocol):
+    """The engine of one replica, as the servicers see it."""
+
+    @property
+    def scheduler_id(self) -> str:
+        """Name of this replica."""
+
+    @property
+    def journal(self) -> Journal:
+        """The journal; servicers read from it and never write."""
+
+    @property
+    def draining(self) -> bool:
+        """True once this replica goes away."""
+
+    def processes(self) -> Mapping[str, AnyProcess]:
+        """Processes that this replica can run, by name."""
+
+    async def create_run(self, request: CreateRun) -> CreateRunOutcome:
+        """Commits the run, and begins it when this replica owns its shard."""
+
+    async def request_cancel(self, request: CancelRequest) -> CancelOutcome:
+        """Makes a cancel durable; it is delivered after."""
+
+    async def resolve_external(self, request: ResolveRequest) -> ResolveOutcome:
+        """Settles an external effect."""
+
+    def head(self, run_id: str) -> int:
+        """Newest seq of a run that this replica has heard of; 0: none."""
+
+    async def wait_head(self, run_id: str, after_seq: int, timeout_s: float) -> int:
+        """Returns when a seq beyond `after_seq` is heard of, or at the timeout. Only a hint: read again after it."""
+
+    def connected(self) -> Sequence[ConnectedExecutor]:
+        """Executors whose session this replica holds."""
+
+    def live(self, run_id: str) -> Sequence[LiveAttempt]:
+        """Running attempts of a run on those executors."""

@@ -1,0 +1,93 @@
+"""The one place where errors become statuses, for all four arities of an rpc.
+
+Cancellation always goes on: gRPC itself must see it, or the call's core objects leak.
+"""
+
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import grpc
+from grpc_status import rpc_status
+
+from scheduler_service.api.status import service_error, status_of
+
+if TYPE_CHECKING:  # the class has parameters in the stubs only
+    Handler = grpc.RpcMethodHandler[Any, Any]
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class ErrorInterceptor(grpc.aio.ServerInterceptor):
+    """Turns whatever a handler raises into a google.rpc.Status."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> "Handler | None":
+        """Wraps the handler of the call."""
+        handler = await continuation(handler_call_details)
+        return None if handler is None else _wrapped(handler, str(handler_call_details.method))
+
+
+def _wrapped(handler: "Handler", method: str) -> "Handler":
+    for arity, rebuild in _ARITIES.items():
+        behavior = getattr(handler, arity)
+        if behavior is not None:
+            return rebuild(
+                _guarded(behavior, method),
+                request_deserializer=handler.request_deserializer,
+                response_serializer=handler.response_serializer,
+            )
+    return handler
+
+
+_ARITIES: dict[str, Callable[..., "Handler"]] = {
+    "unary_unary": grpc.unary_unary_rpc_method_handler,
+    "unary_stream": grpc.unary_stream_rpc_method_handler,
+    "stream_unary": grpc.stream_unary_rpc_method_handler,
+    "stream_stream": grpc.stream_stream_rpc_method_handler,
+}
+
+
+def _guarded(behavior: Callable[..., Any], method: str) -> Callable[..., Any]:
+    # gRPC looks at the kind of function to know how to drive it, so that each kind is wrapped by its own kind.
+    if inspect.isasyncgenfunction(behavior):
+        return _guarded_generator(behavior, method)
+    if inspect.iscoroutinefunction(behavior):
+        return _guarded_coroutine(behavior, method)
+    return behavior
+
+
+def _guarded_coroutine(behavior: Callable[..., Awaitable[Any]], method: str) -> Callable[..., Awaitable[Any]]:
+    async def guarded(request: Any, context: Context) -> Any:
+        try:
+            return await behavior(request, context)
+        except grpc.aio.BaseError:
+            raise
+        except Exception as error:  # noqa: BLE001  # logged and answered as INTERNAL
+            await _abort(context, error, method)
+
+    return guarded
+
+
+def _guarded_generator(behavior: Callable[..., Any], method: str) -> Callable[..., AsyncIterator[Any]]:
+    async def guarded(request: Any, context: Context) -> AsyncIterator[Any]:
+        try:
+            async with aclosing(behavior(request, context)) as frames:
+                async for frame in frames:
+                    yield frame
+        except grpc.aio.BaseError:
+            raise
+        except Exception as error:  # noqa: BLE001  # logged and answered as INTERNAL
+            await _abort(context, error, method)
+
+    return guarded
+
+
+async def _abort(context: Context, error: Exception, method: str) -> NoReturn:
+    status = rpc_status.to_status(status_of(service_error(error, method)))
+    await context.abort_with_status(status)
+    raise AssertionError("abort_with_status returned")

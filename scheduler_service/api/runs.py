@@ -1,0 +1,162 @@
+"""Runs: create, get, list, wait, cancel, and pages of their journals."""
+
+from dataclasses import asdict
+from typing import Any, Final
+
+from backburner.scheduler.v1 import scheduler_service_pb2 as pb
+from scheduler_service.api import inputs, limits
+from scheduler_service.api.convert import RUN_ENDED, RUN_PARKED, run_message
+from scheduler_service.api.engine import EngineApi
+from scheduler_service.api.events import journal_event
+from scheduler_service.api.ids import new_run_id
+from scheduler_service.api.pages import encode_token
+from scheduler_service.api.run_requests import NewRun, RunList, RunRef
+from scheduler_service.api.sizes import fitted, page_of
+from scheduler_service.api.waiting import RUN_CAUSES_MAX, Situations, run_waiting
+from scheduler_service.api.waits import wait_until
+from scheduler_service.errors import (
+    Draining,
+    ProcessNotFound,
+    RequestIdReused,
+    RunClosed,
+    RunKeyConflict,
+    RunNotFound,
+)
+from scheduler_service.journal import CancelRequest, CreateRun
+from scheduler_service.journal.client_reads import ClientReads, RunView
+
+ACTOR: Final = "client"
+#: States in which nobody need wait any longer.
+STOPPED: Final = RUN_ENDED | RUN_PARKED
+
+
+class Runs:
+    """What clients do with runs."""
+
+    def __init__(self, engine: EngineApi, reads: ClientReads, situations: Situations) -> None:
+        self._engine = engine
+        self._reads = reads
+        self._situations = situations
+
+    async def create(self, new: NewRun) -> pb.CreateRunResponse:
+        """Creates a run, or finds the one that has the same key or request id."""
+        process = self._engine.processes().get(new.process)
+        if process is None:
+            raise ProcessNotFound(new.process, sorted(self._engine.processes()))
+        if self._engine.draining:
+            raise Draining(self._engine.scheduler_id)
+        inputs.bind(process, new.input)
+        digest = inputs.input_digest(new.process, new.input)
+        outcome = await self._engine.create_run(_create_run(new, digest, process.code_version))
+        if outcome.outcome == "key_conflict":
+            raise RunKeyConflict(new.namespace, new.key, outcome.detail.get("recorded_digest", ""), digest)
+        if outcome.outcome == "request_conflict":
+            raise RequestIdReused(new.namespace, new.request_id)
+        run = await self.message(await self.read(RunRef(new.namespace, outcome.run_id)))
+        return pb.CreateRunResponse(run=run, created=outcome.created)
+
+    async def read(self, ref: RunRef, *, full: bool = True) -> RunView:
+        """A run. Raises RunNotFound."""
+        run = await self._reads.run(ref.namespace, run_id=ref.run_id, key=ref.key, full=full)
+        if run is None:
+            raise RunNotFound(ref.namespace, ref.run_id or ref.key)
+        return run
+
+    async def message(self, run: RunView) -> pb.Run:
+        """A run as a message, with what it waits for."""
+        message = run_message(run)
+        if run.state not in RUN_ENDED:
+            message.waiting_on.extend(await self._waiting(run))
+        return fitted(message)
+
+    async def get(self, ref: RunRef, *, full: bool) -> pb.GetRunResponse:
+        """One run."""
+        return pb.GetRunResponse(run=await self.message(await self.read(ref, full=full)))
+
+    async def page(self, asked: RunList) -> pb.ListRunsResponse:
+        """A page of runs, newest first."""
+        page = await self._reads.runs(
+            limit=asked.page_size,
+            bytes_max=limits.ANSWER_BYTES_MAX,
+            full=asked.full,
+            filters=asdict(asked.filter) | {"before": asked.before_run_id},
+        )
+        messages = page_of([run_message(row) for row in page.rows])
+        answer = pb.ListRunsResponse(runs=messages)
+        if page.more or len(messages) < len(page.rows):
+            answer.next_page_token = encode_token([messages[-1].run_id], asdict(asked.filter))
+        return answer
+
+    async def wait(self, ref: RunRef, seconds: float) -> pb.WaitRunResponse:
+        """The run once it has ended or is parked, or as it is when the time is over."""
+
+        async def read() -> tuple[RunView, bool, int]:
+            run = await self.read(ref, full=False)
+            return run, run.state in STOPPED, run.head_seq
+
+        _, timed_out = await wait_until(self._engine, ref.run_id, read, seconds)
+        return pb.WaitRunResponse(run=await self.message(await self.read(ref)), timed_out=timed_out)
+
+    async def cancel(self, ref: RunRef, reason: str) -> pb.CancelRunResponse:
+        """Makes the cancel of a run durable."""
+        await self.read(ref, full=False)
+        outcome = await self._engine.request_cancel(
+            CancelRequest(
+                run_id=ref.run_id,
+                effect_id=None,
+                reason="EFFECT_REASON_CANCELLED_BY_USER",
+                message=reason,
+                actor=ACTOR,
+            )
+        )
+        run = await self.read(ref)
+        if outcome.outcome in ("run_closed", "settled") and run.state != "CANCELLED":
+            raise RunClosed(ref.run_id, run.state)
+        return pb.CancelRunResponse(run=await self.message(run))
+
+    async def journal(self, ref: RunRef, after_seq: int, page_size: int) -> pb.ReadJournalResponse:
+        """A page of a run's journal."""
+        run = await self.read(ref, full=False)
+        page = await self._reads.events(run.run_id, after_seq, limit=page_size, bytes_max=limits.JOURNAL_PAGE_BYTES_MAX)
+        events = page_of([journal_event(row) for row in page.rows])
+        last = events[-1].seq if events else after_seq
+        head = max(run.head_seq, last) if events else run.head_seq
+        return pb.ReadJournalResponse(events=events, head_seq=head, next_after_seq=last)
+
+    async def _waiting(self, run: RunView) -> list[pb.WaitingOn]:
+        effects = await self._reads.effects(
+            limit=RUN_CAUSES_MAX, filters={"namespace": run.namespace, "run_id": run.run_id, "open_only": True}
+        )
+        timer = await self._reads.next_timer(run.run_id)
+        return run_waiting(run, effects.rows, timer, await self._situations.now())
+
+
+def _create_run(new: NewRun, digest: str, code_version: str) -> CreateRun:
+    return CreateRun(
+        run_id=new_run_id(),
+        namespace=new.namespace,
+        key=new.key or None,
+        process=new.process,
+        client_driven=False,
+        labels=new.labels,
+        input_digest=digest,
+        code_version=code_version,
+        actor=ACTOR,
+        data=_run_created(new, digest),
+        request_id=new.request_id or None,
+    )
+
+
+def _run_created(new: NewRun, digest: str) -> dict[str, Any]:
+    """Data of RUN_CREATED as proto3 JSON: what is empty is left out."""
+    data: dict[str, Any] = {
+        "namespace": new.namespace,
+        "key": new.key,
+        "process": new.process,
+        "input": new.input,
+        "labels": new.labels,
+        "input_digest": digest,
+    }
+    if new.cleanup_timeout_s is not None:
+        data["cleanup_timeout"] = f"{new.cleanup_timeout_s:.6f}s"
+    return {name: value for name, value in data.items() if value or name == "input"}

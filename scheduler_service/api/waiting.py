@@ -1,0 +1,210 @@
+"""Why a run or an effect does not go on, computed from what is known now; and when to ask again.
+
+The most useful field of the API: nobody should have to guess it from logs.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from backburner.scheduler.v1 import scheduler_service_pb2 as pb
+from scheduler_service.api.convert import RUN_ENDED, duration, timestamp
+from scheduler_service.journal.client_reads import ClientReads, EffectView, ExecutorView, RunView
+
+#: Causes that a run names; the rest are counted in the last message.
+RUN_CAUSES_MAX: Final = 10
+#: Age of what is known of executors and shards; bounds the reads that pollers cause.
+_FRESH_SECONDS: Final = 0.5
+_EXECUTORS_MAX: Final = 1000
+_SETTLED: Final = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", "TIMED_OUT"})
+_POLL_SECONDS_DEFAULT: Final = 5.0
+_POLL_SECONDS_MIN: Final = 0.2
+
+_Cause = pb.WaitingOn
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What is known of executors and shards at a moment."""
+
+    executors: Sequence[ExecutorView] = ()
+    live_shards: frozenset[int] = frozenset()
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+
+class Situations:
+    """Reads the situation, at most twice a second."""
+
+    def __init__(self, reads: ClientReads) -> None:
+        self._reads = reads
+        self._known: Situation | None = None
+        self._read_at = 0.0
+
+    async def now(self) -> Situation:
+        """The situation, not older than half a second."""
+        if self._known is None or time.monotonic() - self._read_at > _FRESH_SECONDS:
+            executors = await self._reads.executors(
+                after=None, states=("CONNECTED", "DISCONNECTED", "DRAINING"), limit=_EXECUTORS_MAX
+            )
+            self._known = Situation(executors, await self._reads.live_shards())
+            self._read_at = time.monotonic()
+        return self._known
+
+
+def effect_waiting(effect: EffectView, situation: Situation) -> pb.WaitingOn | None:
+    """What an effect waits for; None once it has settled."""
+    if effect.state in _SETTLED:
+        return None
+    if effect.state == "CANCELLING":
+        return pb.WaitingOn(
+            cause=_Cause.CAUSE_CANCELLING, message="a cancel was asked for; it has not taken effect yet"
+        )
+    if effect.state == "QUEUED":
+        return _queued(effect, situation)
+    if effect.state in ("DISPATCHED", "RUNNING"):
+        return _assigned(effect, situation)
+    if effect.state == "PARKED":
+        message = "waits for a known time, without a slot"
+        return pb.WaitingOn(cause=_Cause.CAUSE_NOT_BEFORE, message=message, until=timestamp(effect.not_before))
+    return _outside(effect, situation)
+
+
+def run_waiting(
+    run: RunView, open_effects: Sequence[EffectView], next_timer: datetime | None, situation: Situation
+) -> list[pb.WaitingOn]:
+    """What a run waits for, the gravest first; empty once it has ended."""
+    if run.state in RUN_ENDED:
+        return []
+    causes = [cause for cause in (_parked(run), _unowned(run.shard, situation)) if cause is not None]
+    if run.state == "CANCELLING":
+        message = "a cancel was asked for; cleanup may still run"
+        causes.append(pb.WaitingOn(cause=_Cause.CAUSE_CANCELLING, message=message))
+    causes += [_of_effect(effect, situation) for effect in open_effects]
+    if next_timer is not None:
+        causes.append(pb.WaitingOn(cause=_Cause.CAUSE_TIMER, message="waits for a timer", until=timestamp(next_timer)))
+    if not causes:
+        kind, message = (
+            (_Cause.CAUSE_CLIENT, "its client has not asked for anything")
+            if run.client_driven
+            else (_Cause.CAUSE_RUNNING, "runs now, or waits for a signal")
+        )
+        causes.append(pb.WaitingOn(cause=kind, message=message))
+    return causes[:RUN_CAUSES_MAX]
+
+
+def poll_after(effect: EffectView, now: datetime) -> float:
+    """Seconds that a poller should wait: the interval it was given, less when the end is near, 0 once settled."""
+    if effect.state in _SETTLED:
+        return 0.0
+    interval = effect.poll_interval_s or _POLL_SECONDS_DEFAULT
+    eta = _eta_seconds(effect.progress)
+    if eta is None or effect.last_activity_at is None:
+        return interval
+    left = eta - (now - effect.last_activity_at).total_seconds()
+    return max(_POLL_SECONDS_MIN, min(interval, left)) if left > 0 else min(interval, 1.0)
+
+
+def complete(message: pb.Effect, effect: EffectView, situation: Situation) -> pb.Effect:
+    """Adds to an effect what is computed now."""
+    waiting = effect_waiting(effect, situation)
+    if waiting is not None:
+        message.waiting_on.CopyFrom(waiting)
+        message.poll_after.CopyFrom(duration(poll_after(effect, datetime.now(UTC))))
+    return message
+
+
+def _queued(effect: EffectView, situation: Situation) -> pb.WaitingOn:
+    now = datetime.now(UTC)
+    if effect.run_state == "HALTED":
+        return pb.WaitingOn(cause=_Cause.CAUSE_HALTED, message="its run is halted: resume the run")
+    if effect.not_before is not None and effect.not_before > now:
+        return pb.WaitingOn(
+            cause=_Cause.CAUSE_NOT_BEFORE, message=_until(effect.not_before, now), until=timestamp(effect.not_before)
+        )
+    if effect.group_max is not None and effect.group_open >= effect.group_max:
+        return pb.WaitingOn(
+            cause=_Cause.CAUSE_GROUP_LIMIT,
+            message=f"group {effect.group_id!r} has {effect.group_open} of {effect.group_max} running",
+        )
+    return _slots(effect, situation)
+
+
+def _slots(effect: EffectView, situation: Situation) -> pb.WaitingOn:
+    wanted = " or ".join(effect.capabilities)
+    able = [executor for executor in situation.executors if _serves(executor, effect)]
+    ready = [executor.executor_id for executor in able if executor.state == "CONNECTED"]
+    if not ready:
+        states = ", ".join(f"{executor.executor_id} ({executor.state.lower()})" for executor in able[:3])
+        labels = f" with labels {dict(effect.executor_labels)}" if effect.executor_labels else ""
+        message = f"no connected executor has {wanted}{labels}" + (f"; known: {states}" if states else "")
+        return pb.WaitingOn(cause=_Cause.CAUSE_NO_EXECUTOR, message=message)
+    names = ", ".join(ready[:3])
+    return pb.WaitingOn(
+        cause=_Cause.CAUSE_SLOTS_FULL, message=f"the slots that it may take ({effect.pool}) on {names} are taken"
+    )
+
+
+def _serves(executor: ExecutorView, effect: EffectView) -> bool:
+    labels = executor.labels or {}
+    return (
+        executor.namespace in ("", effect.namespace)
+        and any(capability in executor.capabilities for capability in effect.capabilities)
+        and all(labels.get(name) == value for name, value in effect.executor_labels.items())
+    )
+
+
+def _assigned(effect: EffectView, situation: Situation) -> pb.WaitingOn:
+    state = next((e.state for e in situation.executors if e.executor_id == effect.executor_id), "LOST")
+    if state not in ("CONNECTED", "DRAINING"):
+        message = f"executor {effect.executor_id!r} is not connected; it may still be running"
+        return pb.WaitingOn(cause=_Cause.CAUSE_EXECUTOR_AWAY, message=message)
+    return pb.WaitingOn(cause=_Cause.CAUSE_RUNNING, message=f"runs on executor {effect.executor_id!r}")
+
+
+def _outside(effect: EffectView, situation: Situation) -> pb.WaitingOn:
+    if effect.kind == "EXTERNAL":
+        return pb.WaitingOn(cause=_Cause.CAUSE_EXTERNAL, message="somebody has to answer: ResolveEffect")
+    if effect.kind == "RUN":
+        return pb.WaitingOn(cause=_Cause.CAUSE_CHILD_RUN, message="a child run")
+    unowned = _unowned(effect.shard, situation)
+    return unowned or pb.WaitingOn(
+        cause=_Cause.CAUSE_TIMER, message="waits for its time", until=timestamp(effect.not_before)
+    )
+
+
+def _parked(run: RunView) -> pb.WaitingOn | None:
+    if run.state == "HALTED":
+        return pb.WaitingOn(cause=_Cause.CAUSE_HALTED, message="the run is halted: resume it")
+    if run.state == "PROCESS_ERROR":
+        said = (run.error or {}).get("message", "")
+        message = f"an error in process code: {said}; fix it, then resume the run"
+        return pb.WaitingOn(cause=_Cause.CAUSE_PROCESS_ERROR, message=message)
+    return None
+
+
+def _unowned(shard: int, situation: Situation) -> pb.WaitingOn | None:
+    if shard in situation.live_shards:
+        return None
+    message = f"no live scheduler owns shard {shard}; another one takes it when the lease runs out"
+    return pb.WaitingOn(cause=_Cause.CAUSE_NO_OWNER, message=message)
+
+
+def _of_effect(effect: EffectView, situation: Situation) -> pb.WaitingOn:
+    waiting = effect_waiting(effect, situation) or pb.WaitingOn(cause=_Cause.CAUSE_EFFECT)
+    if waiting.cause == _Cause.CAUSE_RUNNING:
+        waiting.cause = _Cause.CAUSE_EFFECT
+    waiting.effect_key = effect.key
+    waiting.message = f"effect {effect.key!r}: {waiting.message}"
+    return waiting
+
+
+def _until(moment: datetime, now: datetime) -> str:
+    left = max(moment - now, timedelta())
+    return f"its earliest dispatch is in {left.total_seconds():.0f} s"
+
+
+def _eta_seconds(progress: Mapping[str, Any] | None) -> float | None:
+    eta = (progress or {}).get("eta")
+    return None if eta is None else float(str(eta).removesuffix("s"))

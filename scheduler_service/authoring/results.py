@@ -1,0 +1,159 @@
+"""What effects give: results, sessions, progress, outcomes. Frozen dataclasses read from stored proto3 JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from scheduler_service.authoring.errors import EffectError
+from scheduler_service.authoring.values import normalise
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What an attempt consumed. Tokens are counts, `cost_usd` is None when unknown."""
+
+    input_tokens: float = 0
+    output_tokens: float = 0
+    cached_input_tokens: float = 0
+    cost_usd: float | None = None
+    turns: int = 0
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A harness session that a later effect can continue (`continue_from=`). Plain JSON: pass it to child runs."""
+
+    harness: str = ""
+    session_id: str = ""
+    executor_id: str = ""
+    workspace: str = ""
+    effect_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far an attempt has come. `percent` is 0 to 100 or None; `eta_seconds` is None when unknown."""
+
+    percent: float | None = None
+    step: str = ""
+    step_index: int = 0
+    step_count: int = 0
+    eta_seconds: float | None = None
+    data: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ShellResult:
+    """What a shell effect gives. Tails are at most 8 KiB; `output` is what the child reported as its result."""
+
+    exit_code: int | None
+    stdout_tail: str = ""
+    stderr_tail: str = ""
+    output: Any = None
+    signal: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AgentResult:
+    """What an agent effect without `output=` gives: the answer's text, what it cost, the session to go on with."""
+
+    text: str
+    value: Any = None
+    usage: Usage | None = None
+    session: Session | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """The answer to an approval: the choice, who gave it, and what came with it."""
+
+    choice: str
+    by: str = ""
+    data: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Generic[T_co]):
+    """How one effect of a fan-in ended. `value` is meaningful only when `ok`; else `error` says why."""
+
+    key: str
+    ok: bool
+    value: T_co
+    error: EffectError | None
+    effect_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A settled effect as recorded, for decoders: the EffectResult as proto3 JSON, who resolved it, whose it is."""
+
+    result: Mapping[str, Any]
+    resolved_by: str = ""
+    effect_id: str = ""
+
+    @property
+    def value(self) -> Any:
+        """The structured result, canonical. Raises LookupError when it is a blob that the feeder did not load."""
+        payload = self.result.get("value") or {}
+        if "blob" in payload:
+            raise LookupError(
+                f"the result is blob {payload['blob'].get('digest')}, which was not loaded before feeding"
+            )
+        return normalise(payload.get("value"))
+
+    @property
+    def usage(self) -> Usage | None:
+        """What was consumed, when anything was reported."""
+        return usage_from(self.result.get("usage"))
+
+    @property
+    def session(self) -> Session | None:
+        """The harness session, when there is one."""
+        stored = self.result.get("session")
+        return Session(**_known(Session, stored), effect_id=self.effect_id) if stored else None
+
+
+def _known(cls: Any, stored: Mapping[str, Any]) -> dict[str, Any]:
+    # A newer release may have added fields; histories of it must still be readable.
+    return {name: stored[name] for name in cls.__dataclass_fields__ if name in stored and name != "effect_id"}
+
+
+def usage_from(stored: Mapping[str, Any] | None) -> Usage | None:
+    """Usage from its proto3 JSON; None when nothing was reported."""
+    return Usage(**_known(Usage, stored)) if stored else None
+
+
+def progress_from(stored: Mapping[str, Any]) -> Progress:
+    """Progress from its proto3 JSON; the ETA's Duration string becomes seconds."""
+    eta = stored.get("eta")
+    fields = {name: stored[name] for name in ("percent", "step", "step_index", "step_count") if name in stored}
+    return Progress(**fields, eta_seconds=float(eta[:-1]) if eta else None, data=normalise(stored.get("data")))
+
+
+def shell_result(settled: Settled) -> ShellResult:
+    """Decode a shell effect's result."""
+    result = settled.result
+    return ShellResult(
+        exit_code=result.get("exit_code"),
+        stdout_tail=(result.get("stdout") or {}).get("tail", ""),
+        stderr_tail=(result.get("stderr") or {}).get("tail", ""),
+        output=settled.value,
+        signal=result.get("signal"),
+    )
+
+
+def agent_result(settled: Settled) -> AgentResult:
+    """Decode an agent's answer. Its text is the value itself, or the value's `text` when the value is an object."""
+    value = settled.value
+    text = value.get("text", "") if isinstance(value, dict) else value
+    return AgentResult(text if isinstance(text, str) else "", value, settled.usage, settled.session)
+
+
+def approval_result(settled: Settled) -> Approval:
+    """Decode the answer to an approval."""
+    return Approval(settled.result.get("choice", ""), settled.resolved_by, settled.value)

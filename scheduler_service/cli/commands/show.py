@@ -1,0 +1,146 @@
+"""`backburner show`: one run or one effect in full."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import click
+from google.protobuf import json_format
+from rich.console import Console
+from rich.markup import escape
+from rich.text import Text
+
+from backburner.journal.v1 import journal_pb2 as journal
+from backburner.scheduler.v1 import scheduler_service_pb2 as pb
+from scheduler_service.cli import text
+from scheduler_service.cli.address import Target
+from scheduler_service.cli.client import Client, connect
+from scheduler_service.cli.options import asynchronous, with_json, with_target
+from scheduler_service.cli.outcome import describe_effect_error
+from scheduler_service.cli.output import console, details, table
+from scheduler_service.cli.run_view import describe_progress, describe_report
+
+_EFFECTS_SHOWN = 40
+
+
+@click.command("show")
+@click.argument("name", metavar="RUN|EFFECT")
+@with_json
+@with_target
+@asynchronous
+async def show_command(*, name: str, as_json: bool, target: Target) -> None:
+    """Show a run with its effects, or an effect with its work and its result.
+
+    \b
+    Examples:
+      backburner show key:release-1.4.2
+      backburner show 0198f2c4a1b2/tests
+    """
+    async with connect(target) as client:
+        found = await client.find(name)
+        if as_json:
+            click.echo(text.json_line(found))
+        elif isinstance(found, pb.Run):
+            await _show_run(client, found)
+        else:
+            _show_effect(console(), found)
+
+
+async def _show_run(client: Client, run: pb.Run) -> None:
+    out = console()
+    out.print(details(_run_details(run)))
+    if run.error.traceback:
+        out.print(Text(f"\n{run.error.traceback.rstrip()}"))
+    wanted = pb.ListEffectsRequest(run_id=run.run_id, page_size=_EFFECTS_SHOWN)
+    effects = [effect async for effect in client.list_effects(wanted, _EFFECTS_SHOWN)]
+    if effects:
+        out.print()
+        _print_effects(out, effects, dt.datetime.now(dt.UTC))
+    if len(effects) == _EFFECTS_SHOWN:
+        out.print(f"the newest {_EFFECTS_SHOWN}; all of them: backburner journal {run.run_id}", markup=False)
+
+
+def _run_details(run: pb.Run) -> list[tuple[str, object]]:
+    state = text.run_state(run.state)
+    waits = "\n".join(item.message for item in run.waiting_on)
+    return [
+        ("run", run.run_id),
+        ("process", run.process or "(client-driven)"),
+        ("key", run.key),
+        ("state", Text(state, text.style(state))),
+        ("report", describe_report(run.report)),
+        ("waiting on", waits),
+        ("cancel", run.cancel_reason if run.cancel_requested else ""),
+        ("error", f"{run.error.kind}: {run.error.message}" if run.HasField("error") else ""),
+        ("created", text.local_time(run.create_time)),
+        ("ended", text.local_time(run.end_time) if run.HasField("end_time") else ""),
+        ("labels", " ".join(f"{name}={value}" for name, value in sorted(run.labels.items()))),
+        ("parent", run.parent_run_id),
+        ("journal", f"{run.head_seq} events"),
+        ("input", text.pretty_json(json_format.MessageToDict(run.input)) if run.HasField("input") else ""),
+        ("result", _payload(run.result) if run.HasField("result") else ""),
+    ]
+
+
+def _print_effects(out: Console, effects: list[pb.Effect], now: dt.datetime) -> None:
+    rows = table("EFFECT", "STATE", "CLASS", "ATTEMPT", "TOOK", "WHAT", right=("ATTEMPT", "TOOK"))
+    for effect in effects:
+        state = text.effect_state(effect.state)
+        kind = "background" if effect.background else "foreground"
+        what = describe_effect_error(effect) or effect.waiting_on.message or describe_progress(effect.progress)
+        cells = (kind, str(effect.attempt), _took(effect, now), what)
+        rows.add_row(escape(effect.key), Text(state, text.style(state)), *map(escape, cells))
+    out.print(rows)
+
+
+def _took(effect: pb.Effect, now: dt.datetime) -> str:
+    if effect.HasField("elapsed"):
+        return text.span(text.seconds(effect.elapsed))
+    return text.since(effect.start_time, now) if effect.HasField("start_time") else ""
+
+
+def _show_effect(out: Console, effect: pb.Effect) -> None:
+    out.print(details(_effect_details(effect)))
+    for name, stream in (("stdout", effect.result.stdout), ("stderr", effect.result.stderr)):
+        if stream.tail:
+            omitted = f", {stream.total_bytes:.0f} bytes in all" if stream.total_bytes > len(stream.tail) else ""
+            out.print(Text(f"\n{name}, the end of it{omitted}:", "bold"))
+            out.print(Text(stream.tail.rstrip()))
+    if effect.error.traceback:
+        out.print(Text(f"\n{effect.error.traceback.rstrip()}"))
+
+
+def _effect_details(effect: pb.Effect) -> list[tuple[str, object]]:
+    state, result = text.effect_state(effect.state), effect.result
+    death = journal.Death.Name(effect.death).removeprefix("DEATH_").lower() if effect.death else ""
+    return [
+        ("effect", effect.effect_id),
+        ("key", effect.key),
+        ("run", effect.run_id),
+        ("name", effect.name),
+        ("state", Text(state, text.style(state))),
+        ("class", "background" if effect.background else "foreground"),
+        ("why", describe_effect_error(effect)),
+        ("waiting on", effect.waiting_on.message),
+        ("progress", describe_progress(effect.progress)),
+        ("attempt", f"{effect.attempt} on {effect.executor_id}" if effect.attempt else ""),
+        ("requested", f"{text.local_time(effect.request_time)} (seq {effect.request_seq})"),
+        ("started", text.local_time(effect.start_time) if effect.HasField("start_time") else ""),
+        ("settled", f"{text.local_time(effect.settle_time)} (seq {effect.settle_seq})" if effect.settle_seq else ""),
+        ("took", text.span(text.seconds(effect.elapsed)) if effect.HasField("elapsed") else ""),
+        ("death", death),
+        ("exit code", str(result.exit_code) if result.HasField("exit_code") else ""),
+        ("signal", str(result.signal) if result.HasField("signal") else ""),
+        ("choice", result.choice),
+        ("work", text.pretty_json(_work(effect)) if effect.HasField("spec") else ""),
+        ("result", _payload(result.value) if result.HasField("value") else ""),
+    ]
+
+
+def _work(effect: pb.Effect) -> object:
+    work = effect.spec.WhichOneof("work")
+    return text.as_dict(getattr(effect.spec, work)) if work else None
+
+
+def _payload(value: journal.Payload) -> str:
+    return text.pretty_json(text.payload(value))

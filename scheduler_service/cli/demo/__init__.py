@@ -1,0 +1,1 @@
+"""`backburner demo`: an example process on a real git repository, and what drives it."""

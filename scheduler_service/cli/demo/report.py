@@ -1,0 +1,86 @@
+"""The demo's report and its evidence as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.text import Text
+
+from backburner.scheduler.v1 import scheduler_service_pb2 as pb
+from scheduler_service.cli import text
+from scheduler_service.cli.output import details, table
+from scheduler_service.journal.evidence import Overlap
+
+
+def print_report(out: Console, report: Mapping[str, Any], run: pb.Run) -> None:
+    """What the process returned."""
+    took = text.span((text.moment(run.end_time) - text.moment(run.create_time)).total_seconds())
+    out.print(Text(f"\nReport ({took}, {run.effect_counts.succeeded} effects succeeded)\n", "bold"))
+    background = table("IN THE BACKGROUND", "FOUND")
+    for finding in report["findings"]:
+        background.add_row(escape(finding["what"]), escape(finding["verdict"]))
+    for skipped in report["skipped"]:
+        what, _, why = skipped.partition(": ")
+        background.add_row(escape(what), Text(f"skipped: {why}", "yellow"))
+    out.print(background)
+    out.print()
+    out.print(details(_foreground(report)))
+
+
+def _foreground(report: Mapping[str, Any]) -> list[tuple[str, object]]:
+    running = ", ".join(report["running_after_files"]) or "nothing"
+    broken = report["broken"]
+    return [
+        ("in the foreground", f"{report['files_checked']} of {report['files']} files, {report['lines']:,} lines"),
+        ("", ""),
+        ("functions", f"{report['functions']:,}; the longest: {report['longest']}, {report['longest_lines']} lines"
+         if report["longest"] else ""),
+        ("marks", f"{report['marks']} TODO, FIXME, XXX"),
+        ("syntax errors", "\n".join(broken) if broken else "none"),
+        ("then still running", running),
+        ("polls", f"{report['polls']}, one a second"),
+        ("race", report["race"]),
+        ("approval", report["answer"]),
+    ]  # fmt: skip
+
+
+def print_evidence(out: Console, sql: str, evidence: Sequence[Overlap], *, holds: bool) -> None:
+    """The query, and the journal's answer."""
+    out.print(
+        Text("\nEvidence: foreground effects that were requested AND settled under each background effect", "bold")
+    )
+    out.print(Text(_shortened(sql), "dim"))
+    rows = table("BACKGROUND", "SEQ", "OPEN FOR", "FOREGROUND", "THE FIRST AND THE LAST OF THEM", right=("FOREGROUND",))
+    for item in evidence:
+        span = f"{item.requested} to {item.settled}"
+        some = ", ".join([*item.first_keys, "…", item.last_key]) if item.foreground > 3 else ", ".join(item.first_keys)
+        rows.add_row(*map(escape, (item.key, span, text.span(item.seconds), str(item.foreground), some)))
+    out.print(rows)
+    out.print(_verdict(evidence, holds=holds))
+
+
+def _verdict(evidence: Sequence[Overlap], *, holds: bool) -> Text:
+    if holds:
+        least = min(item.foreground for item in evidence)
+        return Text(f"\nThe loop never waited: at least {least} foreground effects under each background one.", "green")
+    return Text("\nThe evidence does not hold: under some background effect the foreground stood still.", "bold red")
+
+
+def _shortened(sql: str) -> str:
+    """The lines that say what is compared."""
+    telling = ("FROM backburner.journal", "type =", "type IN", "quick.requested >", "GROUP BY")
+    return "\n".join(f"  {line.strip()}" for line in _kept(sql.splitlines(), telling))
+
+
+def _kept(lines: Iterable[str], telling: Sequence[str]) -> Iterable[str]:
+    skipping = False
+    for line in lines:
+        if any(part in line for part in telling):
+            skipping = False
+            yield line
+        elif not skipping and line.strip():
+            skipping = True
+            yield "…"

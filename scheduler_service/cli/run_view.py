@@ -1,0 +1,273 @@
+"""What a watcher knows of a run: a model fed by the frames of WatchRun, free of drawing."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from backburner.journal.v1 import journal_pb2 as journal
+from backburner.scheduler.v1 import scheduler_service_pb2 as pb
+from scheduler_service.cli import text
+
+_SETTLED_KEPT: Final = 12
+_RECENT_KEPT: Final = 3
+
+_ON_EXECUTORS: Final = {"shell", "function", "agent"}
+
+_RUN_STATES: Final[Mapping[str, journal.RunState.ValueType]] = {
+    "run_created": journal.RUN_STATE_RUNNING,
+    "run_closing": journal.RUN_STATE_CLOSING,
+    "run_completed": journal.RUN_STATE_COMPLETED,
+    "run_failed": journal.RUN_STATE_FAILED,
+    "run_cancelled": journal.RUN_STATE_CANCELLED,
+    "run_halted": journal.RUN_STATE_HALTED,
+    "run_resumed": journal.RUN_STATE_RUNNING,
+    "run_cancel_requested": journal.RUN_STATE_CANCELLING,
+    "run_continued": journal.RUN_STATE_CONTINUED,
+    "process_runtime_error": journal.RUN_STATE_PROCESS_ERROR,
+}
+
+
+@dataclass
+class EffectView:
+    """An effect as a watcher knows it."""
+
+    key: str
+    name: str
+    background: bool
+    work: str
+    requested_at: dt.datetime
+    state: journal.EffectState.ValueType = journal.EFFECT_STATE_QUEUED
+    started_at: dt.datetime | None = None
+    settled_at: dt.datetime | None = None
+    progress: journal.Progress = field(default_factory=journal.Progress)
+    prompt: str = ""
+    choices: tuple[str, ...] = ()
+    note: str = ""
+
+    @property
+    def asks(self) -> bool:
+        """True when somebody has to answer."""
+        return self.work == "external" and self.settled_at is None
+
+    def elapsed(self, now: dt.datetime) -> float:
+        """Seconds since it started, or since it was asked for."""
+        return max(((self.settled_at or now) - (self.started_at or self.requested_at)).total_seconds(), 0.0)
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something worth a line, for readers without bars. `weight`: 0 routine, 1 worth knowing, 2 bad."""
+
+    at: dt.datetime
+    subject: str
+    message: str
+    weight: int = 1
+    background: bool = True
+    stays: bool = False
+    """True for what bars cannot say: lines of the process's log."""
+
+
+class RunView:
+    """A run as a watcher knows it. `feed` takes one frame and gives the notices that it makes."""
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+        self.process = ""
+        self.state = journal.RUN_STATE_RUNNING
+        self.started_at: dt.datetime | None = None
+        self.report = journal.RunReported()
+        self.open: dict[str, EffectView] = {}
+        self.settled_background: deque[EffectView] = deque(maxlen=_SETTLED_KEPT)
+        self.recent_foreground: deque[EffectView] = deque(maxlen=_RECENT_KEPT)
+        self.foreground_succeeded = 0
+        self.foreground_unsuccessful = 0
+        self.seq = 0
+
+    def feed(self, frame: pb.WatchRunResponse) -> list[Notice]:
+        """Take one frame in."""
+        kind = frame.WhichOneof("frame")
+        if kind == "snapshot":
+            return self._take_snapshot(frame.snapshot)
+        if kind == "event":
+            return self._take_event(frame.event)
+        if kind == "progress":
+            return self._take_progress(frame.progress.effect_key, frame.progress.progress, dt.datetime.now(dt.UTC))
+        return []
+
+    @property
+    def open_foreground(self) -> int:
+        """Number of foreground effects that are open."""
+        return sum(not effect.background for effect in self.open.values())
+
+    def _take_snapshot(self, snapshot: pb.RunSnapshot) -> list[Notice]:
+        run = snapshot.run
+        self.seq, self.process, self.state = snapshot.seq, run.process, run.state
+        self.started_at = text.moment(run.create_time)
+        self.report.CopyFrom(run.report)
+        counts = run.effect_counts
+        self.foreground_succeeded, self.foreground_unsuccessful = counts.succeeded, counts.failed + counts.cancelled
+        self.open = {effect.key: _from_resource(effect) for effect in snapshot.effects}
+        return [Notice(self.started_at, "run", f"{text.run_state(run.state)}, {len(self.open)} effects open")]
+
+    def _take_event(self, event: journal.JournalEvent) -> list[Notice]:
+        self.seq = event.seq
+        kind = event.WhichOneof("data") or ""
+        if kind in _RUN_STATES:
+            return self._take_run_event(kind, event)
+        take = _EVENTS.get(kind)
+        return take(self, event) if take else []
+
+    def _take_run_event(self, kind: str, event: journal.JournalEvent) -> list[Notice]:
+        self.state = _RUN_STATES[kind]
+        at = text.moment(event.recorded_at)
+        if kind == "run_created":
+            self.started_at, self.process = at, event.run_created.process
+        bad = self.state in (journal.RUN_STATE_FAILED, journal.RUN_STATE_PROCESS_ERROR)
+        return [Notice(at, "run", text.event_type(event.type).lower().replace("_", " "), 2 if bad else 1)]
+
+    def _take_log(self, event: journal.JournalEvent) -> list[Notice]:
+        log = event.process_log
+        bad = log.level in ("WARNING", "ERROR")
+        return [Notice(text.moment(event.recorded_at), log.level.lower(), log.message, 2 if bad else 1, stays=True)]
+
+    def _take_report(self, event: journal.JournalEvent) -> list[Notice]:
+        self.report.CopyFrom(event.run_reported)
+        return [Notice(text.moment(event.recorded_at), "report", describe_report(self.report))]
+
+    def _take_request(self, event: journal.JournalEvent) -> list[Notice]:
+        spec, at = event.effect_requested.spec, text.moment(event.recorded_at)
+        effect = EffectView(event.effect_key, spec.name, spec.background, spec.WhichOneof("work") or "", at)
+        if effect.work not in _ON_EXECUTORS:
+            effect.state = journal.EFFECT_STATE_WAITING
+        effect.prompt, effect.choices = spec.external.prompt, tuple(spec.external.choices)
+        self.open[effect.key] = effect
+        message = f"asks: {effect.prompt} [{'/'.join(effect.choices)}]" if effect.asks else "requested"
+        return [Notice(at, effect.key, message, int(effect.background), effect.background)]
+
+    def _take_start(self, event: journal.JournalEvent) -> list[Notice]:
+        effect = self.open.get(event.effect_key)
+        if effect is None:
+            return []
+        started = event.WhichOneof("data") == "effect_started"
+        effect.state = journal.EFFECT_STATE_RUNNING if started else journal.EFFECT_STATE_DISPATCHED
+        effect.started_at = text.moment(event.recorded_at)
+        effect.note = f"attempt {event.attempt}" if event.attempt > 1 else ""
+        return [Notice(effect.started_at, effect.key, "running", 0, effect.background)] if started else []
+
+    def _take_durable_progress(self, event: journal.JournalEvent) -> list[Notice]:
+        return self._take_progress(event.effect_key, event.effect_progress.progress, text.moment(event.recorded_at))
+
+    def _take_progress(self, key: str, progress: journal.Progress, at: dt.datetime) -> list[Notice]:
+        effect = self.open.get(key)
+        # Live frames and journal rows come by two ways: what is older than what is shown is dropped.
+        if effect is None or progress.ordinal < effect.progress.ordinal:
+            return []
+        effect.progress.CopyFrom(progress)
+        return [Notice(at, key, describe_progress(progress), 0, effect.background)]
+
+    def _take_setback(self, event: journal.JournalEvent) -> list[Notice]:
+        effect, kind = self.open.get(event.effect_key), event.WhichOneof("data")
+        if effect is None:
+            return []
+        effect.state = journal.EFFECT_STATE_PARKED if kind == "effect_parked" else journal.EFFECT_STATE_QUEUED
+        effect.note = _describe_setback(event)
+        return [Notice(text.moment(event.recorded_at), effect.key, effect.note, 2, effect.background)]
+
+    def _take_cancel_request(self, event: journal.JournalEvent) -> list[Notice]:
+        effect = self.open.get(event.effect_key)
+        if effect is None or event.effect_cancel_requested.no_op:
+            return []
+        effect.state = journal.EFFECT_STATE_CANCELLING
+        reason = text.effect_reason(event.effect_cancel_requested.reason)
+        return [Notice(text.moment(event.recorded_at), effect.key, f"cancelling ({reason})", 1, effect.background)]
+
+    def _take_settlement(self, event: journal.JournalEvent) -> list[Notice]:
+        effect = self.open.pop(event.effect_key, None)
+        if effect is None:
+            return []
+        effect.settled_at = text.moment(event.recorded_at)
+        effect.state, effect.note = _settlement(event)
+        succeeded = effect.state == journal.EFFECT_STATE_SUCCEEDED
+        self._count(effect, succeeded=succeeded)
+        message = f"{text.effect_state(effect.state).lower()} after {text.span(effect.elapsed(effect.settled_at))}"
+        bad = effect.state not in (journal.EFFECT_STATE_SUCCEEDED, journal.EFFECT_STATE_CANCELLED)
+        said = f"{message}: {effect.note}" if effect.note else message
+        return [Notice(effect.settled_at, effect.key, said, 2 if bad else 1, effect.background)]
+
+    def _count(self, effect: EffectView, *, succeeded: bool) -> None:
+        if effect.background:
+            self.settled_background.append(effect)
+            return
+        self.recent_foreground.append(effect)
+        self.foreground_succeeded += succeeded
+        self.foreground_unsuccessful += not succeeded
+
+
+_EVENTS: Final[Mapping[str, Callable[[RunView, journal.JournalEvent], list[Notice]]]] = {
+    "process_log": RunView._take_log,
+    "run_reported": RunView._take_report,
+    "effect_requested": RunView._take_request,
+    "effect_dispatched": RunView._take_start,
+    "effect_started": RunView._take_start,
+    "effect_progress": RunView._take_durable_progress,
+    "effect_attempt_failed": RunView._take_setback,
+    "effect_attempt_lost": RunView._take_setback,
+    "effect_parked": RunView._take_setback,
+    "effect_cancel_requested": RunView._take_cancel_request,
+    "effect_resolved": RunView._take_settlement,
+    "effect_cancelled": RunView._take_settlement,
+    "effect_reused": RunView._take_settlement,
+}
+
+
+def describe_progress(progress: journal.Progress) -> str:
+    """Progress in words: `42%, step 3/7, compiling, 12s left`."""
+    parts = [f"{progress.percent:.0f}%"] if progress.HasField("percent") else []
+    if progress.step_count:
+        parts.append(f"step {progress.step_index}/{progress.step_count}")
+    parts += [progress.step] if progress.step else []
+    if progress.HasField("eta"):
+        parts.append(f"{'~' if progress.eta_estimated else ''}{text.span(text.seconds(progress.eta))} left")
+    return ", ".join(parts)
+
+
+def describe_report(report: journal.RunReported) -> str:
+    """What a process said of itself, in words."""
+    percent = f"{report.percent:.0f}%" if report.HasField("percent") else ""
+    return " ".join(part for part in (percent, report.label) if part)
+
+
+def _from_resource(effect: pb.Effect) -> EffectView:
+    kind = journal.EffectKind.Name(effect.kind) if effect.kind in journal.EffectKind.values() else ""
+    work = kind.removeprefix("EFFECT_KIND_").lower()
+    view = EffectView(effect.key, effect.name, effect.background, work, text.moment(effect.request_time), effect.state)
+    view.started_at = text.moment(effect.start_time) if effect.HasField("start_time") else None
+    view.progress.CopyFrom(effect.progress)
+    view.prompt, view.choices = effect.spec.external.prompt, tuple(effect.spec.external.choices)
+    return view
+
+
+def _describe_setback(event: journal.JournalEvent) -> str:
+    if event.WhichOneof("data") == "effect_attempt_lost":
+        lost = event.effect_attempt_lost
+        return f"attempt {event.attempt} lost ({text.effect_reason(lost.reason)}): {lost.message}"
+    if event.WhichOneof("data") == "effect_parked":
+        return f"parked until {text.local_time(event.effect_parked.until)}"
+    error = event.effect_attempt_failed.error
+    return f"attempt {event.attempt} failed ({text.effect_reason(error.reason)}): {error.message}"
+
+
+def _settlement(event: journal.JournalEvent) -> tuple[journal.EffectState.ValueType, str]:
+    if event.WhichOneof("data") == "effect_cancelled":
+        return journal.EFFECT_STATE_CANCELLED, text.effect_reason(event.effect_cancelled.reason)
+    if event.WhichOneof("data") == "effect_reused":
+        return journal.EFFECT_STATE_SUCCEEDED, "taken from an earlier run"
+    resolved = event.effect_resolved
+    if not resolved.HasField("error"):
+        return resolved.state, ""
+    reason = text.effect_reason(resolved.error.reason)
+    return resolved.state, f"{reason}: {resolved.error.message}" if resolved.error.message else reason

@@ -1,0 +1,1 @@
+"""Dispatch: which effect goes to which executor, who is connected, and what their attempts do now."""

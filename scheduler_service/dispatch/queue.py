@@ -1,0 +1,226 @@
+"""Stage 5, DISPATCH: who is next.
+
+Two ways lead to an executor. The fast path puts the dispatch into the request's own commit, when this replica holds a
+session with a free slot and knows of no queued effect that comes first. All else waits in `dispatch_queue` and is
+claimed when a slot frees, when something is queued, or by the poll, which is the truth behind both.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import heapq
+import logging
+import random
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from google.protobuf import duration_pb2
+
+from backburner.scheduler.v1 import dispatch_service_pb2 as pb
+from scheduler_service.dispatch.durations import Durations
+from scheduler_service.dispatch.sessions import Held, Pool, Reservation, Session, Sessions
+from scheduler_service.dispatch.work import Work, harness_of
+from scheduler_service.journal import ClaimedAttempt, ClaimPool, ClaimRequest, Journal, JournalUnavailable
+
+log = logging.getLogger(__name__)
+
+#: Attempts that one claim may take: bounds the commit and the locks it holds.
+CLAIM_MAX = 512
+
+
+class Dispatcher:
+    """Decides between fast path and queue, and claims from the queue for the sessions of this replica."""
+
+    def __init__(
+        self, journal: Journal, sessions: Sessions, durations: Durations, *, poll_s: float, actor: str
+    ) -> None:
+        self._journal = journal
+        self._sessions = sessions
+        self._durations = durations
+        self._poll_s = poll_s
+        self._actor = actor
+        self._wake = asyncio.Event()
+        self._alarms: list[float] = []
+        self._grouped: dict[str, Work] = {}
+        self.on_dispatched: Any = None
+
+    def reserve(self, work: Work) -> Reservation | None:
+        """A slot for the fast path, unless a queued effect of the same or a higher class may come first."""
+        reservation = self._sessions.reserve(work)
+        if reservation is None:
+            return None
+        ahead = reservation.session.queued
+        if (work.pool, False) in ahead or (work.background and (work.pool, True) in ahead):
+            self._sessions.cancel_reservation(reservation)
+            return None
+        return reservation
+
+    def give_back(self, reservation: Reservation) -> None:
+        """The fast path was not taken after all; the effect is in the queue."""
+        self._sessions.cancel_reservation(reservation)
+
+    def queued(self, effect_id: str, work: Work, *, grouped: bool, not_before: float | None = None) -> None:
+        """Notes a queued effect. `not_before` is seconds since 1970."""
+        if grouped:
+            self._grouped[effect_id] = work
+        if not_before is not None and not_before > time.time():
+            self.wake_at(not_before)
+            return
+        self._mark(work)
+        self._wake.set()
+
+    def wake_at(self, when: float) -> None:
+        """Claims at this time (seconds since 1970): a pause or sleep_until ends."""
+        heapq.heappush(self._alarms, time.monotonic() + max(0.0, when - time.time()))
+        self._wake.set()
+
+    def freed(self, session: Session) -> None:
+        """A slot of the session is free."""
+        if session.queued:
+            self._wake.set()
+
+    def settled(self, effect_id: str) -> None:
+        """An effect settled: its group may have room for queued ones."""
+        self._grouped.pop(effect_id, None)
+        if self._grouped:
+            for work in {(w.pool, w.background): w for w in self._grouped.values()}.values():
+                self._mark(work)
+            self._wake.set()
+
+    def connected(self, session: Session) -> None:
+        """A new session: anything may be waiting for it."""
+        session.queued.update((pool, background) for pool in session.pools for background in (False, True))
+        self._wake.set()
+
+    def start(self, session: Session, start: pb.StartAttempt, held: Held) -> None:
+        """Sends a committed attempt to its executor. Its slot is already taken."""
+        ref = (start.effect_id, start.attempt)
+        self._grouped.pop(start.effect_id, None)
+        expected = self._durations.median(start.namespace, start.name)
+        if expected is not None:
+            start.expected_duration.CopyFrom(_duration(expected))
+        session.hold(ref, held)
+        session.send_start(ref, start)
+
+    async def run(self) -> None:
+        """Claims until cancelled."""
+        while True:
+            polled = await self._wait()
+            for session in list(self._sessions):
+                with contextlib.suppress(JournalUnavailable):  # the next poll tries again
+                    await self._claim_for(session, polled=polled)
+
+    async def _wait(self) -> bool:
+        """Waits for a wake, an alarm or the poll; True when everything is to be asked for."""
+        timeout = self._poll_s * random.uniform(0.75, 1.25)
+        if self._alarms:
+            timeout = min(timeout, max(0.0, self._alarms[0] - time.monotonic()))
+        try:
+            async with asyncio.timeout(timeout):
+                await self._wake.wait()
+        except TimeoutError:
+            return self._drop_alarms()
+        finally:
+            self._wake.clear()
+        return self._drop_alarms(default=False)
+
+    def _drop_alarms(self, *, default: bool = True) -> bool:
+        due = False
+        while self._alarms and self._alarms[0] <= time.monotonic():
+            heapq.heappop(self._alarms)
+            due = True
+        return due or default
+
+    def _mark(self, work: Work) -> None:
+        for session in self._sessions:
+            if session.serves(work) is not None:
+                session.queued.add((work.pool, work.background))
+
+    async def _claim_for(self, session: Session, *, polled: bool) -> None:
+        while not session.closed and not session.draining:
+            asks = [ask for name, pool in session.pools.items() if (ask := _ask(session, name, pool, polled=polled))]
+            if not asks:
+                return
+            got = await self._claim(session, asks)
+            if got < sum(ask.foreground for ask in asks) or polled:
+                return
+
+    async def _claim(self, session: Session, asks: Sequence[ClaimPool]) -> int:
+        for ask in asks:
+            session.pools[ask.pool].claiming += ask.foreground
+            session.queued -= {(ask.pool, True)} if ask.background else set()
+            session.queued -= {(ask.pool, False)} if ask.foreground > ask.background else set()
+        tokens = [secrets.token_bytes(16) for _ in range(min(CLAIM_MAX, sum(ask.foreground for ask in asks)))]
+        try:
+            claimed = await self._journal.claim(self._request(session, asks, tokens))
+        finally:
+            for ask in asks:
+                session.pools[ask.pool].claiming -= ask.foreground
+        self._remark(session, asks, claimed)
+        for attempt in claimed:
+            self._start_claimed(session, attempt, tokens[attempt.token_index])
+        return len(claimed)
+
+    def _request(self, session: Session, asks: Sequence[ClaimPool], tokens: list[bytes]) -> ClaimRequest:
+        return ClaimRequest(
+            executor_id=session.executor_id,
+            incarnation=session.incarnation,
+            session_no=session.session_no,
+            namespace=session.namespace,
+            capabilities=sorted(session.capabilities),
+            labels=dict(session.labels),
+            pools=list(asks),
+            token_hashes=[hashlib.sha256(token).hexdigest() for token in tokens],
+            limit=len(tokens),
+            actor=self._actor,
+        )
+
+    def _remark(self, session: Session, asks: Sequence[ClaimPool], claimed: Sequence[ClaimedAttempt]) -> None:
+        """A class of which as many came as were asked for may have more."""
+        for ask in asks:
+            mine = [attempt for attempt in claimed if attempt.pool == ask.pool]
+            if len(mine) >= ask.foreground:
+                session.queued |= {(ask.pool, False), (ask.pool, True)}
+            elif ask.background and sum(attempt.background for attempt in mine) >= ask.background:
+                session.queued.add((ask.pool, True))
+
+    def _start_claimed(self, session: Session, attempt: ClaimedAttempt, token: bytes) -> None:
+        session.pools[attempt.pool].take(background=attempt.background)
+        held = Held(attempt.run_id, attempt.pool, attempt.background, token, time.monotonic())
+        start = pb.StartAttempt(
+            run_id=attempt.run_id,
+            effect_id=attempt.effect_id,
+            effect_key=attempt.effect_key,
+            attempt=attempt.attempt,
+            token=token,
+            harness=harness_of(attempt.harness),
+            pool=attempt.pool,
+            spec_json=attempt.spec,
+            background=attempt.background,
+            namespace=session.namespace,
+            name=attempt.name,
+        )
+        if attempt.total_remaining_s is not None:
+            start.total_remaining.CopyFrom(_duration(max(0.0, attempt.total_remaining_s)))
+        self.start(session, start, held)
+        if self.on_dispatched is not None:
+            self.on_dispatched(attempt)
+
+
+def _ask(session: Session, name: str, pool: Pool, *, polled: bool) -> ClaimPool | None:
+    """What to claim for a pool. A poll that nothing hints at asks for half, so that the fast path keeps room."""
+    foreground, background = pool.free(background=False), pool.free(background=True)
+    hinted_foreground, hinted_background = (name, False) in session.queued, (name, True) in session.queued
+    if not hinted_foreground:
+        foreground = background if hinted_background else (max(1, foreground // 2) if polled and foreground else 0)
+    background = min(background, foreground) if hinted_background or polled else 0
+    foreground = min(foreground, CLAIM_MAX)
+    return ClaimPool(pool=name, foreground=foreground, background=min(background, foreground)) if foreground else None
+
+
+def _duration(seconds: float) -> duration_pb2.Duration:
+    duration = duration_pb2.Duration()
+    duration.FromNanoseconds(int(seconds * 1e9))
+    return duration

@@ -1,0 +1,1 @@
+"""Stage 4, ITERATE: feeds journal events to process code and appends what it asks for."""

@@ -1,0 +1,127 @@
+"""Ends runs without their process: cancelled while parked, or cleanup that took too long after a cancel.
+
+The owner then asks for the cancel of every open effect itself, writes RUN_CLOSING with cause 0, and RUN_CANCELLED when
+the last of them has settled. A run whose journal has such a RUN_CLOSING is never given to process code again.
+"""
+
+import asyncio
+import logging
+from typing import Any
+
+from scheduler_service.iteration.loop import Loop
+from scheduler_service.iteration.rows import seconds
+from scheduler_service.iteration.runs import Phase, RunState
+from scheduler_service.journal import JournalUnavailable
+from scheduler_service.replay.events import Event
+
+log = logging.getLogger(__name__)
+
+CLEANUP_SECONDS = 60.0
+_SETTLING = frozenset({"EFFECT_RESOLVED", "EFFECT_CANCELLED"})
+_RETRY_SECONDS = 1.0
+_IN_FLIGHT = (Phase.STEPPING, Phase.APPENDING, Phase.LOADING)
+
+
+class Closing:
+    """Watches cancelled runs; ends those whose process does not."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._cleanup: dict[str, float] = {}
+        self._reasons: dict[str, str] = {}
+
+    def observe(self, run: RunState, event: Event) -> None:
+        """Called for every event of an owned run, in order."""
+        if event.type == "RUN_CREATED":
+            limit = seconds(event.data.get("cleanup_timeout"))
+            if limit is not None:
+                self._cleanup[run.run_id] = limit
+        elif event.type == "RUN_CANCEL_REQUESTED":
+            self._cancel_requested(run, event)
+        elif event.type == "RUN_CLOSING" and event.cause == 0:
+            run.forced = True
+            self._loop.drop_coroutine(run)
+            self._loop.spawn(self._finish(run), "finish")
+        elif run.forced and event.type in _SETTLING:
+            self._loop.spawn(self._finish(run), "finish")
+
+    def observe_parked(self, run: RunState, event: Event) -> None:
+        """Called for every event that a parked run hears: a cancel ends it, for no process code will answer."""
+        if event.type == "RUN_CANCEL_REQUESTED":
+            self._reasons[run.run_id] = event.data.get("reason", "")
+            self.force(run)
+
+    def forget(self, run_id: str) -> None:
+        """The run is gone."""
+        self._cleanup.pop(run_id, None)
+        self._reasons.pop(run_id, None)
+
+    def _cancel_requested(self, run: RunState, event: Event) -> None:
+        self._reasons[run.run_id] = event.data.get("reason", "")
+        limit = self._cleanup.get(run.run_id, CLEANUP_SECONDS)
+        passed = self._loop.timers.now() - event.recorded_at.timestamp()
+        asyncio.get_running_loop().call_later(max(0.0, limit - passed), self._cleanup_over, run)
+
+    def _cleanup_over(self, run: RunState) -> None:
+        if run.phase is not Phase.GONE and not run.forced and self._loop.runs.get(run.run_id) is run:
+            log.warning("cleanup of run %s took too long after its cancel: ending it without its process", run.run_id)
+            self.force(run)
+
+    def force(self, run: RunState) -> None:
+        """Ends the run without its process."""
+        if run.forced or run.phase is Phase.GONE:
+            return
+        run.forced = True
+        self._loop.drop_coroutine(run)
+        self._loop.spawn(self._close(run), "close")
+
+    async def _close(self, run: RunState) -> None:
+        while run.phase in _IN_FLIGHT:  # noqa: ASYNC110 - rare, and what is in flight ends soon
+            await asyncio.sleep(0.01)
+        try:
+            open_effects = await self._loop.journal.open_effects(run.run_id)
+        except JournalUnavailable:
+            await asyncio.sleep(_RETRY_SECONDS)
+            self._loop.spawn(self._close(run), "close")
+            return
+        rows = [_cancel(effect.effect_id, effect.key) for effect in open_effects if not effect.cancel_reason]
+        ending = [_closing(self._reason(run))] if open_effects else [_cancelled(self._reason(run))]
+        run.fed = run.head
+        run.inbox.clear()
+        run.owner_rows = rows + ending
+        run.phase = Phase.IDLE
+        self._loop.kick(run)
+
+    async def _finish(self, run: RunState) -> None:
+        try:
+            open_effects = await self._loop.journal.open_effects(run.run_id)
+        except JournalUnavailable:
+            await asyncio.sleep(_RETRY_SECONDS)
+            self._loop.spawn(self._finish(run), "finish")
+            return
+        if not any(effect.on_run_end != "DETACH" for effect in open_effects) and run.phase is not Phase.GONE:
+            if not any(row["type"] == "RUN_CANCELLED" for row in run.owner_rows):
+                run.owner_rows.append(_cancelled(self._reason(run)))
+            self._loop.kick(run)
+
+    def _reason(self, run: RunState) -> str:
+        return self._reasons.get(run.run_id, "")
+
+
+def _cancel(effect_id: str, key: str) -> dict[str, Any]:
+    data = {"reason": "EFFECT_REASON_RUN_CANCELLED", "message": "the run was cancelled"}
+    return {
+        "type": "EFFECT_CANCEL_REQUESTED",
+        "cause": 0,
+        "effect_id": effect_id,
+        "effect_key": key,
+        "data": data,
+    }
+
+
+def _closing(reason: str) -> dict[str, Any]:
+    return {"type": "RUN_CLOSING", "cause": 0, "data": {"outcome": "RUN_STATE_CANCELLED", "reason": reason}}
+
+
+def _cancelled(reason: str) -> dict[str, Any]:
+    return {"type": "RUN_CANCELLED", "cause": 0, "data": {"reason": reason}}

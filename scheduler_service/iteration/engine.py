@@ -1,0 +1,345 @@
+"""The engine of one replica: the loop, the shards, dispatch and reconciliation, put together.
+
+The servicers of clients and executors talk to it, and it alone starts and stops the parts.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from backburner.scheduler.v1 import dispatch_service_pb2 as pb
+from scheduler_service.api.engine import ConnectedExecutor, LiveAttempt, PoolUse
+from scheduler_service.authoring.definitions import AnyProcess
+from scheduler_service.dispatch.durations import Durations
+from scheduler_service.dispatch.queue import Dispatcher
+from scheduler_service.dispatch.reconcile import Reconciler
+from scheduler_service.dispatch.sessions import Session, Sessions
+from scheduler_service.iteration.closing import Closing
+from scheduler_service.iteration.loading import Loader
+from scheduler_service.iteration.loop import Loop
+from scheduler_service.iteration.polls import Polls
+from scheduler_service.iteration.recovery import Shards
+from scheduler_service.iteration.rows import seconds
+from scheduler_service.iteration.runs import RunState
+from scheduler_service.iteration.worker import IterationThreads
+from scheduler_service.journal import (
+    CancelOutcome,
+    CancelRequest,
+    ClaimedAttempt,
+    CreateRun,
+    CreateRunOutcome,
+    ExecutorSeen,
+    Journal,
+    LostAttempt,
+    ResolveOutcome,
+    ResolveRequest,
+)
+from scheduler_service.replay.events import Event
+from scheduler_service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_SETTLED = frozenset({"EFFECT_RESOLVED", "EFFECT_CANCELLED"})
+
+
+class Engine:
+    """Implements `api.engine.EngineApi` and the executors' side of it."""
+
+    def __init__(self, settings: Settings, journal: Journal, processes: Mapping[str, AnyProcess], version: str) -> None:
+        self._settings = settings
+        self._journal = journal
+        self._processes = processes
+        self._draining = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._services: list[asyncio.Task[None]] = []
+        actor = f"scheduler/{settings.scheduler_id}"
+        self.sessions = Sessions()
+        self.durations = Durations()
+        self.dispatcher = Dispatcher(
+            journal, self.sessions, self.durations, poll_s=settings.poll_seconds, actor=settings.scheduler_id
+        )
+        self.dispatcher.on_dispatched = self._claimed
+        self.threads = IterationThreads(settings.step_seconds_max)
+        self.loop = Loop(journal, self.sessions, self.dispatcher, self.threads, actor=actor, spawn=self._spawn)
+        self.closing = Closing(self.loop)
+        self.loop.load = Loader(self.loop, processes, check_calls=settings.check_calls).load
+        self.loop.observe = self.closing.observe
+        self.loop.observe_parked = self.closing.observe_parked
+        self.shards = Shards(
+            journal,
+            self.loop,
+            scheduler_id=settings.scheduler_id,
+            address=settings.listen,
+            version=version,
+            lease_s=settings.lease_seconds,
+            on_parked_cancel=self.closing.force,
+        )
+        self.reconciler = Reconciler(
+            journal,
+            self.sessions,
+            epoch_of=self.shards.epoch_of,
+            lose=self._lose,
+            grace_s=settings.grace_seconds,
+            actor=actor,
+        )
+        self._polls = Polls(journal, self.loop, self.sessions, self.shards, settings)
+
+    # -- life --------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Takes shards and begins to work."""
+        self.threads.start()
+        for namespace, name, median in await self._journal.known_durations():
+            self.durations.note(namespace, name, median)
+        await self._polls.read_clock()
+        await self.shards.turn()
+        for name, coroutine in (
+            ("shards", self.shards.run()),
+            ("dispatcher", self.dispatcher.run()),
+            ("reconciler", self.reconciler.run()),
+            ("polls", self._polls.run()),
+        ):
+            self._services.append(asyncio.create_task(coroutine, name=name))
+
+    async def stop(self) -> None:
+        """Stops the parts, lets go of the coroutines, gives the shards back."""
+        self._draining = True
+        for task in (*self._services, *self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._services, *self._tasks, return_exceptions=True)
+        for session in list(self.sessions):
+            session.close("the scheduler stops")
+        for run in list(self.loop.runs):
+            self.loop.forget(run)
+        await self.threads.stop()
+        await self.shards.release()
+
+    async def failed(self) -> str:
+        """Waits until one of the parts dies, and names it: the service must not go on without it."""
+        done, _ = await asyncio.wait(self._services, return_when=asyncio.FIRST_COMPLETED)
+        task = done.pop()
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.critical("the %s task died", task.get_name(), exc_info=error)
+        return f"{task.get_name()}: {error!r}"
+
+    def begin_drain(self) -> None:
+        """From now on the replica says that it goes away."""
+        self._draining = True
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(coroutine, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("the %s task failed", task.get_name(), exc_info=error)
+
+    # -- for the clients' servicers ----------------------------------------------------------------------------
+
+    @property
+    def scheduler_id(self) -> str:
+        """Name of this replica."""
+        return self._settings.scheduler_id
+
+    @property
+    def journal(self) -> Journal:
+        """The journal."""
+        return self._journal
+
+    @property
+    def draining(self) -> bool:
+        """True once this replica goes away."""
+        return self._draining
+
+    def processes(self) -> Mapping[str, AnyProcess]:
+        """Processes that this replica can run, by name."""
+        return self._processes
+
+    async def create_run(self, request: CreateRun) -> CreateRunOutcome:
+        """Commits the run, and begins it when this replica owns its shard."""
+        outcome = await self._journal.create_run(request)
+        epoch = self.shards.epoch_of(outcome.run_id)
+        if outcome.created and epoch is not None and outcome.epoch == epoch:
+            run = RunState(
+                run_id=outcome.run_id,
+                namespace=request.namespace,
+                process=request.process,
+                epoch=epoch,
+                iteration=0,
+                head=1,
+            )
+            self.loop.runs.add(run)
+            created = Event(1, "RUN_CREATED", outcome.recorded_at, 0, "", "", 0, request.actor, request.data)
+            self.loop.hear(outcome.run_id, [created])
+        return outcome
+
+    async def request_cancel(self, request: CancelRequest) -> CancelOutcome:
+        """Makes a cancel durable, then tells the run and the executors."""
+        outcome = await self._journal.request_cancel(request)
+        if outcome.extra:
+            self.loop.hear_rows(request.run_id, outcome.extra, outcome.recorded_at, request.actor)
+        self.loop.send_cancels(request.run_id, outcome.detail.get("cancels", ()))
+        return outcome
+
+    async def resolve_external(self, request: ResolveRequest) -> ResolveOutcome:
+        """Settles an external effect, then tells its run."""
+        outcome = await self._journal.resolve_external(request)
+        if outcome.extra:
+            self.loop.hear_rows(request.run_id, outcome.extra, outcome.recorded_at, request.actor)
+        return outcome
+
+    def head(self, run_id: str) -> int:
+        """Newest seq heard of; 0: none."""
+        return self.loop.heads.get(run_id)
+
+    async def wait_head(self, run_id: str, after_seq: int, timeout_s: float) -> int:
+        """Returns when a seq beyond `after_seq` is heard of, or at the timeout."""
+        return await self.loop.heads.wait(run_id, after_seq, timeout_s)
+
+    def connected(self) -> Sequence[ConnectedExecutor]:
+        """Executors whose session this replica holds."""
+        return [_connected(session) for session in self.sessions]
+
+    def live(self, run_id: str) -> Sequence[LiveAttempt]:
+        """Running attempts of a run, as the last heartbeats showed them."""
+        return [
+            LiveAttempt(
+                effect_id=attempt.effect_id,
+                effect_key=attempt.effect_key,
+                attempt=attempt.attempt,
+                executor_id=session.executor_id,
+                progress=attempt.progress if attempt.HasField("progress") else None,
+                usage=attempt.usage if attempt.HasField("usage") else None,
+            )
+            for session in self.sessions
+            for attempt in session.live.values()
+            if attempt.run_id == run_id
+        ]
+
+    # -- for the executors' servicer ---------------------------------------------------------------------------
+
+    def journaled(self, session: Session, events: Sequence[pb.JournaledEvent]) -> None:
+        """Takes the rows that an executor has committed."""
+        by_run: dict[str, list[Event]] = {}
+        actor = f"executor/{session.executor_id}"
+        for row in events:
+            event = _event(row, actor)
+            by_run.setdefault(row.run_id, []).append(event)
+            self._note_settled(session, row, event)
+        for run_id, heard in by_run.items():
+            self.loop.hear(run_id, heard)
+
+    async def rejected(self, session: Session, rejected: Sequence[pb.RejectedAttempt]) -> None:
+        """Queues again what an executor refused before starting it."""
+        for item in rejected:
+            ref = (item.ref.effect_id, item.ref.attempt)
+            held = session.held.get(ref)
+            session.release(ref)
+            if item.reason == pb.RejectedAttempt.REASON_DUPLICATE or held is None:
+                continue
+            epoch = self.shards.epoch_of(held.run_id)
+            if epoch is not None:
+                await self._lose(_never_started(held.run_id, epoch, item, f"scheduler/{self.scheduler_id}"))
+
+    async def seen(self, session: Session, state: str) -> None:
+        """Notes in the journal that an executor is there."""
+        await self._journal.executors_seen([ExecutorSeen(session.executor_id, session.session_no, state)])
+
+    def _note_settled(self, session: Session, row: pb.JournaledEvent, event: Event) -> None:
+        ref = (row.effect_id, row.attempt)
+        held = session.held.get(ref)
+        if held is not None and event.data.get("state") == "EFFECT_STATE_SUCCEEDED":
+            self.durations.note(session.namespace, held.name, seconds(event.data.get("elapsed")) or 0.0)
+        if row.frees_slot and session.release(ref):
+            self.dispatcher.freed(session)
+        if event.type in _SETTLED:
+            self.dispatcher.settled(row.effect_id)
+        elif event.type in ("EFFECT_ATTEMPT_FAILED", "EFFECT_PARKED"):
+            when = event.data.get("next_attempt_at") or event.data.get("until")
+            if when:
+                self.dispatcher.wake_at(datetime.fromisoformat(when.replace("Z", "+00:00")).timestamp())
+
+    def _claimed(self, attempt: ClaimedAttempt) -> None:
+        """A claim of this replica has dispatched an attempt: its run hears of it at once."""
+        event = Event(
+            seq=attempt.seq,
+            type="EFFECT_DISPATCHED",
+            recorded_at=attempt.recorded_at,
+            cause=0,
+            effect_id=attempt.effect_id,
+            effect_key=attempt.effect_key,
+            attempt=attempt.attempt,
+            actor=self.loop.actor,
+            data=attempt.data,
+        )
+        self.loop.hear(attempt.run_id, [event])
+
+    async def _lose(self, item: LostAttempt) -> None:
+        outcome = await self._journal.attempts_lost(item)
+        if outcome.outcome == "ok":
+            self.loop.hear_rows(item.run_id, outcome.extra, outcome.recorded_at, item.actor)
+            self.dispatcher.wake_at(time.time())
+        else:
+            log.info("attempt %d of %s is not lost: %s", item.attempt, item.effect_id, outcome.outcome)
+
+
+def _connected(session: Session) -> ConnectedExecutor:
+    pools = {
+        name: PoolUse(
+            slots=pool.slots,
+            background_slots=pool.background_slots,
+            foreground_taken=pool.foreground_taken,
+            background_taken=pool.background_taken,
+        )
+        for name, pool in session.pools.items()
+    }
+    return ConnectedExecutor(
+        executor_id=session.executor_id,
+        incarnation=session.incarnation,
+        namespace=session.namespace,
+        address=session.address,
+        pools=pools,
+        capabilities=session.capabilities,
+        labels=session.labels,
+        draining=session.draining,
+    )
+
+
+def _event(row: pb.JournaledEvent, actor: str) -> Event:
+    return Event(
+        seq=row.seq,
+        type=row.type,
+        recorded_at=_time_of(row.recorded_at_us),
+        cause=0,
+        effect_id=row.effect_id,
+        effect_key=row.effect_key,
+        attempt=row.attempt,
+        actor=actor,
+        data=orjson.loads(row.data_json),
+    )
+
+
+def _time_of(microseconds: int) -> datetime:
+    whole, rest = divmod(microseconds, 1_000_000)
+    return datetime.fromtimestamp(whole, UTC).replace(microsecond=rest)
+
+
+def _never_started(run_id: str, epoch: int, item: pb.RejectedAttempt, actor: str) -> LostAttempt:
+    return LostAttempt(
+        run_id=run_id,
+        epoch=epoch,
+        effect_id=item.ref.effect_id,
+        attempt=item.ref.attempt,
+        never_started=True,
+        reason="EFFECT_REASON_REJECTED",
+        message=item.message or pb.RejectedAttempt.Reason.Name(item.reason),
+        actor=actor,
+    )

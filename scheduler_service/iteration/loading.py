@@ -1,0 +1,125 @@
+"""How a run gets its coroutine: a new run is fed its first event, any other one is replayed from its journal.
+
+Before a replay the owner raises the run's strikes; the first completed iteration clears them. A run that takes its
+replica down again and again is parked unread instead of killing replica after replica.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from scheduler_service.authoring.definitions import AnyProcess
+from scheduler_service.iteration.loop import TERMINAL, Loop, error_of
+from scheduler_service.iteration.runs import Phase, RunState
+from scheduler_service.iteration.worker import Blocked
+from scheduler_service.journal import JournalUnavailable
+from scheduler_service.replay import Command, Event, Execution, Recorded
+
+log = logging.getLogger(__name__)
+
+#: Replays that may take the replica down before the run is parked unread.
+STRIKES_MAX = 3
+_PAGE = 2000
+_LOADS_AT_A_TIME = 8
+
+
+class Loader:
+    """Loads runs, a few at a time."""
+
+    def __init__(self, loop: Loop, processes: Mapping[str, AnyProcess], *, check_calls: bool) -> None:
+        self._loop = loop
+        self._check_calls = check_calls
+        self._processes = processes
+        self._turn = asyncio.Semaphore(_LOADS_AT_A_TIME)
+
+    def load(self, run: RunState) -> None:
+        """Begins to load an idle run."""
+        run.phase = Phase.LOADING
+        first = run.inbox.get(1)
+        if run.fed == 0 and run.head == 1 and first is not None:
+            run.inbox.clear()
+            self._replay(run, [first], fresh=True)
+        else:
+            self._loop.spawn(self._load(run), "load")
+
+    async def _load(self, run: RunState) -> None:
+        async with self._turn:
+            try:
+                strikes = await self._loop.journal.strike(run.run_id, run.epoch)
+                if strikes is None:
+                    self._loop.forget(run)
+                    return
+                events = await self._read(run)
+            except JournalUnavailable as error:
+                log.warning("run %s cannot be read, trying again: %s", run.run_id, error)
+                self._loop.reload(run)
+                return
+        if strikes > STRIKES_MAX:
+            self._loop.park(run, _STRIKES, cause=0)
+        elif events[-1].type in TERMINAL:
+            self._loop.forget(run)
+        else:
+            self._replay(run, events, fresh=False)
+
+    async def _read(self, run: RunState) -> list[Event]:
+        events: list[Event] = []
+        while True:
+            page = await self._loop.journal.read_events(run.run_id, len(events), _PAGE)
+            events += page
+            if len(page) < _PAGE:
+                return events
+
+    def _replay(self, run: RunState, events: Sequence[Event], *, fresh: bool) -> None:
+        definition = self._processes.get(run.process)
+        if definition is None:
+            log.error("run %s waits: no process %r is loaded here (--process-module)", run.run_id, run.process)
+            run.phase = Phase.PARKED
+            return
+        work = partial(_replay, definition, run.run_id, events, self._loop.threads.pulse, self._check_calls)
+        self._loop.threads.submit(work, partial(self._replayed, run, events, fresh))
+
+    def _replayed(self, run: RunState, events: Sequence[Event], fresh: bool, result: Any) -> None:
+        if run.phase is not Phase.LOADING:
+            return
+        last = events[-1].seq
+        if isinstance(result, Blocked | BaseException):
+            self._loop.park(run, error_of(result), cause=last)
+            return
+        execution, commands = result
+        self._replayed_to(run, execution, last)
+        for event in events:
+            self._loop.observe(run, event)
+        if commands or fresh:
+            self._loop.append_commands(run, commands)
+        else:
+            self._loop.begin_append(run, [], {})  # clears the strikes
+
+    def _replayed_to(self, run: RunState, execution: Execution, last: int) -> None:
+        run.execution = execution
+        run.fed = last
+        run.head = max(run.head, last)
+        run.inbox = {seq: event for seq, event in run.inbox.items() if seq > last}
+        for ordinal, due in execution.timers.items():
+            self._loop.timers.set(run.run_id, ordinal, due)
+
+
+def _replay(
+    process: AnyProcess, run_id: str, history: Sequence[Event], pulse: Callable[[], None], check_calls: bool
+) -> tuple[Execution, list[Command]]:
+    """On the iteration thread: `replay.replay`, with a pulse for the watchdog before each event."""
+    execution = Execution(process, run_id, recorded=Recorded(history), watch_calls=check_calls)
+    pending: list[Command] = []
+    for event in history:
+        pulse()
+        pending += execution.feed(event)
+        if execution.parked:
+            break
+    return execution, pending
+
+
+_STRIKES: dict[str, Any] = {
+    "kind": "STRIKES",
+    "message": f"replaying this run ended {STRIKES_MAX} replicas in a row: look at its process code, then resume it",
+}

@@ -1,0 +1,413 @@
+"""The iteration loop: hear, feed, append, send. One turn of it is one iteration of one run.
+
+Runs on the service's event loop; process code runs on the iteration thread. What a run asks for is appended in one
+commit, and only then sent. After any doubt about a commit the coroutine is dropped and replayed: memory never runs
+ahead of the journal.
+"""
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+import orjson
+from google.protobuf import duration_pb2
+
+from backburner.scheduler.v1 import dispatch_service_pb2 as pb
+from scheduler_service.dispatch.queue import Dispatcher
+from scheduler_service.dispatch.sessions import Held, Reservation, Sessions
+from scheduler_service.dispatch.work import POOLS, harness_of
+from scheduler_service.iteration.heads import Heads
+from scheduler_service.iteration.rows import row_of, timestamp, work_of
+from scheduler_service.iteration.runs import Phase, Runs, RunState
+from scheduler_service.iteration.timers import Timers
+from scheduler_service.iteration.worker import Blocked, IterationThreads
+from scheduler_service.journal import Append, AppendOutcome, Journal, JournalUnavailable
+from scheduler_service.replay.events import Command, Event
+from scheduler_service.replay.execution import Execution
+from scheduler_service.replay.failures import parked_kind, run_error
+
+log = logging.getLogger(__name__)
+
+#: Events fed to a run before its commands are appended: bounds a commit, and keeps runs taking turns.
+EVENTS_PER_ITERATION = 256
+#: How long a notice that was overtaken may take before the gap is read from the journal.
+_GAP_SECONDS = 0.01
+_GAP_PAGE = 1000
+TERMINAL = frozenset({"RUN_COMPLETED", "RUN_FAILED", "RUN_CANCELLED", "RUN_CONTINUED"})
+PARKING = frozenset({"PROCESS_RUNTIME_ERROR", "RUN_HALTED"})
+
+
+class Loop:
+    """Drives every owned run; the other stages tell it what they hear."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        sessions: Sessions,
+        dispatcher: Dispatcher,
+        threads: IterationThreads,
+        *,
+        actor: str,
+        spawn: Callable[[Coroutine[Any, Any, None], str], None],
+    ) -> None:
+        self.journal = journal
+        self.sessions = sessions
+        self.dispatcher = dispatcher
+        self.threads = threads
+        self.actor = actor
+        self.spawn = spawn
+        self.runs = Runs()
+        self.heads = Heads()
+        self.timers = Timers(self._fire)
+        #: Set by the engine: how a run gets its coroutine, and what happens to events that need no process.
+        self.load: Callable[[RunState], None] = lambda run: None
+        self.observe: Callable[[RunState, Event], None] = lambda run, event: None
+        self.observe_parked: Callable[[RunState, Event], None] = lambda run, event: None
+
+    # -- hearing -----------------------------------------------------------------------------------------------
+
+    def hear(self, run_id: str, events: Sequence[Event]) -> None:
+        """Takes committed events, in any order; the run goes on when the next one is among them."""
+        if not events:
+            return
+        run = self.runs.get(run_id)
+        self.heads.advance(run_id, max(event.seq for event in events))
+        if run is None:
+            return
+        for event in events:
+            run.hear(event)
+            if run.phase is Phase.PARKED:
+                self.observe_parked(run, event)
+        self.kick(run)
+
+    def hear_head(self, run_id: str, seq: int) -> None:
+        """Takes the news that a journal has come to `seq`, without the events."""
+        self.heads.advance(run_id, seq)
+        run = self.runs.get(run_id)
+        if run is not None and seq > run.head:
+            run.head = seq
+            self.kick(run)
+
+    def hear_rows(self, run_id: str, rows: Sequence[Mapping[str, Any]], recorded_at: datetime, actor: str) -> None:
+        """Takes rows that a journal function appended for this replica."""
+        self.hear(run_id, [_event(row, int(row["seq"]), recorded_at, actor) for row in rows])
+
+    # -- one iteration -----------------------------------------------------------------------------------------
+
+    def kick(self, run: RunState) -> None:
+        """Begins an iteration if the run is idle and there is something to do."""
+        if run.phase is not Phase.IDLE:
+            return
+        if run.owner_rows:
+            rows, run.owner_rows = run.owner_rows, []
+            self.begin_append(run, rows, {})
+        elif run.execution is None and not run.forced:
+            if run.head > run.fed:
+                self.load(run)
+        else:
+            self._feed_next(run)
+
+    def _feed_next(self, run: RunState) -> None:
+        events = run.next_events(EVENTS_PER_ITERATION)
+        if not events:
+            self._fill_gap(run)
+            return
+        if run.execution is None:
+            self._observe(run, events)
+            return
+        run.phase = Phase.STEPPING
+        run.used = time.monotonic()
+        self.threads.submit(partial(self._feed, run.execution, events), partial(self._fed, run, events))
+
+    def _feed(self, execution: Execution, events: Sequence[Event]) -> tuple[int, list[Command]]:
+        """On the iteration thread: feeds events one by one; stops behind one that parks the run."""
+        commands: list[Command] = []
+        for event in events:
+            self.threads.pulse()
+            step = execution.feed(event)
+            commands += step
+            if any(command.type in PARKING for command in step):
+                return event.seq, commands
+        return events[-1].seq, commands
+
+    def _fed(self, run: RunState, events: Sequence[Event], result: Any) -> None:
+        if run.phase is not Phase.STEPPING:
+            return
+        if isinstance(result, Blocked | BaseException):
+            self.park(run, error_of(result), cause=events[0].seq)
+            return
+        run.fed, commands = result
+        for event in events:
+            self.observe(run, event)
+        self.append_commands(run, commands)
+
+    def _observe(self, run: RunState, events: Sequence[Event]) -> None:
+        """Events of a run that ends without its process."""
+        for event in events:
+            run.fed = event.seq
+            self.observe(run, event)
+        self.kick(run)
+
+    # -- appending ---------------------------------------------------------------------------------------------
+
+    def append_commands(self, run: RunState, commands: Sequence[Command]) -> None:
+        """Appends what the process asked for, or goes on when it asked for nothing."""
+        if not commands:
+            run.phase = Phase.IDLE
+            self.kick(run)
+            return
+        rows = [row_of(command) for command in commands]
+        self.begin_append(run, rows, self._reserve(rows))
+
+    def begin_append(self, run: RunState, rows: list[dict[str, Any]], reservations: dict[str, Reservation]) -> None:
+        """Appends rows as the run's next iteration."""
+        run.phase = Phase.APPENDING
+        self.spawn(self._append(run, rows, reservations), "append")
+
+    def park(self, run: RunState, error: dict[str, Any], cause: int) -> None:
+        """Parks a run with an error of its process; its coroutine is dropped."""
+        row = {"type": "PROCESS_RUNTIME_ERROR", "cause": cause, "data": {"error": error}}
+        self.begin_append(run, [row], {})
+
+    def _reserve(self, rows: Sequence[dict[str, Any]]) -> dict[str, Reservation]:
+        """Slots for the fast path, by effect id; notes them in the rows."""
+        reservations: dict[str, Reservation] = {}
+        for row in rows:
+            x = row.get("x")
+            if x is None or x["kind"] not in POOLS or x["not_before"] is not None:
+                continue
+            reservation = self.dispatcher.reserve(work_of(x))
+            if reservation is not None:
+                reservations[row["effect_id"]] = reservation
+                x["dispatch"] = _dispatch_of(reservation)
+        return reservations
+
+    async def _append(self, run: RunState, rows: list[dict[str, Any]], reservations: dict[str, Reservation]) -> None:
+        item = Append(run_id=run.run_id, epoch=run.epoch, iteration=run.iteration + 1, actor=self.actor, rows=rows)
+        try:
+            outcome = await self.journal.append(item)
+        except JournalUnavailable as error:
+            log.warning("append to run %s is in doubt, it will be replayed: %s", run.run_id, error)
+            self._give_back(reservations)
+            self.reload(run)
+            return
+        if outcome.outcome in ("ok", "already"):
+            await self._appended(run, rows, reservations, outcome)
+        else:
+            self._refused(run, reservations, outcome)
+
+    async def _appended(
+        self,
+        run: RunState,
+        rows: Sequence[dict[str, Any]],
+        reservations: dict[str, Reservation],
+        outcome: AppendOutcome,
+    ) -> None:
+        run.iteration += 1
+        run.failures = 0
+        if outcome.outcome == "already":  # the answer to our own commit was lost: read what it wrote
+            events = await self.journal.read_events(run.run_id, run.fed, _GAP_PAGE)
+        else:
+            events = [_event(row, outcome.first_seq + i, outcome.recorded_at, self.actor) for i, row in enumerate(rows)]
+            events += [_event(row, int(row["seq"]), outcome.recorded_at, self.actor) for row in outcome.extra]
+        self._send(run, rows, reservations, events)
+        self.send_cancels(run.run_id, outcome.detail.get("cancels", ()))
+        self._note_rows(run, rows)
+        for event in events:
+            run.hear(event)
+        self.heads.advance(run.run_id, run.head)
+        if run.phase is Phase.APPENDING:
+            run.phase = Phase.IDLE
+        self.kick(run)
+
+    def _note_rows(self, run: RunState, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Timers that were set; ends and pauses of the run."""
+        for row in rows:
+            if row["type"] == "TIMER_SET":
+                self.timers.set(run.run_id, row["data"]["ordinal"], timestamp(row["data"]["fire_at"]))
+            elif row["type"] in TERMINAL:
+                self.forget(run)
+            elif row["type"] in PARKING:
+                self.drop_coroutine(run)
+                run.phase = Phase.PARKED
+
+    def _refused(self, run: RunState, reservations: dict[str, Reservation], outcome: AppendOutcome) -> None:
+        self._give_back(reservations)
+        if outcome.outcome in ("stale_epoch", "run_closed", "not_found"):
+            log.info("run %s is no longer ours (%s)", run.run_id, outcome.outcome)
+            self.forget(run)
+        elif outcome.outcome == "history_limit":
+            self.park(run, {"kind": "HISTORY_LIMIT", "message": _HISTORY_LIMIT}, cause=run.fed)
+        else:
+            log.warning("append to run %s was refused (%s): replaying", run.run_id, outcome.outcome)
+            self.reload(run)
+
+    # -- sending -----------------------------------------------------------------------------------------------
+
+    def _send(
+        self,
+        run: RunState,
+        rows: Sequence[Mapping[str, Any]],
+        reservations: dict[str, Reservation],
+        events: Sequence[Event],
+    ) -> None:
+        """Sends committed dispatches; requests that were queued instead go to the dispatcher."""
+        dispatched = {event.effect_id for event in events if event.type == "EFFECT_DISPATCHED"}
+        for row in rows:
+            x = row.get("x")
+            if x is None or x["kind"] not in POOLS:
+                continue
+            reservation = reservations.pop(row["effect_id"], None)
+            if reservation is not None and row["effect_id"] in dispatched:
+                self._start(run, row, reservation)
+                continue
+            if reservation is not None:
+                self.dispatcher.give_back(reservation)
+            not_before = timestamp(x["not_before"]).timestamp() if x["not_before"] else None
+            self.dispatcher.queued(
+                row["effect_id"], work_of(x), grouped=x["group_id"] is not None, not_before=not_before
+            )
+
+    def _start(self, run: RunState, row: Mapping[str, Any], reservation: Reservation) -> None:
+        work = reservation.work
+        start = pb.StartAttempt(
+            run_id=run.run_id,
+            effect_id=row["effect_id"],
+            effect_key=row["effect_key"],
+            attempt=1,
+            token=reservation.token,
+            harness=harness_of(reservation.harness),
+            pool=work.pool,
+            spec_json=orjson.dumps(row["data"]["spec"]),
+            background=work.background,
+            namespace=run.namespace,
+            name=work.name,
+        )
+        if work.total_timeout_s is not None:
+            start.total_remaining.CopyFrom(duration_pb2.Duration(nanos=0, seconds=0))
+            start.total_remaining.FromNanoseconds(int(work.total_timeout_s * 1e9))
+        held = Held(run.run_id, work.pool, work.background, reservation.token, time.monotonic())
+        self.dispatcher.start(reservation.session, start, held)
+
+    def send_cancels(self, run_id: str, cancels: Sequence[Mapping[str, Any]]) -> None:
+        """Sends committed cancels to the executors that are connected here; the poll finds the others."""
+        for cancel in cancels:
+            session = self.sessions.get(cancel["executor_id"])
+            if session is not None:
+                ref = pb.AttemptRef(effect_id=cancel["effect_id"], attempt=cancel["attempt"])
+                reason = str(cancel.get("reason") or "").removeprefix("EFFECT_REASON_")
+                session.send_cancel(
+                    pb.CancelAttempt(ref=ref, reason=reason, message=cancel.get("message") or "", run_id=run_id)
+                )
+
+    def _give_back(self, reservations: Mapping[str, Reservation]) -> None:
+        for reservation in reservations.values():
+            self.dispatcher.give_back(reservation)
+
+    # -- losing and finding coroutines -------------------------------------------------------------------------
+
+    def drop_coroutine(self, run: RunState) -> None:
+        """Evicts the run's coroutine, on the iteration thread: closing it runs `finally` blocks of the author."""
+        execution, run.execution = run.execution, None
+        if execution is not None:
+            self.threads.submit(execution.evict, _log_failure)
+
+    def forget(self, run: RunState) -> None:
+        """Lets go of a run that ended or has another owner."""
+        self.drop_coroutine(run)
+        self.runs.drop(run)
+
+    def reload(self, run: RunState) -> None:
+        """Drops the coroutine and reads the journal again, later after repeated failures."""
+        self.drop_coroutine(run)
+        run.inbox.clear()
+        run.fed = 0
+        run.failures += 1
+        run.phase = Phase.LOADING
+        delay = min(5.0, 0.05 * 2 ** min(run.failures, 7))
+        asyncio.get_running_loop().call_later(delay, self._load_again, run)
+
+    def _load_again(self, run: RunState) -> None:
+        if run.phase is Phase.LOADING and self.runs.get(run.run_id) is run:
+            run.phase = Phase.IDLE
+            self.load(run)
+
+    def _fill_gap(self, run: RunState) -> None:
+        if run.head > run.fed and not run.reading:
+            run.reading = True
+            self.spawn(self._read_gap(run), "gap")
+
+    async def _read_gap(self, run: RunState) -> None:
+        """Reads what was not heard; the notice that was overtaken gets a moment first."""
+        await asyncio.sleep(_GAP_SECONDS)
+        run.reading = False
+        if run.phase is not Phase.IDLE or run.head <= run.fed or run.fed + 1 in run.inbox:
+            self.kick(run)
+            return
+        try:
+            events = await self.journal.read_events(run.run_id, run.fed, _GAP_PAGE)
+        except JournalUnavailable:
+            return  # the poll comes back to it
+        self.hear(run.run_id, events)
+
+    def _fire(self, run_id: str, ordinal: int) -> None:
+        """A timer came due."""
+        run = self.runs.get(run_id)
+        if run is None or run.phase is Phase.PARKED:
+            return
+        settled = run.phase is Phase.IDLE and run.execution is not None
+        if settled and run.execution is not None and ordinal not in run.execution.timers:
+            return  # cancelled: no row needed
+        run.owner_rows.append({"type": "TIMER_FIRED", "cause": 0, "data": {"ordinal": ordinal}})
+        self.kick(run)
+
+
+_HISTORY_LIMIT = "the run's history has reached its limit: use ctx.continue_as_new in long-lived processes"
+
+
+def _dispatch_of(reservation: Reservation) -> dict[str, Any]:
+    session = reservation.session
+    return {
+        "executor_id": session.executor_id,
+        "incarnation": session.incarnation,
+        "session_no": session.session_no,
+        "token_hash": hashlib.sha256(reservation.token).hexdigest(),
+        "harness": harness_of(reservation.harness),
+    }
+
+
+def _event(row: Mapping[str, Any], seq: int, recorded_at: datetime, actor: str) -> Event:
+    return Event(
+        seq=seq,
+        type=row["type"],
+        recorded_at=recorded_at,
+        cause=row.get("cause") or 0,
+        effect_id=row.get("effect_id") or "",
+        effect_key=row.get("effect_key") or "",
+        attempt=row.get("attempt") or 0,
+        actor=actor,
+        data=row["data"],
+    )
+
+
+def error_of(result: Blocked | BaseException) -> dict[str, Any]:
+    """The RunError of a step that blocked or raised outside process code."""
+    if isinstance(result, Blocked):
+        message = (
+            f"a step of process code ran for {result.seconds:.1f} s without waiting: move long computation and "
+            "blocking calls into a @bb.function effect"
+        )
+        return {"kind": "BLOCKED", "message": message, "traceback": result.stack[-16_000:]}
+    return run_error(result, parked_kind(result))
+
+
+def _log_failure(result: Any) -> None:
+    if isinstance(result, Blocked):
+        log.error("closing an evicted coroutine blocked:\n%s", result.stack)
+    elif isinstance(result, BaseException):
+        log.error("closing an evicted coroutine failed", exc_info=result)

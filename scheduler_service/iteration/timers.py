@@ -1,0 +1,56 @@
+"""Durable timers: when each comes due, by this replica's reading of the database's clock.
+
+Timers live in memory for owned runs only; the journal (TIMER_SET without TIMER_FIRED) is where they come from after a
+takeover. They fire in the order (due, ordinal).
+"""
+
+import asyncio
+import heapq
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+
+class Timers:
+    """Calls `fire(run_id, ordinal)` once the database's clock has passed a timer's due time."""
+
+    def __init__(self, fire: Callable[[str, int], None]) -> None:
+        self._fire = fire
+        self._heap: list[tuple[float, int, str]] = []
+        self._known: set[tuple[str, int]] = set()
+        self._handle: asyncio.TimerHandle | None = None
+        #: Database clock less this host's clock, in seconds.
+        self.offset_s = 0.0
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def set(self, run_id: str, ordinal: int, due: datetime) -> None:
+        """Notes a timer; noting it twice is harmless."""
+        if (run_id, ordinal) in self._known:
+            return
+        self._known.add((run_id, ordinal))
+        heapq.heappush(self._heap, (due.timestamp(), ordinal, run_id))
+        self._arm()
+
+    def now(self) -> float:
+        """The database's clock, in seconds since 1970."""
+        return datetime.now(UTC).timestamp() + self.offset_s
+
+    def _arm(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+        if self._heap:
+            # One millisecond late: a timer must never be seen to fire before its time.
+            delay = max(0.0, self._heap[0][0] - self.now() + 0.001)
+            self._handle = asyncio.get_running_loop().call_later(min(delay, 3600.0), self._due)
+
+    def _due(self) -> None:
+        self._handle = None
+        due: list[tuple[str, int]] = []
+        while self._heap and self._heap[0][0] <= self.now():
+            _, ordinal, run_id = heapq.heappop(self._heap)
+            self._known.discard((run_id, ordinal))
+            due.append((run_id, ordinal))
+        self._arm()
+        for run_id, ordinal in due:
+            self._fire(run_id, ordinal)

@@ -1,0 +1,335 @@
+"""What clients see of runs and effects, read from the projections and the journal. Called by the servicers only.
+
+Statements stand in `client_reads.sql`. Each read is one statement, so that it sees one moment of the database; the
+snapshot of a run is one transaction for the same reason. Nothing here writes.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+import psycopg
+from psycopg import IsolationLevel
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from scheduler_service.journal.statements import load_statements
+from scheduler_service.replay.events import Event
+
+Row = dict[str, Any]
+V = TypeVar("V")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunView:
+    """A run. `input` and `result` are there only when all is read, `counts` only when one run is."""
+
+    run_id: str
+    namespace: str
+    key: str
+    process: str
+    client_driven: bool
+    state: str
+    labels: Mapping[str, str]
+    parent_run_id: str
+    parent_effect_id: str
+    created_at: datetime
+    updated_at: datetime
+    ended_at: datetime | None
+    cancel_requested_at: datetime | None
+    report: Mapping[str, Any] | None
+    error: Mapping[str, Any] | None
+    head_seq: int
+    shard: int
+    input: Mapping[str, Any] | None
+    result: Mapping[str, Any] | None
+    cancel_reason: str
+    unobserved_failures: int
+    counts: Mapping[str, int] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EffectView:
+    """An effect. `spec` and the result in `settled` (data of the settling event) are there only when all is read."""
+
+    effect_id: str
+    run_id: str
+    key: str
+    namespace: str
+    kind: str
+    name: str
+    harness: str
+    pool: str
+    background: bool
+    state: str
+    attempt: int
+    capabilities: Sequence[str]
+    executor_id: str
+    incarnation: str
+    executor_labels: Mapping[str, str]
+    cancel_reason: str
+    requested_seq: int
+    settled_seq: int
+    requested_at: datetime
+    dispatched_at: datetime | None
+    started_at: datetime | None
+    settled_at: datetime | None
+    not_before: datetime | None
+    group_id: str
+    group_max: int | None
+    group_open: int
+    labels: Mapping[str, str]
+    poll_interval_s: float
+    progress: Mapping[str, Any] | None
+    usage: Mapping[str, Any] | None
+    last_activity_at: datetime | None
+    elapsed_s: float | None
+    run_state: str
+    shard: int
+    spec: Mapping[str, Any] | None
+    settled: Mapping[str, Any] | None
+    settled_type: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutorView:
+    """An executor as its last session registered it."""
+
+    executor_id: str
+    incarnation: str
+    session_no: int
+    holder: str
+    address: str
+    namespace: str
+    pools: Any
+    capabilities: Sequence[str]
+    labels: Mapping[str, str]
+    version: str
+    state: str
+    connected_at: datetime | None
+    seen_at: datetime | None
+    clock_skew_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[V]):
+    """Some rows of a list; `more` when others follow."""
+
+    rows: Sequence[V]
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RunSnapshot:
+    """A run and its open effects at one moment: at seq `run.head_seq`."""
+
+    run: RunView
+    effects: Sequence[EffectView]
+
+
+class Connections(Protocol):
+    """Where connections for reading come from."""
+
+    def connection(self) -> AbstractAsyncContextManager[psycopg.AsyncConnection[Any]]:
+        """A connection for a short time."""
+
+
+_SQL: Final = load_statements(Path(__file__).with_suffix(".sql"))
+
+
+class ClientReads:
+    """The reads of the servicers. Raises what its connections raise; the journal turns that into JournalUnavailable."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+
+    async def run(self, namespace: str, *, run_id: str = "", key: str = "", full: bool = False) -> RunView | None:
+        """One run by id or key; None when there is none in the namespace."""
+        rows = await self._rows("run", _run_parameters(namespace, run_id, key, full))
+        return _run(rows[0]) if rows else None
+
+    async def runs(self, *, limit: int, bytes_max: int, full: bool, filters: Mapping[str, Any]) -> Page[RunView]:
+        """A page of runs, newest first; shorter than `limit` when `bytes_max` is reached."""
+        parameters = {"limit": limit + 1, "bytes_max": bytes_max, "full": full} | _run_filters(filters)
+        return _page([(_run(row), row["found"]) for row in await self._rows("runs", parameters)], limit)
+
+    async def snapshot(self, namespace: str, run_id: str, effects_max: int, effect_id: str = "") -> RunSnapshot | None:
+        """A run and its open effects, or one effect of it, at one moment; None when there is no such run."""
+        filters = {"namespace": namespace, "run_id": run_id, "effect_id": effect_id, "open_only": not effect_id}
+        effects = _effect_parameters(filters, limit=effects_max, full=bool(effect_id))
+        async with self._moment() as connection:
+            runs = await _fetch(connection, "run", _run_parameters(namespace, run_id, "", full=True))
+            if not runs:
+                return None
+            rows = await _fetch(connection, "effects", effects)
+        return RunSnapshot(_run(runs[0]), [_effect(row) for row in rows])
+
+    async def effects(
+        self, *, limit: int, bytes_max: int = 1 << 22, full: bool = False, filters: Mapping[str, Any]
+    ) -> Page[EffectView]:
+        """A page of effects, newest first; shorter than `limit` when `bytes_max` is reached.
+
+        Filters: namespace, effect_id, run_id, keys, states, kinds, harnesses, labels, open_only, before_time,
+        before_id.
+        """
+        parameters = _effect_parameters(filters, limit=limit + 1, bytes_max=bytes_max, full=full)
+        return _page([(_effect(row), row["found"]) for row in await self._rows("effects", parameters)], limit)
+
+    async def unsettled(self, run_id: str, keys: Sequence[str]) -> tuple[int, int]:
+        """How many of the named effects exist, and how many of them have not settled."""
+        row = (await self._rows("unsettled", {"run_id": run_id, "keys": list(keys)}))[0]
+        return row["known"], row["unsettled"]
+
+    async def events(self, run_id: str, after_seq: int, *, limit: int, bytes_max: int) -> Page[Event]:
+        """Journal rows after a position, in order; at least one when there is one, however large."""
+        parameters = {"run_id": run_id, "after_seq": after_seq, "limit": limit + 1, "bytes_max": bytes_max}
+        return _page([(_event(row), row["found"]) for row in await self._rows("events", parameters)], limit)
+
+    async def next_timer(self, run_id: str) -> datetime | None:
+        """When the next timer of a run comes due."""
+        rows = await self._rows("timers", {"run_id": run_id})
+        return rows[0]["fire_at"] if rows else None
+
+    async def executors(self, *, after: str | None, states: Sequence[str] | None, limit: int) -> Sequence[ExecutorView]:
+        """Executors by name, connected or not."""
+        parameters = {"after": after, "states": None if states is None else list(states), "limit": limit}
+        return [_executor(row) for row in await self._rows("executors", parameters)]
+
+    async def live_shards(self) -> frozenset[int]:
+        """Shards that a live replica owns."""
+        return frozenset(row["shard"] for row in await self._rows("live_shards", {}))
+
+    async def output(
+        self, effect_id: str, attempt: int, stream: int, offset: int, limit: int
+    ) -> Sequence[tuple[int, bytes]]:
+        """Captured chunks of a stream that end after an offset, in order: (offset of the first byte, bytes)."""
+        parameters = {
+            "effect_id": effect_id, "attempt": attempt, "stream": stream, "offset": offset, "limit": limit,
+        }  # fmt: skip
+        return [(row["offset"], bytes(row["data"])) for row in await self._rows("output", parameters)]
+
+    async def output_size(self, effect_id: str, attempt: int, stream: int) -> int:
+        """First offset after everything that was recorded of a stream."""
+        parameters = {"effect_id": effect_id, "attempt": attempt, "stream": stream}
+        size: int = (await self._rows("output_size", parameters))[0]["size"]
+        return size
+
+    async def _rows(self, name: str, parameters: Mapping[str, Any]) -> list[Row]:
+        async with self._connections.connection() as connection:
+            return await _fetch(connection, name, parameters)
+
+    @asynccontextmanager
+    async def _moment(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+        """A connection whose statements all see the same moment."""
+        async with self._connections.connection() as connection:
+            autocommit = connection.autocommit
+            await connection.set_autocommit(False)
+            await connection.set_isolation_level(IsolationLevel.REPEATABLE_READ)
+            try:
+                async with connection.transaction():
+                    yield connection
+            finally:
+                if not connection.closed:
+                    await connection.set_isolation_level(None)
+                    await connection.set_autocommit(autocommit)
+
+
+async def _fetch(connection: psycopg.AsyncConnection[Any], name: str, parameters: Mapping[str, Any]) -> list[Row]:
+    async with connection.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute(_SQL[name], parameters)
+        return await cursor.fetchall()
+
+
+def _page(found: Sequence[tuple[V, int]], limit: int) -> Page[V]:
+    rows = [view for view, _ in found[:limit]]
+    return Page(rows, more=bool(found) and found[0][1] > len(rows))
+
+
+def _run_parameters(namespace: str, run_id: str, key: str, full: bool) -> dict[str, Any]:
+    return {"namespace": namespace, "run_id": run_id or None, "key": key or None, "full": full}
+
+
+def _run_filters(filters: Mapping[str, Any]) -> dict[str, Any]:
+    labels = filters.get("labels")
+    return {
+        "namespace": filters["namespace"],
+        "before": filters.get("before"),
+        "states": list(filters.get("states") or ()) or None,
+        "processes": list(filters.get("processes") or ()) or None,
+        "labels": Jsonb(labels) if labels else None,
+        "created_after": filters.get("created_after"),
+        "created_before": filters.get("created_before"),
+    }
+
+
+def _effect_parameters(
+    filters: Mapping[str, Any], *, limit: int, bytes_max: int = 1 << 22, full: bool = False
+) -> dict[str, Any]:
+    labels = filters.get("labels")
+    lists = {name: list(filters.get(name) or ()) or None for name in ("keys", "states", "kinds", "harnesses")}
+    return lists | {
+        "namespace": filters["namespace"],
+        "effect_id": filters.get("effect_id") or None,
+        "run_id": filters.get("run_id") or None,
+        "labels": Jsonb(labels) if labels else None,
+        "open_only": bool(filters.get("open_only")),
+        "before_time": filters.get("before_time"),
+        "before_id": filters.get("before_id"),
+        "limit": limit,
+        "bytes_max": bytes_max,
+        "full": full,
+    }
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+def _columns(row: Row) -> Row:
+    return {name: value for name, value in row.items() if name != "found"}
+
+
+def _run(row: Row) -> RunView:
+    texts = ("run_id", "namespace", "key", "process", "state", "parent_run_id", "parent_effect_id", "cancel_reason")
+    return RunView(**(_columns(row) | {name: _text(row[name]) for name in texts}))
+
+
+_EFFECT_TEXTS: Final = (
+    "effect_id", "run_id", "key", "namespace", "kind", "name", "harness", "pool", "state", "executor_id",
+    "incarnation", "cancel_reason", "group_id", "run_state", "settled_type",
+)  # fmt: skip
+
+
+def _effect(row: Row) -> EffectView:
+    texts = {name: _text(row[name]) for name in _EFFECT_TEXTS}
+    rest = {
+        "settled_seq": row["settled_seq"] or 0,
+        "capabilities": row["capabilities"] or [],
+        "executor_labels": row["executor_labels"] or {},
+        "labels": row["labels"] or {},
+        "poll_interval_s": float(row["poll_interval_s"] or 0.0),
+    }
+    return EffectView(**(_columns(row) | texts | rest))
+
+
+def _executor(row: Row) -> ExecutorView:
+    texts = ("executor_id", "incarnation", "holder", "address", "namespace", "version", "state")
+    plain = ("session_no", "pools", "capabilities", "labels", "connected_at", "seen_at", "clock_skew_s")
+    return ExecutorView(**({name: row[name] for name in plain} | {name: _text(row[name]) for name in texts}))
+
+
+def _event(row: Row) -> Event:
+    return Event(
+        seq=row["seq"],
+        type=row["type"],
+        recorded_at=row["recorded_at"],
+        cause=row["cause"],
+        effect_id=_text(row["effect_id"]),
+        effect_key=_text(row["effect_key"]),
+        attempt=row["attempt"],
+        actor=row["writer"],
+        data=row["data"],
+    )

@@ -1,0 +1,162 @@
+-- What clients see of runs and effects. Read by client_reads.py; every statement is a plain SELECT.
+-- Payloads come with their size summed up in page order, so that a page ends before it outgrows an answer.
+
+-- run --
+-- One run by id or by key. The event that ended it is the last of its kind up to end_seq.
+SELECT r.run_id, r.namespace, r.key, r.process, r.client_driven, r.state, r.labels, r.parent_run_id,
+       r.parent_effect_id, r.created_at, r.ended_at, r.cancel_requested_at, r.cancel_reason, r.report, r.error,
+       r.unobserved_failures, h.seq AS head_seq, h.shard, h.recorded_at AS updated_at,
+       created.data -> 'input' AS input, ended.result,
+       (SELECT jsonb_object_agg(s.state, s.n) FROM (
+           SELECT e.state, count(*) AS n FROM backburner.effects e WHERE e.run_id = r.run_id GROUP BY e.state
+       ) s) AS counts
+FROM backburner.runs r
+JOIN backburner.run_heads h USING (run_id)
+LEFT JOIN backburner.journal created ON %(full)s AND created.run_id = r.run_id AND created.seq = 1
+LEFT JOIN LATERAL (
+    SELECT j.data -> 'result' AS result FROM backburner.journal j
+    WHERE %(full)s AND j.run_id = r.run_id AND j.seq <= r.end_seq AND j.type = 'RUN_COMPLETED'
+    ORDER BY j.seq DESC LIMIT 1
+) ended ON r.state = 'COMPLETED'
+WHERE r.namespace = %(namespace)s
+  AND ((%(run_id)s::uuid IS NOT NULL AND r.run_id = %(run_id)s::uuid)
+    OR (%(key)s::text IS NOT NULL AND r.key = %(key)s::text));
+
+-- runs --
+-- A page of runs, newest first.
+WITH page AS (
+    SELECT r.*, row_number() OVER (ORDER BY r.run_id DESC) AS n
+    FROM backburner.runs r
+    WHERE r.namespace = %(namespace)s
+      AND (%(before)s::uuid IS NULL OR r.run_id < %(before)s::uuid)
+      AND (%(states)s::text[] IS NULL OR r.state = ANY (%(states)s::text[]))
+      AND (%(processes)s::text[] IS NULL OR r.process = ANY (%(processes)s::text[]))
+      AND (%(labels)s::jsonb IS NULL OR r.labels @> %(labels)s::jsonb)
+      AND (%(created_after)s::timestamptz IS NULL OR r.created_at >= %(created_after)s::timestamptz)
+      AND (%(created_before)s::timestamptz IS NULL OR r.created_at < %(created_before)s::timestamptz)
+    ORDER BY r.run_id DESC
+    LIMIT %(limit)s
+), filled AS (
+    SELECT p.*, created.data -> 'input' AS input, ended.result
+    FROM page p
+    LEFT JOIN backburner.journal created ON %(full)s AND created.run_id = p.run_id AND created.seq = 1
+    LEFT JOIN LATERAL (
+        SELECT j.data -> 'result' AS result FROM backburner.journal j
+        WHERE %(full)s AND j.run_id = p.run_id AND j.seq <= p.end_seq AND j.type = 'RUN_COMPLETED'
+        ORDER BY j.seq DESC LIMIT 1
+    ) ended ON p.state = 'COMPLETED'
+), sized AS (
+    SELECT f.*, count(*) OVER () AS found,
+           sum(octet_length(coalesce(f.input::text, '')) + octet_length(coalesce(f.result::text, ''))
+               + octet_length(f.labels::text) + octet_length(coalesce(f.report::text, ''))
+               + octet_length(coalesce(f.error::text, '')) + 500) OVER (ORDER BY f.n) AS bytes
+    FROM filled f
+)
+SELECT s.run_id, s.namespace, s.key, s.process, s.client_driven, s.state, s.labels, s.parent_run_id,
+       s.parent_effect_id, s.created_at, s.ended_at, s.cancel_requested_at, s.cancel_reason, s.report, s.error,
+       s.unobserved_failures, h.seq AS head_seq, h.shard, h.recorded_at AS updated_at, s.input, s.result,
+       NULL::jsonb AS counts, s.found
+FROM sized s
+JOIN backburner.run_heads h USING (run_id)
+WHERE s.n = 1 OR s.bytes <= %(bytes_max)s
+ORDER BY s.n;
+
+-- effects --
+-- A page of effects, newest first. `keys`: the effects of one run by key, whatever their number.
+WITH page AS (
+    SELECT e.*, h.state AS run_state, h.shard,
+           row_number() OVER (ORDER BY e.requested_at DESC, e.effect_id DESC) AS n
+    FROM backburner.effects e
+    JOIN backburner.run_heads h USING (run_id)
+    WHERE e.namespace = %(namespace)s
+      AND (%(effect_id)s::uuid IS NULL OR e.effect_id = %(effect_id)s::uuid)
+      AND (%(run_id)s::uuid IS NULL OR e.run_id = %(run_id)s::uuid)
+      AND (%(keys)s::text[] IS NULL OR e.key = ANY (%(keys)s::text[]))
+      AND (%(states)s::text[] IS NULL OR e.state = ANY (%(states)s::text[]))
+      AND (%(kinds)s::text[] IS NULL OR e.kind = ANY (%(kinds)s::text[]))
+      AND (%(harnesses)s::text[] IS NULL OR e.harness = ANY (%(harnesses)s::text[]))
+      AND (%(labels)s::jsonb IS NULL OR e.labels @> %(labels)s::jsonb)
+      AND (NOT %(open_only)s OR e.settled_seq IS NULL)
+      AND (%(before_time)s::timestamptz IS NULL
+           OR (e.requested_at, e.effect_id) < (%(before_time)s::timestamptz, %(before_id)s::uuid))
+    ORDER BY e.requested_at DESC, e.effect_id DESC
+    LIMIT %(limit)s
+), sized AS (
+    SELECT p.*, asked.data -> 'spec' AS spec,
+           CASE WHEN %(full)s THEN settled.data ELSE settled.data - 'result' - 'partial' END AS settled,
+           settled.type AS settled_type, count(*) OVER () AS found,
+           sum(octet_length(coalesce((asked.data -> 'spec')::text, ''))
+               + octet_length(coalesce((CASE WHEN %(full)s THEN settled.data
+                                        ELSE settled.data - 'result' - 'partial' END)::text, ''))
+               + octet_length(p.labels::text) + octet_length(coalesce(p.progress::text, '')) + 500)
+               OVER (ORDER BY p.n) AS bytes
+    FROM page p
+    LEFT JOIN backburner.journal asked ON %(full)s AND asked.run_id = p.run_id AND asked.seq = p.requested_seq
+    LEFT JOIN backburner.journal settled ON settled.run_id = p.run_id AND settled.seq = p.settled_seq
+)
+SELECT s.effect_id, s.run_id, s.key, s.namespace, s.kind, s.name, s.harness, s.pool, s.background, s.state,
+       s.attempt, s.capabilities, s.executor_id, s.incarnation, s.executor_labels, s.cancel_reason, s.requested_seq,
+       s.settled_seq, s.requested_at, s.dispatched_at, s.started_at, s.settled_at, s.not_before, s.group_id,
+       s.group_max, s.labels, s.poll_interval_s, s.progress, s.usage, s.last_activity_at, s.elapsed_s,
+       s.run_state, s.shard, s.spec, s.settled, s.settled_type, s.found,
+       CASE WHEN s.group_id IS NOT NULL AND s.state = 'QUEUED' THEN (
+           SELECT count(*) FROM backburner.effects g
+           WHERE g.run_id = s.run_id AND g.group_id = s.group_id AND g.state IN ('DISPATCHED', 'RUNNING', 'CANCELLING')
+       ) ELSE 0 END AS group_open
+FROM sized s
+WHERE s.n = 1 OR s.bytes <= %(bytes_max)s
+ORDER BY s.n;
+
+-- unsettled --
+-- How many of the named effects exist, and how many of them have not settled.
+SELECT count(*) AS known, count(*) FILTER (WHERE e.settled_seq IS NULL) AS unsettled
+FROM backburner.effects e
+WHERE e.run_id = %(run_id)s::uuid AND e.key = ANY (%(keys)s::text[]);
+
+-- events --
+-- Journal rows after a position, in order, at most so many and so many bytes.
+SELECT p.run_id, p.seq, p.type, p.cause, p.effect_id, p.effect_key, p.attempt, p.recorded_at, p.writer, p.data,
+       p.found
+FROM (
+    SELECT j.*, count(*) OVER () AS found, sum(octet_length(j.data::text) + 200) OVER (ORDER BY j.seq) AS bytes
+    FROM (
+        SELECT * FROM backburner.journal
+        WHERE run_id = %(run_id)s::uuid AND seq > %(after_seq)s
+        ORDER BY seq
+        LIMIT %(limit)s
+    ) j
+) p
+WHERE p.bytes <= %(bytes_max)s OR p.seq = %(after_seq)s + 1
+ORDER BY p.seq;
+
+-- timers --
+-- The next timers of a run.
+SELECT fire_at FROM backburner.timers WHERE run_id = %(run_id)s::uuid ORDER BY fire_at LIMIT 1;
+
+-- executors --
+-- Executors by name, after a name.
+SELECT x.*, x.seen_at > now() - interval '1 minute' AS fresh
+FROM backburner.executors x
+WHERE (%(after)s::text IS NULL OR x.executor_id > %(after)s::text)
+  AND (%(states)s::text[] IS NULL OR x.state = ANY (%(states)s::text[]))
+ORDER BY x.executor_id
+LIMIT %(limit)s;
+
+-- live_shards --
+-- Shards whose lease has not run out.
+SELECT shard FROM backburner.shards WHERE owner IS NOT NULL AND expires_at > now();
+
+-- output --
+-- Captured chunks of one stream that end after an offset, in order, at most so many.
+SELECT offset_ AS "offset", data
+FROM backburner.effect_output
+WHERE effect_id = %(effect_id)s::uuid AND attempt = %(attempt)s AND stream = %(stream)s
+  AND offset_ + octet_length(data) > %(offset)s
+ORDER BY offset_
+LIMIT %(limit)s;
+
+-- output_size --
+-- First byte after everything that was recorded of a stream.
+SELECT coalesce(max(offset_ + octet_length(data)), 0) AS size
+FROM backburner.effect_output
+WHERE effect_id = %(effect_id)s::uuid AND attempt = %(attempt)s AND stream = %(stream)s;

@@ -1,0 +1,319 @@
+"""Stage 2, JOURNAL: the scheduler's way into Postgres. Every write is a call of one SQL function, in one commit.
+
+Writers have connections of their own and commit in groups; reads take theirs from a small pool. A caller that is
+cancelled half-way loses its answer, never half a commit.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+import psycopg
+from psycopg.rows import dict_row
+from psycopg.types.json import set_json_loads
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
+
+from scheduler_service.journal import items
+from scheduler_service.journal.client_reads import ClientReads
+from scheduler_service.journal.errors import JournalRefused, JournalUnavailable, SchemaMissing
+from scheduler_service.journal.link import Link, Row, is_unavailable
+from scheduler_service.journal.statements import load_statements
+from scheduler_service.journal.writer import ITEM_SECONDS, GroupWriter
+from scheduler_service.replay.events import Event
+
+_SQL: Final = load_statements(Path(__file__).with_name("queries.sql"))
+
+#: Contract of the schema's functions that this release calls.
+CONTRACT: Final = 1
+READ_CONNECTIONS_MAX: Final = 6
+READS_WAITING_MAX: Final = 500
+_READ_SECONDS: Final = 10.0
+
+
+def shard_of(run_id: str) -> int:
+    """Shard of a run; the twin of the SQL function of the same name."""
+    return int(run_id[-2:], 16) % 16
+
+
+class Journal:
+    """Writes and reads of one scheduler replica. Made by `open_journal`."""
+
+    def __init__(self, dsn: str, scheduler_id: str) -> None:
+        name = f"backburner scheduler {scheduler_id}"[:60]
+        self._scheduler_id = scheduler_id
+        self._links = {part: Link(dsn, f"{name} {part}"[:63]) for part in ("append", "request", "dispatch")}
+        self._append = GroupWriter(self._links["append"], _SQL["append"], "append")
+        self._create = GroupWriter(self._links["request"], _SQL["create_runs"], "create")
+        self._cancel = GroupWriter(self._links["request"], _SQL["request_cancels"], "cancel")
+        self._resolve = GroupWriter(self._links["request"], _SQL["resolve_external"], "resolve")
+        self._lost = GroupWriter(self._links["dispatch"], _SQL["attempts_lost"], "lost")
+        self._readopt = GroupWriter(self._links["dispatch"], _SQL["readopt"], "readopt")
+        self._writers = (self._append, self._create, self._cancel, self._resolve, self._lost, self._readopt)
+        self._pool = AsyncConnectionPool(
+            dsn,
+            min_size=1,
+            max_size=READ_CONNECTIONS_MAX,
+            max_waiting=READS_WAITING_MAX,
+            timeout=_READ_SECONDS,
+            open=False,
+            configure=_configure,
+            kwargs={"autocommit": True, "application_name": f"{name} read"[:63], "connect_timeout": 5},
+        )
+        #: What clients see, for the servicers.
+        self.client_reads = ClientReads(self)
+
+    # -- life --------------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Connects, and checks that the schema serves this release. Raises SchemaMissing or JournalUnavailable."""
+        try:
+            await self._pool.open(wait=True, timeout=_READ_SECONDS)
+        except PoolTimeout as error:
+            await self._pool.close()
+            raise JournalUnavailable("Postgres does not answer: is DATABASE_URL right, and the server up?") from error
+        try:
+            await self._check_contract()
+        except BaseException:
+            await self._pool.close()
+            raise
+        for writer in self._writers:
+            writer.start()
+
+    async def close(self) -> None:
+        """Stops the writers and closes all connections."""
+        for writer in self._writers:
+            await writer.stop()
+        await asyncio.gather(*(link.close() for link in self._links.values()))
+        await self._pool.close()
+
+    async def _check_contract(self) -> None:
+        try:
+            served = (await self._read("contract"))[0]
+        except JournalRefused as error:
+            raise SchemaMissing("the database has no Backburner schema: run `backburner migrate` first") from error
+        if not served["lowest"] <= CONTRACT <= served["highest"]:
+            raise SchemaMissing(
+                f"the schema serves contracts {served['lowest']} to {served['highest']}, this release needs "
+                f"{CONTRACT}: run `backburner migrate` with the newest release, or upgrade this service"
+            )
+
+    # -- writes ------------------------------------------------------------------------------------------------
+
+    async def create_run(self, run: items.CreateRun) -> items.CreateRunOutcome:
+        """Creates a run, or finds the one with the same key."""
+        row = await self._create.submit(dataclasses.asdict(run) | {"owner": {"scheduler_id": self._scheduler_id}})
+        run_id = str(row["run_id"])
+        # The id is fresh with every call: finding it means that our own commit's answer was lost.
+        created = run_id == run.run_id
+        return items.CreateRunOutcome(
+            row["outcome"], run_id, created, row["head_seq"], row["epoch"], row["recorded_at"], row["detail"]
+        )
+
+    async def append(self, append: items.Append) -> items.AppendOutcome:
+        """Appends the rows of one iteration."""
+        row = await self._append.submit(
+            {
+                "run_id": append.run_id,
+                "epoch": append.epoch,
+                "iteration": append.iteration,
+                "actor": append.actor,
+                "rows": append.rows,
+            }
+        )
+        return items.AppendOutcome(
+            row["outcome"], row["first_seq"], row["head_seq"], row["recorded_at"], row["extra"], row["detail"]
+        )
+
+    async def request_cancel(self, request: items.CancelRequest) -> items.CancelOutcome:
+        """Makes a cancel durable."""
+        row = await self._cancel.submit(dataclasses.asdict(request))
+        return items.CancelOutcome(row["outcome"], row["head_seq"], row["recorded_at"], row["extra"], row["detail"])
+
+    async def resolve_external(self, request: items.ResolveRequest) -> items.ResolveOutcome:
+        """Settles an effect that no executor has."""
+        row = await self._resolve.submit(dataclasses.asdict(request))
+        return items.ResolveOutcome(row["outcome"], row["head_seq"], row["recorded_at"], row["extra"])
+
+    async def attempts_lost(self, lost: items.LostAttempt) -> items.LostOutcome:
+        """Declares an attempt lost, or never started."""
+        row = await self._lost.submit(dataclasses.asdict(lost))
+        return items.LostOutcome(row["outcome"], row["head_seq"], row["recorded_at"], row["extra"])
+
+    async def readopt(self, readoption: items.Readoption) -> str:
+        """Gives a running attempt to its executor's new session; answers `ok` or `stale_attempt`."""
+        return str((await self._readopt.submit(dataclasses.asdict(readoption)))["outcome"])
+
+    async def claim(self, request: items.ClaimRequest) -> list[items.ClaimedAttempt]:
+        """Takes queued effects for one session."""
+        rows = await self._call("dispatch", "claim", {"request": _json(dataclasses.asdict(request))})
+        return [_claimed(row) for row in rows]
+
+    async def executor_hello(self, hello: items.ExecutorHello) -> items.HelloAnswer:
+        """Registers a session of an executor."""
+        row = (await self._call("dispatch", "executor_hello", {"hello": _json(dataclasses.asdict(hello))}))[0]
+        return items.HelloAnswer(row["session_no"], row["previous_incarnation"])
+
+    async def executors_seen(self, seen: Sequence[items.ExecutorSeen]) -> None:
+        """Notes signs of life."""
+        await self._call("dispatch", "executors_seen", {"items": _json([dataclasses.asdict(item) for item in seen])})
+
+    async def executor_gone(self, executor_id: str, session_no: int) -> None:
+        """Notes that a session has ended."""
+        await self._call("dispatch", "executor_gone", {"executor_id": executor_id, "session_no": session_no})
+
+    async def claim_shards(
+        self, scheduler_id: str, address: str, version: str, ttl_s: float, most: int = 16
+    ) -> list[items.ShardLease]:
+        """Takes shards that nobody owns."""
+        parameters = {
+            "scheduler_id": scheduler_id, "address": address, "version": version, "ttl_s": ttl_s, "most": most,
+        }  # fmt: skip
+        return [
+            items.ShardLease(r["shard"], r["epoch"]) for r in await self._call("request", "claim_shards", parameters)
+        ]
+
+    async def renew_shards(self, scheduler_id: str, ttl_s: float) -> list[int]:
+        """Renews the leases; answers with the shards that are still ours."""
+        rows = await self._call("request", "renew_shards", {"scheduler_id": scheduler_id, "ttl_s": ttl_s})
+        return [row["shard"] for row in rows]
+
+    async def release_shards(self, scheduler_id: str) -> None:
+        """Gives the shards back."""
+        await self._call("request", "release_shards", {"scheduler_id": scheduler_id})
+
+    async def adopt_runs(
+        self, scheduler_id: str, shard: int, epoch: int, after: str | None, most: int
+    ) -> list[items.AdoptedRun]:
+        """Stamps our epoch into the open runs of a shard, a page at a time."""
+        parameters = {"scheduler_id": scheduler_id, "shard": shard, "epoch": epoch, "after": after, "most": most}
+        rows = await self._call("request", "adopt_runs", parameters)
+        return [items.AdoptedRun(**(row | {"run_id": str(row["run_id"])})) for row in rows]
+
+    async def strike(self, run_id: str, epoch: int) -> int | None:
+        """Raises the run's strikes before a replay; None when the run is not ours."""
+        rows = await self._call("request", "strike", {"run_id": run_id, "epoch": epoch})
+        strikes: int | None = rows[0]["strikes"]
+        return strikes
+
+    # -- reads -------------------------------------------------------------------------------------------------
+
+    async def now(self) -> datetime:
+        """The database's clock."""
+        now: datetime = (await self._read("now"))[0]["now"]
+        return now
+
+    async def read_events(self, run_id: str, after_seq: int, most: int) -> list[Event]:
+        """Journal rows after a position, in order."""
+        rows = await self._read("events", run_id=run_id, after=after_seq, most=most)
+        return [_event(row) for row in rows]
+
+    async def heads(self, run_ids: Sequence[str]) -> dict[str, int]:
+        """Newest seq by run."""
+        if not run_ids:
+            return {}
+        return {str(row["run_id"]): row["seq"] for row in await self._read("heads", run_ids=list(run_ids))}
+
+    async def open_attempts(self, executor_id: str) -> list[items.OpenAttempt]:
+        """Attempts that an executor has, or may have."""
+        return [_open_attempt(row) for row in await self._read("open_attempts", executor_id=executor_id)]
+
+    async def stranded_attempts(self, grace_s: float) -> list[items.OpenAttempt]:
+        """Attempts whose executor has been away for longer than the grace."""
+        return [_open_attempt(row) for row in await self._read("stranded_attempts", grace_s=grace_s)]
+
+    async def flagged_attempts(self, executor_ids: Sequence[str]) -> list[items.FlaggedAttempt]:
+        """Live attempts of these executors whose cancel was asked for."""
+        if not executor_ids:
+            return []
+        rows = await self._read("flagged_attempts", executor_ids=list(executor_ids))
+        return [items.FlaggedAttempt(**_texts(row)) for row in rows]
+
+    async def deadlines_due(self, shards: Sequence[int]) -> list[items.DeadlineDue]:
+        """Effects without live attempt, in these shards, whose time is over."""
+        if not shards:
+            return []
+        return [items.DeadlineDue(**_texts(row)) for row in await self._read("deadlines_due", shards=list(shards))]
+
+    async def open_effects(self, run_id: str) -> list[items.OpenEffect]:
+        """Effects of a run that have not settled, oldest first."""
+        return [items.OpenEffect(**_texts(row)) for row in await self._read("open_effects", run_id=run_id)]
+
+    async def known_durations(self) -> list[tuple[str, str, float]]:
+        """(namespace, name, median seconds) of past successes."""
+        return [(row["namespace"], row["name"], row["median"]) for row in await self._read("known_durations")]
+
+    @contextlib.asynccontextmanager
+    async def connection(self) -> AsyncIterator[psycopg.AsyncConnection[Row]]:
+        """A connection for a short read. Raises JournalUnavailable or JournalRefused for what goes wrong on it."""
+        try:
+            async with self._pool.connection() as connection:
+                yield connection
+        except (PoolTimeout, PoolClosed) as error:
+            raise JournalUnavailable(f"Postgres does not answer: {error}") from error
+        except psycopg.Error as error:
+            if is_unavailable(error):
+                raise JournalUnavailable(f"Postgres does not answer: {error}".strip()) from error
+            raise JournalRefused(str(error).strip(), error.sqlstate or "") from error
+
+    async def _read(self, statement: str, **parameters: Any) -> list[Row]:
+        async with self.connection() as connection:
+            return await (await connection.execute(_SQL[statement], parameters)).fetchall()
+
+    async def _call(self, link: str, statement: str, parameters: Mapping[str, Any]) -> list[Row]:
+        return await self._links[link].call(_SQL[statement], parameters, deadline=time.monotonic() + ITEM_SECONDS)
+
+
+@contextlib.asynccontextmanager
+async def open_journal(dsn: str, *, scheduler_id: str) -> AsyncIterator[Journal]:
+    """An open journal, closed at the end. Raises SchemaMissing or JournalUnavailable."""
+    journal = Journal(dsn, scheduler_id)
+    await journal.open()
+    try:
+        yield journal
+    finally:
+        await journal.close()
+
+
+async def _configure(connection: psycopg.AsyncConnection[Any]) -> None:
+    connection.row_factory = dict_row
+    set_json_loads(orjson.loads, connection)
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value).decode()
+
+
+def _texts(row: Row) -> Row:
+    """UUIDs as strings, and no None where a text is meant."""
+    return {
+        name: "" if value is None else (str(value) if name.endswith("_id") else value) for name, value in row.items()
+    }
+
+
+def _open_attempt(row: Row) -> items.OpenAttempt:
+    return items.OpenAttempt(**_texts(row))
+
+
+def _event(row: Row) -> Event:
+    return Event(
+        row["seq"],
+        row["type"],
+        row["recorded_at"],
+        row["cause"],
+        str(row["effect_id"] or ""),
+        row["effect_key"] or "",
+        row["attempt"],
+        row["writer"],
+        row["data"],
+    )
+
+
+def _claimed(row: Row) -> items.ClaimedAttempt:
+    ids = {"run_id": str(row["run_id"]), "effect_id": str(row["effect_id"])}
+    return items.ClaimedAttempt(**(row | ids | {"spec": row["spec"].encode()}))

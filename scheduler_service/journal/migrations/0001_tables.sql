@@ -1,0 +1,261 @@
+-- Backburner's journal: tables.
+--
+-- Truth is `journal`, append-only. `runs`, `effects`, `timers` and `dispatch_queue` are projections, written in the
+-- same transaction as the rows they project. Nobody writes a table directly: every write is a call of one function,
+-- one call is one commit, and the roles of the services have EXECUTE on their functions and nothing else to write with.
+--
+--   create_runs_v1 -> append_v1 (requests, timers, ends) -> claim_v1 (dispatch) -> attempts_started_v1,
+--   attempts_progress_v1, attempts_settle_v1 (executors) -> append_v1 ...
+--   request_cancels_v1, resolve_external_v1 (any replica), attempts_lost_v1, readopt_v1 (owner, holder)
+--   executor_hello_v1, executors_seen_v1, executor_gone_v1; claim_shards_v1, renew_shards_v1, release_shards_v1,
+--   adopt_runs_v1, strike_v1
+--
+-- Lock order, everywhere: run heads in id order, then effects in id order, then queue rows. Calls about several runs
+-- take heads with SKIP LOCKED and answer `busy` for the rest; calls about one run wait.
+--
+-- Fences and states are checked by statements of their own after the head is locked: a snapshot taken in the same
+-- statement as the lock is older than the lock.
+
+CREATE TABLE runs (
+    run_id uuid PRIMARY KEY,
+    namespace text NOT NULL,
+    key text,
+    process text NOT NULL,
+    client_driven boolean NOT NULL,
+    state text NOT NULL CHECK (state IN ('RUNNING', 'CANCELLING', 'CLOSING', 'HALTED', 'PROCESS_ERROR',
+                                         'COMPLETED', 'FAILED', 'CANCELLED', 'CONTINUED')),
+    labels jsonb NOT NULL DEFAULT '{}',
+    input_digest text NOT NULL,
+    parent_run_id uuid,
+    parent_effect_id uuid,
+    code_version text NOT NULL DEFAULT '',
+    created_at timestamptz NOT NULL,
+    ended_at timestamptz,
+    end_seq bigint,
+    cancel_requested_at timestamptz,
+    cancel_reason text,
+    report jsonb,
+    error jsonb,
+    unobserved_failures int NOT NULL DEFAULT 0,
+    CONSTRAINT ended_exactly_when_terminal
+        CHECK ((state IN ('COMPLETED', 'FAILED', 'CANCELLED', 'CONTINUED')) = (ended_at IS NOT NULL))
+);
+COMMENT ON TABLE runs IS 'One row a run: what lists and polls show. Projection of the journal.';
+CREATE UNIQUE INDEX runs_key ON runs (namespace, key) WHERE key IS NOT NULL;
+CREATE INDEX runs_open ON runs (namespace, run_id DESC) WHERE ended_at IS NULL;
+
+CREATE TABLE run_heads (
+    run_id uuid PRIMARY KEY,
+    shard int NOT NULL,
+    seq bigint NOT NULL,
+    epoch bigint NOT NULL,
+    iteration bigint NOT NULL DEFAULT 0,
+    recorded_at timestamptz NOT NULL,
+    open boolean NOT NULL DEFAULT true,
+    state text NOT NULL,
+    cancel_requested boolean NOT NULL DEFAULT false,
+    strikes int NOT NULL DEFAULT 0,
+    open_effects int NOT NULL DEFAULT 0
+) WITH (fillfactor = 50);
+COMMENT ON TABLE run_heads IS 'The narrow row that serialises the appends of a run and carries its fence.';
+CREATE INDEX run_heads_open ON run_heads (shard, run_id) WHERE open;
+
+CREATE TABLE journal (
+    run_id uuid NOT NULL,
+    seq bigint NOT NULL CHECK (seq > 0),
+    type text NOT NULL,
+    cause bigint NOT NULL DEFAULT 0,
+    effect_id uuid,
+    effect_key text,
+    attempt int NOT NULL DEFAULT 0,
+    recorded_at timestamptz NOT NULL,
+    writer text NOT NULL,
+    data jsonb NOT NULL,
+    PRIMARY KEY (run_id, seq),
+    CONSTRAINT known_type CHECK (type IN (
+        'RUN_CREATED', 'RUN_CLOSING', 'RUN_COMPLETED', 'RUN_FAILED', 'RUN_CANCELLED', 'RUN_HALTED', 'RUN_RESUMED',
+        'RUN_CANCEL_REQUESTED', 'RUN_REPORTED', 'RUN_CONTINUED', 'PROCESS_RUNTIME_ERROR', 'PROCESS_LOG',
+        'PATCH_MARKED', 'SIGNAL_RECEIVED', 'EFFECT_REQUESTED', 'EFFECT_DISPATCHED', 'EFFECT_STARTED',
+        'EFFECT_PROGRESS', 'EFFECT_ATTEMPT_FAILED', 'EFFECT_ATTEMPT_LOST', 'EFFECT_CANCEL_REQUESTED',
+        'EFFECT_RESOLVED', 'EFFECT_CANCELLED', 'EFFECT_PARKED', 'EFFECT_SUPERSEDED', 'EFFECT_REUSED',
+        'CHILD_RUN_STARTED', 'TIMER_SET', 'TIMER_FIRED')),
+    CONSTRAINT effect_rows_name_their_effect
+        CHECK ((type LIKE 'EFFECT\_%') <= (effect_id IS NOT NULL AND effect_key IS NOT NULL))
+);
+COMMENT ON TABLE journal IS 'The truth: append-only, seq dense from 1 within a run, in commit order.';
+COMMENT ON COLUMN journal.data IS 'proto3 JSON of the data message of backburner.journal.v1.JournalEvent, by type.';
+CREATE UNIQUE INDEX journal_settles_once ON journal (effect_id)
+    WHERE type IN ('EFFECT_RESOLVED', 'EFFECT_CANCELLED');
+CREATE UNIQUE INDEX journal_dispatches_once ON journal (effect_id, attempt) WHERE type = 'EFFECT_DISPATCHED';
+CREATE UNIQUE INDEX journal_fails_once ON journal (effect_id, attempt)
+    WHERE type IN ('EFFECT_ATTEMPT_FAILED', 'EFFECT_ATTEMPT_LOST');
+
+CREATE TABLE effects (
+    effect_id uuid PRIMARY KEY,
+    run_id uuid NOT NULL,
+    key text NOT NULL,
+    namespace text NOT NULL,
+    kind text NOT NULL CHECK (kind IN ('SHELL', 'FUNCTION', 'AGENT', 'EXTERNAL', 'RUN', 'TIMER')),
+    name text NOT NULL,
+    harness text NOT NULL,
+    pool text NOT NULL,
+    background boolean NOT NULL,
+    state text NOT NULL CHECK (state IN ('QUEUED', 'DISPATCHED', 'RUNNING', 'WAITING', 'PARKED', 'CANCELLING',
+                                         'SUCCEEDED', 'FAILED', 'CANCELLED', 'TIMED_OUT')),
+    attempt int NOT NULL DEFAULT 0,
+    starts int NOT NULL DEFAULT 0,
+    capabilities text[] NOT NULL,
+    executor_labels jsonb NOT NULL,
+    executor_id text,
+    incarnation text,
+    session_no int,
+    token_hash bytea,
+    cancel_reason text,
+    cancel_message text,
+    requested_seq bigint NOT NULL,
+    settled_seq bigint,
+    requested_at timestamptz NOT NULL,
+    dispatched_at timestamptz,
+    started_at timestamptz,
+    settled_at timestamptz,
+    last_activity_at timestamptz,
+    not_before timestamptz,
+    queue_deadline timestamptz,
+    total_deadline timestamptz,
+    max_attempts int NOT NULL,
+    initial_s double precision NOT NULL,
+    backoff double precision NOT NULL,
+    max_interval_s double precision NOT NULL,
+    non_retryable text[] NOT NULL,
+    priority int NOT NULL,
+    group_id text,
+    group_max int,
+    on_run_end text NOT NULL,
+    labels jsonb NOT NULL,
+    poll_interval_s double precision NOT NULL,
+    progress jsonb,
+    usage jsonb,
+    progress_ordinal int NOT NULL DEFAULT 0,
+    progress_rows int NOT NULL DEFAULT 0,
+    reason text,
+    elapsed_s double precision,
+    UNIQUE (run_id, key),
+    CONSTRAINT settled_exactly_when_terminal
+        CHECK ((state IN ('SUCCEEDED', 'FAILED', 'CANCELLED', 'TIMED_OUT')) = (settled_seq IS NOT NULL)),
+    CONSTRAINT live_attempts_have_an_executor
+        CHECK ((state IN ('DISPATCHED', 'RUNNING', 'CANCELLING')) <= (executor_id IS NOT NULL AND attempt > 0))
+) WITH (fillfactor = 70);
+COMMENT ON TABLE effects IS 'One row an effect: its state now. Spec and result lie in the journal, at requested_seq and settled_seq.';
+CREATE INDEX effects_live ON effects (executor_id) WHERE state IN ('DISPATCHED', 'RUNNING', 'CANCELLING');
+CREATE INDEX effects_grouped ON effects (run_id, group_id)
+    WHERE group_id IS NOT NULL AND state IN ('DISPATCHED', 'RUNNING', 'CANCELLING');
+CREATE INDEX effects_open ON effects (run_id) WHERE settled_seq IS NULL;
+CREATE INDEX effects_deadlines ON effects (least(queue_deadline, total_deadline))
+    WHERE state IN ('QUEUED', 'WAITING', 'PARKED') AND least(queue_deadline, total_deadline) IS NOT NULL;
+CREATE INDEX effects_waiting ON effects (namespace, effect_id) WHERE state = 'WAITING';
+
+CREATE TABLE dispatch_queue (
+    effect_id uuid PRIMARY KEY,
+    run_id uuid NOT NULL,
+    namespace text NOT NULL,
+    pool text NOT NULL,
+    capabilities text[] NOT NULL,
+    executor_labels jsonb NOT NULL,
+    background boolean NOT NULL,
+    priority int NOT NULL,
+    group_id text,
+    group_max int,
+    enqueued_at timestamptz NOT NULL,
+    not_before timestamptz NOT NULL,
+    rank timestamptz NOT NULL
+) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 500);
+COMMENT ON TABLE dispatch_queue IS 'What waits for a slot. Small and hot: a row lives from the request to the claim.';
+COMMENT ON COLUMN dispatch_queue.rank IS
+    'enqueued_at less 30 s for each step of priority: so waiting 30 s is worth one step, and the order is indexable.';
+CREATE INDEX dispatch_queue_next ON dispatch_queue (namespace, pool, background, rank);
+
+CREATE TABLE timers (
+    run_id uuid NOT NULL,
+    ordinal int NOT NULL,
+    fire_at timestamptz NOT NULL,
+    seq bigint NOT NULL,
+    PRIMARY KEY (run_id, ordinal)
+);
+COMMENT ON TABLE timers IS 'Durable timers that were set and have not fired. Projection of TIMER_SET and TIMER_FIRED.';
+
+CREATE TABLE effect_output (
+    effect_id uuid NOT NULL,
+    attempt int NOT NULL,
+    stream smallint NOT NULL CHECK (stream IN (1, 2)),
+    offset_ bigint NOT NULL CHECK (offset_ >= 0),
+    run_id uuid NOT NULL,
+    data bytea NOT NULL,
+    PRIMARY KEY (effect_id, attempt, stream, offset_)
+);
+COMMENT ON TABLE effect_output IS 'Captured stdout (1) and stderr (2) by byte offset; a hole is what was not kept.';
+
+CREATE TABLE blobs (
+    run_id uuid NOT NULL,
+    digest text NOT NULL,
+    media_type text NOT NULL,
+    content bytea NOT NULL,
+    PRIMARY KEY (run_id, digest)
+);
+COMMENT ON TABLE blobs IS 'Payloads too large to lie in the journal, by SHA-256. They belong to a run.';
+
+CREATE TABLE shards (
+    shard int PRIMARY KEY,
+    owner text,
+    epoch bigint NOT NULL DEFAULT 0,
+    expires_at timestamptz NOT NULL DEFAULT '-infinity'
+) WITH (fillfactor = 50);
+COMMENT ON TABLE shards IS 'Leases of the shards, by the database clock. A new owner is a new epoch.';
+INSERT INTO shards (shard) SELECT generate_series(0, 15);
+
+CREATE TABLE schedulers (
+    scheduler_id text PRIMARY KEY,
+    address text NOT NULL,
+    version text NOT NULL,
+    started_at timestamptz NOT NULL,
+    seen_at timestamptz NOT NULL
+);
+COMMENT ON TABLE schedulers IS 'Replicas of the scheduler service, seen within the last day.';
+
+CREATE TABLE executors (
+    executor_id text PRIMARY KEY,
+    incarnation text NOT NULL,
+    session_no int NOT NULL,
+    holder text NOT NULL,
+    address text NOT NULL,
+    namespace text NOT NULL,
+    pools jsonb NOT NULL,
+    capabilities text[] NOT NULL,
+    labels jsonb NOT NULL,
+    version text NOT NULL,
+    state text NOT NULL CHECK (state IN ('CONNECTED', 'DISCONNECTED', 'DRAINING', 'LOST')),
+    connected_at timestamptz NOT NULL,
+    seen_at timestamptz NOT NULL,
+    clock_skew_s double precision NOT NULL
+) WITH (fillfactor = 50);
+COMMENT ON TABLE executors IS 'Executors, and the number of the session that their dispatches belong to.';
+
+CREATE TABLE requests (
+    namespace text NOT NULL,
+    request_id text NOT NULL,
+    kind text NOT NULL,
+    digest text NOT NULL,
+    answer jsonb NOT NULL,
+    created_at timestamptz NOT NULL,
+    PRIMARY KEY (namespace, request_id)
+);
+COMMENT ON TABLE requests IS 'Answers of calls that carry a request id, for 24 hours.';
+
+-- Append-only for everybody, the owner of the table included: not a matter of discipline.
+CREATE FUNCTION journal_is_append_only() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'the journal is append-only: % is refused', tg_op
+        USING ERRCODE = 'BB001', HINT = 'whole runs are removed by retention';
+END
+$$;
+CREATE TRIGGER journal_is_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON journal
+    FOR EACH STATEMENT EXECUTE FUNCTION journal_is_append_only();

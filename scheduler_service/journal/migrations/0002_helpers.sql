@@ -1,0 +1,32 @@
+-- Helpers of the functions. None of them writes.
+
+-- Contract of the functions with the services, and the range that this schema serves.
+CREATE FUNCTION contract_v1() RETURNS TABLE (lowest int, highest int) LANGUAGE sql STABLE AS $$ SELECT 1, 1 $$;
+
+-- Shard of a run. The services compute the same: the last four bytes of the id, modulo 16.
+CREATE FUNCTION shard_of(run_id uuid) RETURNS int LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT get_byte(uuid_send(run_id), 15) % 16
+$$;
+
+-- {name: value}, or {} for no value: proto3 JSON leaves out what is not set.
+CREATE FUNCTION field(name text, value jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT CASE WHEN value IS NULL OR value IN ('null', '""') THEN '{}'::jsonb ELSE jsonb_build_object(name, value) END
+$$;
+
+-- A proto3 JSON duration.
+CREATE FUNCTION duration(seconds double precision) RETURNS jsonb LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT CASE WHEN seconds IS NOT NULL THEN to_jsonb(round(seconds::numeric, 6)::text || 's') END
+$$;
+
+-- A proto3 JSON timestamp.
+CREATE FUNCTION moment(at timestamptz) RETURNS jsonb LANGUAGE sql STABLE PARALLEL SAFE AS $$
+    SELECT CASE WHEN at IS NOT NULL THEN to_jsonb(to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')) END
+$$;
+
+-- True for states in which an executor has, or may have, an attempt of the effect.
+CREATE FUNCTION is_live(state text) RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT state IN ('DISPATCHED', 'RUNNING', 'CANCELLING')
+$$;
+
+-- Most rows of a run that its owner may write; then only its end.
+CREATE FUNCTION history_max() RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT 200000::bigint $$;

@@ -1,0 +1,394 @@
+-- Runs: creation, the owner's appends, cancels, answers from outside.
+
+CREATE FUNCTION create_runs_v1(items jsonb)
+RETURNS TABLE (ord int, outcome text, run_id uuid, created boolean, head_seq bigint, epoch bigint,
+               recorded_at timestamptz, detail jsonb)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backburner, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    it record; known record; ep bigint; ts timestamptz;
+BEGIN
+    FOR it IN
+        SELECT (t.n - 1)::int AS ord, i.*
+        FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n),
+             jsonb_to_record(t.item) AS i(run_id uuid, namespace text, key text, process text, client_driven boolean,
+                 labels jsonb, input_digest text, parent_run_id uuid, parent_effect_id uuid, code_version text,
+                 actor text, data jsonb, owner jsonb)
+        ORDER BY i.namespace, i.key, i.run_id
+    LOOP
+        ts := clock_timestamp();
+        SELECT s.epoch INTO ep FROM shards s
+            WHERE s.shard = shard_of(it.run_id) AND s.owner = it.owner->>'scheduler_id' AND s.expires_at > ts;
+        INSERT INTO runs AS r (run_id, namespace, key, process, client_driven, state, labels, input_digest,
+                               parent_run_id, parent_effect_id, code_version, created_at)
+            VALUES (it.run_id, it.namespace, it.key, it.process, it.client_driven, 'RUNNING', it.labels,
+                    it.input_digest, it.parent_run_id, it.parent_effect_id, coalesce(it.code_version, ''), ts)
+            ON CONFLICT DO NOTHING;
+        IF FOUND THEN
+            INSERT INTO run_heads (run_id, shard, seq, epoch, recorded_at, state)
+                VALUES (it.run_id, shard_of(it.run_id), 1, coalesce(ep, 0), ts, 'RUNNING');
+            INSERT INTO journal (run_id, seq, type, recorded_at, writer, data)
+                VALUES (it.run_id, 1, 'RUN_CREATED', ts, it.actor, it.data);
+            RETURN QUERY SELECT it.ord, 'ok', it.run_id, true, 1::bigint, coalesce(ep, 0), ts, '{}'::jsonb;
+            CONTINUE;
+        END IF;
+        SELECT r.run_id, r.input_digest, h.seq, h.epoch, h.recorded_at INTO known
+            FROM runs r JOIN run_heads h USING (run_id)
+            WHERE r.run_id = it.run_id OR (r.namespace = it.namespace AND r.key = it.key)
+            ORDER BY (r.run_id = it.run_id) DESC LIMIT 1;
+        RETURN QUERY SELECT it.ord,
+            CASE WHEN known.input_digest = it.input_digest THEN 'ok' ELSE 'key_conflict' END,
+            known.run_id, false, known.seq, known.epoch, known.recorded_at,
+            jsonb_build_object('recorded_digest', known.input_digest);
+    END LOOP;
+END
+$$;
+
+-- The rows of one iteration of each run, and everything that follows from them, in one commit.
+CREATE FUNCTION append_v1(items jsonb)
+RETURNS TABLE (ord int, outcome text, first_seq bigint, head_seq bigint, recorded_at timestamptz,
+               extra jsonb, detail jsonb)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backburner, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    it record; h run_heads; rws jsonb; n int; types text[]; ts timestamptz; more jsonb; answers jsonb;
+    many boolean := jsonb_array_length(items) > 1; requested int; settled int;
+BEGIN
+    FOR it IN
+        SELECT (t.n - 1)::int AS ord, (t.item->>'run_id')::uuid AS run_id, (t.item->>'epoch')::bigint AS epoch,
+               (t.item->>'iteration')::bigint AS iteration, t.item->>'actor' AS actor, t.item->'rows' AS rws
+        FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n) ORDER BY 2
+    LOOP
+        IF many THEN
+            SELECT * INTO h FROM run_heads WHERE run_id = it.run_id FOR UPDATE SKIP LOCKED;
+        ELSE
+            SELECT * INTO h FROM run_heads WHERE run_id = it.run_id FOR UPDATE;
+        END IF;
+        n := jsonb_array_length(it.rws);
+        types := ARRAY(SELECT DISTINCT r->>'type' FROM jsonb_array_elements(it.rws) r);
+        outcome := CASE
+            WHEN h.run_id IS NULL AND EXISTS (SELECT FROM run_heads WHERE run_id = it.run_id) THEN 'busy'
+            WHEN h.run_id IS NULL THEN 'not_found'
+            WHEN h.epoch <> it.epoch THEN 'stale_epoch'
+            WHEN h.iteration = it.iteration THEN 'already'
+            WHEN h.iteration + 1 <> it.iteration THEN 'stale_iteration'
+            WHEN NOT h.open THEN 'run_closed'
+            WHEN h.seq + n > history_max() AND types && '{EFFECT_REQUESTED,TIMER_SET,PROCESS_LOG,RUN_REPORTED}'
+                THEN 'history_limit'
+            ELSE 'ok' END;
+        IF outcome <> 'ok' THEN
+            RETURN QUERY SELECT it.ord, outcome, 0::bigint, coalesce(h.seq, 0), h.recorded_at, '[]'::jsonb, '{}'::jsonb;
+            CONTINUE;
+        END IF;
+        ts := greatest(clock_timestamp(), h.recorded_at);
+        rws := it.rws;
+        more := '[]';
+        answers := '{}';
+        requested := 0;
+        settled := 0;
+        IF 'EFFECT_REQUESTED' = ANY (types) THEN
+            SELECT a.more, a.requested INTO more, requested FROM request_effects(h, rws, n, ts) a;
+        END IF;
+        IF types && '{EFFECT_CANCEL_REQUESTED,EFFECT_RESOLVED}' THEN
+            SELECT a.rws, more || a.more, a.detail, a.settled INTO rws, more, answers, settled
+                FROM settle_idle(h, rws, h.seq + n + jsonb_array_length(more), ts) a;
+        END IF;
+        INSERT INTO journal (run_id, seq, type, cause, effect_id, effect_key, attempt, recorded_at, writer, data)
+            SELECT it.run_id, h.seq + r.o, r.item->>'type', coalesce((r.item->>'cause')::bigint, 0),
+                   (r.item->>'effect_id')::uuid, r.item->>'effect_key', coalesce((r.item->>'attempt')::int, 0), ts,
+                   it.actor, r.item->'data'
+            FROM jsonb_array_elements(rws) WITH ORDINALITY r(item, o);
+        IF jsonb_array_length(more) > 0 THEN
+            INSERT INTO journal (run_id, seq, type, effect_id, effect_key, attempt, recorded_at, writer, data)
+                SELECT it.run_id, m.seq, m.type, m.effect_id, m.effect_key, coalesce(m.attempt, 0), ts, it.actor, m.data
+                FROM jsonb_to_recordset(more) AS m(seq bigint, type text, effect_id uuid, effect_key text,
+                                                   attempt int, data jsonb);
+        END IF;
+        IF types && '{TIMER_SET,TIMER_FIRED}' THEN
+            INSERT INTO timers (run_id, ordinal, fire_at, seq)
+                SELECT it.run_id, (r.item->'data'->>'ordinal')::int, (r.item->'data'->>'fire_at')::timestamptz, h.seq + r.o
+                FROM jsonb_array_elements(rws) WITH ORDINALITY r(item, o) WHERE r.item->>'type' = 'TIMER_SET'
+                ON CONFLICT DO NOTHING;
+            DELETE FROM timers t USING jsonb_array_elements(rws) r(item)
+                WHERE t.run_id = it.run_id AND r.item->>'type' = 'TIMER_FIRED'
+                  AND t.ordinal = (r.item->'data'->>'ordinal')::int;
+        END IF;
+        h.seq := h.seq + n + jsonb_array_length(more);
+        IF types && '{RUN_CLOSING,RUN_COMPLETED,RUN_FAILED,RUN_CANCELLED,RUN_CONTINUED,RUN_HALTED,RUN_RESUMED,RUN_REPORTED,PROCESS_RUNTIME_ERROR}' THEN
+            SELECT * INTO h FROM project_run(h, rws, ts);
+        END IF;
+        UPDATE run_heads u SET seq = h.seq, iteration = it.iteration, recorded_at = ts, strikes = 0, open = h.open,
+                state = h.state, open_effects = u.open_effects + requested - settled
+            WHERE u.run_id = it.run_id;
+        RETURN QUERY SELECT it.ord, 'ok', h.seq - n - jsonb_array_length(more) + 1, h.seq, ts, more, answers;
+    END LOOP;
+END
+$$;
+
+-- Effects that are asked for: their rows, and for each either a dispatch (fast path) or a place in the queue.
+-- Answers with the further journal rows; `n` is the number of the append's own rows.
+CREATE FUNCTION request_effects(h run_heads, rws jsonb, n int, ts timestamptz, OUT more jsonb, OUT requested int)
+LANGUAGE plpgsql SET search_path = backburner, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    ns text := (SELECT namespace FROM runs WHERE run_id = h.run_id);
+BEGIN
+    WITH asked AS (
+        SELECT r.o, (r.item->>'effect_id')::uuid AS effect_id, r.item->>'effect_key' AS key, x.*,
+               x.dispatch->>'executor_id' AS d_executor, x.dispatch->>'incarnation' AS d_incarnation,
+               (x.dispatch->>'session_no')::int AS d_session
+        FROM jsonb_array_elements(rws) WITH ORDINALITY r(item, o),
+             jsonb_to_record(r.item->'x') AS x(kind text, name text, harness text, pool text, capabilities text[],
+                 background boolean, priority int, group_id text, group_max int, not_before timestamptz,
+                 queue_timeout_s double precision, total_timeout_s double precision, max_attempts int,
+                 initial_s double precision, backoff double precision, max_interval_s double precision,
+                 non_retryable text[], on_run_end text, labels jsonb, executor_labels jsonb,
+                 poll_interval_s double precision, dispatch jsonb)
+        WHERE r.item->>'type' = 'EFFECT_REQUESTED'
+    ), decided AS (
+        SELECT a.*, e.executor_id IS NOT NULL AND h.state IN ('RUNNING', 'CANCELLING')
+                    AND (a.group_id IS NULL OR a.group_max >=
+                        row_number() OVER (PARTITION BY a.group_id, e.executor_id IS NULL ORDER BY a.o)
+                        + (SELECT count(*) FROM effects l
+                           WHERE l.run_id = h.run_id AND l.group_id = a.group_id
+                             AND l.state IN ('DISPATCHED', 'RUNNING', 'CANCELLING'))) AS granted,
+               a.kind IN ('SHELL', 'FUNCTION', 'AGENT') AS by_executor
+        FROM asked a LEFT JOIN executors e
+             ON e.executor_id = a.d_executor AND e.incarnation = a.d_incarnation AND e.session_no = a.d_session
+    ), placed AS (
+        INSERT INTO effects (effect_id, run_id, key, namespace, kind, name, harness, pool, background, state, attempt,
+                             starts, capabilities, executor_labels, executor_id, incarnation, session_no, token_hash,
+                             requested_seq, requested_at, dispatched_at, not_before, queue_deadline, total_deadline,
+                             max_attempts, initial_s, backoff, max_interval_s, non_retryable, priority, group_id,
+                             group_max, on_run_end, labels, poll_interval_s)
+            SELECT d.effect_id, h.run_id, d.key, ns, d.kind, d.name,
+                   CASE WHEN granted THEN d.dispatch->>'harness' ELSE d.harness END, d.pool, d.background,
+                   CASE WHEN granted THEN 'DISPATCHED' WHEN by_executor THEN 'QUEUED' ELSE 'WAITING' END,
+                   granted::int, granted::int, d.capabilities, d.executor_labels,
+                   CASE WHEN granted THEN d_executor END, CASE WHEN granted THEN d_incarnation END,
+                   CASE WHEN granted THEN d_session END,
+                   CASE WHEN granted THEN decode(d.dispatch->>'token_hash', 'hex') END,
+                   h.seq + d.o, ts, CASE WHEN granted THEN ts END, d.not_before,
+                   ts + make_interval(secs => d.queue_timeout_s), ts + make_interval(secs => d.total_timeout_s),
+                   d.max_attempts, d.initial_s, d.backoff, d.max_interval_s, d.non_retryable, d.priority, d.group_id,
+                   d.group_max, d.on_run_end, d.labels, d.poll_interval_s
+            FROM decided d
+    ), queued AS (
+        INSERT INTO dispatch_queue (effect_id, run_id, namespace, pool, capabilities, executor_labels, background,
+                                    priority, group_id, group_max, enqueued_at, not_before, rank)
+            SELECT d.effect_id, h.run_id, ns, d.pool, d.capabilities, d.executor_labels, d.background, d.priority,
+                   d.group_id, d.group_max, ts, coalesce(d.not_before, ts), ts - d.priority * interval '30 s'
+            FROM decided d WHERE d.by_executor AND NOT d.granted
+    )
+    SELECT count(*),
+           coalesce(jsonb_agg(jsonb_build_object(
+               'seq', h.seq + n + d.place, 'type', 'EFFECT_DISPATCHED', 'effect_id', d.effect_id,
+               'effect_key', d.key, 'attempt', 1,
+               'data', jsonb_build_object('executor_id', d.d_executor, 'incarnation', d.d_incarnation,
+                                          'session_no', d.d_session, 'harness', d.dispatch->>'harness'))
+               ORDER BY d.o) FILTER (WHERE d.granted), '[]')
+        INTO requested, more
+        FROM (SELECT *, count(*) FILTER (WHERE granted) OVER (ORDER BY o) AS place FROM decided) d;
+END
+$$;
+
+-- Cancels, and settlements of effects that no executor has. Answers with the rows as they are to be appended (a cancel
+-- of a settled effect is marked as no-op, a refused settlement becomes evidence), the further rows, and whom to tell.
+CREATE FUNCTION settle_idle(h run_heads, INOUT rws jsonb, after_seq bigint, ts timestamptz,
+                            OUT more jsonb, OUT detail jsonb, OUT settled int)
+LANGUAGE plpgsql SET search_path = backburner, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    r record; e effects; cancels jsonb := '[]'; refused jsonb := '[]'; row_ jsonb;
+BEGIN
+    more := '[]';
+    settled := 0;
+    PERFORM 1 FROM effects WHERE effect_id IN (
+        SELECT (i->>'effect_id')::uuid FROM jsonb_array_elements(rws) i
+        WHERE i->>'type' IN ('EFFECT_CANCEL_REQUESTED', 'EFFECT_RESOLVED')) ORDER BY effect_id FOR UPDATE;
+    FOR r IN SELECT (o - 1)::int AS o, item FROM jsonb_array_elements(rws) WITH ORDINALITY t(item, o)
+             WHERE item->>'type' IN ('EFFECT_CANCEL_REQUESTED', 'EFFECT_RESOLVED') ORDER BY 1
+    LOOP
+        SELECT * INTO e FROM effects WHERE effect_id = (r.item->>'effect_id')::uuid AND run_id = h.run_id;
+        IF r.item->>'type' = 'EFFECT_RESOLVED' THEN
+            IF e.settled_seq IS NOT NULL OR is_live(e.state) THEN
+                row_ := r.item || jsonb_build_object('type', 'EFFECT_SUPERSEDED', 'data', jsonb_build_object(
+                    'refused_type', 'EFFECT_RESOLVED', 'refused_data', r.item->'data',
+                    'cause', CASE WHEN e.settled_seq IS NULL THEN 'live_attempt' ELSE 'settled' END));
+                rws := jsonb_set(rws, ARRAY[r.o::text], row_);
+                refused := refused || to_jsonb(r.o);
+            ELSE
+                UPDATE effects SET state = replace(r.item->'data'->>'state', 'EFFECT_STATE_', ''),
+                        settled_seq = h.seq + r.o + 1, settled_at = ts,
+                        reason = replace(r.item->'data'->'error'->>'reason', 'EFFECT_REASON_', '')
+                    WHERE effect_id = e.effect_id;
+                DELETE FROM dispatch_queue WHERE effect_id = e.effect_id;
+                settled := settled + 1;
+            END IF;
+        ELSIF e.settled_seq IS NOT NULL THEN
+            rws := jsonb_set(rws, ARRAY[r.o::text, 'data', 'no_op'], 'true');
+        ELSE
+            UPDATE effects SET cancel_reason = coalesce(cancel_reason, r.item->'data'->>'reason'),
+                    cancel_message = coalesce(cancel_message, r.item->'data'->>'message'),
+                    state = CASE WHEN is_live(state) THEN 'CANCELLING' ELSE state END
+                WHERE effect_id = e.effect_id;
+            IF is_live(e.state) THEN
+                cancels := cancels || jsonb_build_object('effect_id', e.effect_id, 'attempt', e.attempt,
+                    'executor_id', e.executor_id, 'incarnation', e.incarnation,
+                    'reason', r.item->'data'->'reason', 'message', r.item->'data'->'message');
+            ELSE
+                more := more || cancelled_row(e, r.item->'data', after_seq + jsonb_array_length(more) + 1, ts);
+                settled := settled + 1;
+            END IF;
+        END IF;
+    END LOOP;
+    detail := jsonb_build_object('cancels', cancels) || CASE WHEN refused = '[]' THEN '{}'
+        ELSE jsonb_build_object('refused', refused) END;
+END
+$$;
+
+-- Settles an effect without live attempt as cancelled; answers with its journal row.
+CREATE FUNCTION cancelled_row(e effects, why jsonb, at_seq bigint, ts timestamptz) RETURNS jsonb
+LANGUAGE plpgsql SET search_path = backburner, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+    UPDATE effects SET state = 'CANCELLED', settled_seq = at_seq, settled_at = ts,
+            reason = replace(why->>'reason', 'EFFECT_REASON_', '')
+        WHERE effect_id = e.effect_id;
+    DELETE FROM dispatch_queue WHERE effect_id = e.effect_id;
+    RETURN jsonb_build_object('seq', at_seq, 'type', 'EFFECT_CANCELLED', 'effect_id', e.effect_id,
+        'effect_key', e.key, 'attempt', e.attempt,
+        'data', field('reason', why->'reason') || field('message', why->'message'));
+END
+$$;
+
+-- Projects the rows about the run itself into `runs`; answers with the head as it is then.
+CREATE FUNCTION project_run(h run_heads, rws jsonb, ts timestamptz) RETURNS run_heads
+LANGUAGE plpgsql SET search_path = backburner, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    r record; ended text;
+BEGIN
+    FOR r IN SELECT item->>'type' AS type, item->'data' AS data
+             FROM jsonb_array_elements(rws) WITH ORDINALITY t(item, o)
+             WHERE item->>'type' LIKE 'RUN\_%' OR item->>'type' = 'PROCESS_RUNTIME_ERROR' ORDER BY o
+    LOOP
+        IF r.type = 'RUN_REPORTED' THEN
+            UPDATE runs SET report = r.data WHERE run_id = h.run_id;
+            CONTINUE;
+        END IF;
+        h.state := CASE r.type
+            WHEN 'RUN_CLOSING' THEN 'CLOSING' WHEN 'RUN_HALTED' THEN 'HALTED'
+            WHEN 'PROCESS_RUNTIME_ERROR' THEN 'PROCESS_ERROR'
+            WHEN 'RUN_RESUMED' THEN CASE WHEN h.cancel_requested THEN 'CANCELLING' ELSE 'RUNNING' END
+            ELSE replace(r.type, 'RUN_', '') END;
+        h.open := r.type NOT IN ('RUN_COMPLETED', 'RUN_FAILED', 'RUN_CANCELLED', 'RUN_CONTINUED');
+        UPDATE runs SET state = h.state, ended_at = CASE WHEN NOT h.open THEN ts END,
+                end_seq = CASE WHEN NOT h.open THEN h.seq END,
+                error = CASE WHEN r.type = 'RUN_RESUMED' THEN NULL ELSE coalesce(r.data->'error', error) END,
+                unobserved_failures = coalesce((r.data->>'unobserved_failures')::int, unobserved_failures)
+            WHERE run_id = h.run_id;
+    END LOOP;
+    IF NOT h.open THEN
+        DELETE FROM timers WHERE run_id = h.run_id;
+    END IF;
+    RETURN h;
+END
+$$;
+
+-- A cancel from outside: durable when this returns.
+CREATE FUNCTION request_cancels_v1(items jsonb)
+RETURNS TABLE (ord int, outcome text, head_seq bigint, recorded_at timestamptz, extra jsonb, detail jsonb)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backburner, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    it record; h run_heads; e effects; ts timestamptz; rws jsonb; a record;
+BEGIN
+    FOR it IN
+        SELECT (t.n - 1)::int AS ord, i.* FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n),
+             jsonb_to_record(t.item) AS i(run_id uuid, effect_id uuid, reason text, message text, actor text)
+        ORDER BY i.run_id, i.effect_id
+    LOOP
+        SELECT * INTO h FROM run_heads WHERE run_id = it.run_id FOR UPDATE;
+        SELECT * INTO e FROM effects WHERE effect_id = it.effect_id AND run_id = it.run_id;
+        outcome := CASE
+            WHEN h.run_id IS NULL OR (it.effect_id IS NOT NULL AND e.effect_id IS NULL) THEN 'not_found'
+            WHEN e.settled_seq IS NOT NULL THEN 'settled'
+            WHEN e.cancel_reason IS NOT NULL THEN 'already'
+            WHEN it.effect_id IS NULL AND NOT h.open THEN 'run_closed'
+            WHEN it.effect_id IS NULL AND h.cancel_requested THEN 'already'
+            ELSE 'ok' END;
+        IF outcome <> 'ok' THEN
+            RETURN QUERY SELECT it.ord, outcome, coalesce(h.seq, 0), h.recorded_at, '[]'::jsonb, '{"cancels": []}'::jsonb;
+            CONTINUE;
+        END IF;
+        ts := greatest(clock_timestamp(), h.recorded_at);
+        IF it.effect_id IS NULL THEN
+            rws := jsonb_build_array(jsonb_build_object('seq', h.seq + 1, 'type', 'RUN_CANCEL_REQUESTED',
+                'data', field('reason', to_jsonb(it.message))));
+            UPDATE runs SET state = CASE WHEN state = 'RUNNING' THEN 'CANCELLING' ELSE state END,
+                    cancel_requested_at = ts, cancel_reason = it.message WHERE run_id = it.run_id;
+            UPDATE run_heads u SET cancel_requested = true,
+                    state = CASE WHEN u.state = 'RUNNING' THEN 'CANCELLING' ELSE u.state END WHERE u.run_id = it.run_id;
+            detail := '{"cancels": []}';
+        ELSE
+            rws := jsonb_build_array(jsonb_build_object('seq', h.seq + 1, 'type', 'EFFECT_CANCEL_REQUESTED',
+                'effect_id', it.effect_id, 'effect_key', e.key, 'attempt', e.attempt,
+                'data', field('reason', to_jsonb(it.reason)) || field('message', to_jsonb(it.message))));
+            SELECT * INTO a FROM settle_idle(h, rws, h.seq + 1, ts);
+            rws := a.rws || a.more;
+            detail := a.detail;
+            UPDATE run_heads u SET open_effects = u.open_effects - a.settled WHERE u.run_id = it.run_id;
+        END IF;
+        INSERT INTO journal (run_id, seq, type, effect_id, effect_key, attempt, recorded_at, writer, data)
+            SELECT it.run_id, m.seq, m.type, m.effect_id, m.effect_key, coalesce(m.attempt, 0), ts, it.actor, m.data
+            FROM jsonb_to_recordset(rws) AS m(seq bigint, type text, effect_id uuid, effect_key text, attempt int,
+                                              data jsonb);
+        UPDATE run_heads u SET seq = u.seq + jsonb_array_length(rws), recorded_at = ts WHERE u.run_id = it.run_id;
+        RETURN QUERY SELECT it.ord, 'ok', h.seq + jsonb_array_length(rws), ts, rws, detail;
+    END LOOP;
+END
+$$;
+
+-- An answer from outside to an effect that no executor has.
+CREATE FUNCTION resolve_external_v1(items jsonb)
+RETURNS TABLE (ord int, outcome text, head_seq bigint, recorded_at timestamptz, extra jsonb)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backburner, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    it record; h run_heads; e effects; ts timestamptz; d jsonb; was jsonb; rws jsonb;
+BEGIN
+    FOR it IN
+        SELECT (t.n - 1)::int AS ord, i.* FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n),
+             jsonb_to_record(t.item) AS i(run_id uuid, effect_id uuid, actor text, state text, result jsonb, error jsonb)
+        ORDER BY i.run_id, i.effect_id
+    LOOP
+        SELECT * INTO h FROM run_heads WHERE run_id = it.run_id FOR UPDATE;
+        SELECT * INTO e FROM effects WHERE effect_id = it.effect_id AND run_id = it.run_id;
+        d := jsonb_build_object('state', it.state) || field('result', it.result) || field('error', it.error)
+             || field('resolved_by', to_jsonb(it.actor));
+        SELECT data INTO was FROM journal WHERE run_id = it.run_id AND seq = e.settled_seq;
+        outcome := CASE
+            WHEN h.run_id IS NULL OR e.effect_id IS NULL THEN 'not_found'
+            WHEN e.kind <> 'EXTERNAL' THEN 'has_executor'
+            WHEN e.settled_seq IS NULL THEN 'ok'
+            WHEN was - 'resolved_by' = d - 'resolved_by' THEN 'already'
+            ELSE 'settled' END;
+        IF outcome <> 'ok' THEN
+            RETURN QUERY SELECT it.ord, outcome, coalesce(h.seq, 0), h.recorded_at, '[]'::jsonb;
+            CONTINUE;
+        END IF;
+        ts := greatest(clock_timestamp(), h.recorded_at);
+        UPDATE effects SET state = replace(it.state, 'EFFECT_STATE_', ''), settled_seq = h.seq + 1, settled_at = ts,
+                reason = replace(it.error->>'reason', 'EFFECT_REASON_', '')
+            WHERE effect_id = it.effect_id;
+        INSERT INTO journal (run_id, seq, type, effect_id, effect_key, recorded_at, writer, data)
+            VALUES (it.run_id, h.seq + 1, 'EFFECT_RESOLVED', it.effect_id, e.key, ts, it.actor, d);
+        UPDATE run_heads u SET seq = h.seq + 1, recorded_at = ts, open_effects = u.open_effects - 1
+            WHERE u.run_id = it.run_id;
+        rws := jsonb_build_array(jsonb_build_object('seq', h.seq + 1, 'type', 'EFFECT_RESOLVED',
+            'effect_id', it.effect_id, 'effect_key', e.key, 'attempt', 0, 'data', d));
+        RETURN QUERY SELECT it.ord, 'ok', h.seq + 1, ts, rws;
+    END LOOP;
+END
+$$;

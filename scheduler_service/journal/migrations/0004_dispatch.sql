@@ -1,0 +1,255 @@
+-- Dispatch: claims from the queue, sessions of executors, attempts that are lost.
+
+-- Takes queued effects for one session: foreground first, then by rank. Picks without lock, locks the heads of what it
+-- picked, looks again, and only then assigns. A head that somebody holds is left for the next claim.
+CREATE FUNCTION claim_v1(p jsonb)
+RETURNS TABLE (token_index int, run_id uuid, effect_id uuid, effect_key text, attempt int, name text, harness text,
+               pool text, background boolean, spec text, total_remaining_s double precision, seq bigint,
+               recorded_at timestamptz, data jsonb, head_seq bigint)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backburner, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    ns text := p->>'namespace';
+    caps text[] := ARRAY(SELECT jsonb_array_elements_text(p->'capabilities'));
+    tokens text[] := ARRAY(SELECT jsonb_array_elements_text(p->'token_hashes'));
+    executor text := p->>'executor_id';
+    pl record; bucket record; h run_heads; ts timestamptz;
+    picked uuid[] := '{}'; fore uuid[]; back uuid[]; taken int := 0; got int;
+BEGIN
+    IF NOT EXISTS (SELECT FROM executors e WHERE e.executor_id = executor AND e.incarnation = p->>'incarnation'
+                   AND e.session_no = (p->>'session_no')::int AND e.state = 'CONNECTED') THEN
+        RETURN;
+    END IF;
+    FOR pl IN SELECT * FROM jsonb_to_recordset(p->'pools') AS x(pool text, foreground int, background int) LOOP
+        fore := ARRAY(SELECT q.effect_id FROM dispatch_queue q
+            WHERE q.namespace = ns AND q.pool = pl.pool AND NOT q.background AND q.not_before <= clock_timestamp()
+              AND q.capabilities && caps AND q.executor_labels <@ (p->'labels') ORDER BY q.rank LIMIT pl.foreground);
+        back := ARRAY(SELECT q.effect_id FROM dispatch_queue q
+            WHERE q.namespace = ns AND q.pool = pl.pool AND q.background AND q.not_before <= clock_timestamp()
+              AND q.capabilities && caps AND q.executor_labels <@ (p->'labels') ORDER BY q.rank
+            LIMIT least(pl.background, pl.foreground - cardinality(fore)));
+        picked := picked || fore || back;
+    END LOOP;
+    IF cardinality(picked) = 0 THEN
+        RETURN;
+    END IF;
+    picked := picked[1:least((p->>'limit')::int, cardinality(tokens))];
+    FOR bucket IN SELECT q.run_id, array_agg(q.effect_id ORDER BY q.effect_id) AS ids FROM dispatch_queue q
+             WHERE q.effect_id = ANY (picked) GROUP BY q.run_id ORDER BY q.run_id
+    LOOP
+        SELECT * INTO h FROM run_heads u WHERE u.run_id = bucket.run_id FOR UPDATE SKIP LOCKED;
+        IF NOT FOUND OR h.state IN ('HALTED', 'PROCESS_ERROR') THEN
+            CONTINUE;
+        END IF;
+        ts := greatest(clock_timestamp(), h.recorded_at);
+        PERFORM 1 FROM effects e WHERE e.effect_id = ANY (bucket.ids) ORDER BY e.effect_id FOR UPDATE;
+        RETURN QUERY
+        WITH candidates AS (
+            SELECT e.*, row_number() OVER (PARTITION BY e.group_id ORDER BY e.background, e.requested_seq)
+                   + CASE WHEN e.group_id IS NULL THEN 0 ELSE (SELECT count(*) FROM effects l
+                          WHERE l.run_id = h.run_id AND l.group_id = e.group_id
+                            AND l.state IN ('DISPATCHED', 'RUNNING', 'CANCELLING')) END AS place
+            FROM effects e
+            WHERE e.effect_id = ANY (bucket.ids) AND e.state = 'QUEUED' AND e.cancel_reason IS NULL
+              AND (h.open OR e.on_run_end = 'DETACH')
+        ), chosen AS (
+            SELECT c.*, row_number() OVER (ORDER BY c.background, c.requested_seq)::int AS n,
+                   (SELECT a FROM unnest(c.capabilities) WITH ORDINALITY u(a, o) WHERE a = ANY (caps) ORDER BY o LIMIT 1) AS capability
+            FROM candidates c WHERE c.group_id IS NULL OR c.place <= c.group_max
+        ), gone AS (
+            DELETE FROM dispatch_queue q USING chosen c WHERE q.effect_id = c.effect_id
+        ), assigned AS (
+            UPDATE effects e SET state = 'DISPATCHED', attempt = c.attempt + 1, starts = c.starts + 1,
+                    executor_id = executor, incarnation = p->>'incarnation', session_no = (p->>'session_no')::int,
+                    token_hash = decode(tokens[taken + c.n], 'hex'), dispatched_at = ts, started_at = NULL,
+                    progress = NULL, progress_ordinal = 0, progress_rows = 0, last_activity_at = NULL,
+                    harness = harness_of(c.capability)
+                FROM chosen c WHERE e.effect_id = c.effect_id
+        ), written AS (
+            INSERT INTO journal (run_id, seq, type, effect_id, effect_key, attempt, recorded_at, writer, data)
+                SELECT h.run_id, h.seq + c.n, 'EFFECT_DISPATCHED', c.effect_id, c.key, c.attempt + 1, ts,
+                       'scheduler/' || coalesce(p->>'actor', ''),
+                       jsonb_build_object('executor_id', executor, 'incarnation', p->>'incarnation',
+                                          'session_no', (p->>'session_no')::int, 'harness', harness_of(c.capability))
+                FROM chosen c RETURNING *
+        )
+        SELECT taken + c.n - 1, h.run_id, c.effect_id, c.key, c.attempt + 1, c.name, harness_of(c.capability), c.pool,
+               c.background, (r.data->'spec')::text, extract(epoch FROM c.total_deadline - ts)::double precision,
+               w.seq, ts, w.data, h.seq + c.n
+        FROM chosen c JOIN written w ON w.effect_id = c.effect_id
+             JOIN journal r ON r.run_id = h.run_id AND r.seq = c.requested_seq;
+        GET DIAGNOSTICS got = ROW_COUNT;
+        -- rows of effects that are settled, cancelled or dispatched already are of no use to anybody
+        DELETE FROM dispatch_queue q USING effects e
+            WHERE q.effect_id = ANY (bucket.ids) AND e.effect_id = q.effect_id AND e.state <> 'QUEUED';
+        taken := taken + got;
+        IF got > 0 THEN
+            UPDATE run_heads u SET seq = h.seq + got, recorded_at = ts WHERE u.run_id = h.run_id;
+        END IF;
+    END LOOP;
+END
+$$;
+
+-- Harness that a capability stands for: `function/a.b` is `function`, `agent/codex` is `codex`.
+CREATE FUNCTION harness_of(capability text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT CASE WHEN capability LIKE 'agent/%' THEN substr(capability, 7) ELSE split_part(capability, '/', 1) END
+$$;
+
+-- A new session of an executor: its number is greater than every earlier one.
+CREATE FUNCTION executor_hello_v1(p jsonb) RETURNS TABLE (session_no int, previous_incarnation text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backburner, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    was executors;
+BEGIN
+    SELECT * INTO was FROM executors WHERE executor_id = p->>'executor_id' FOR UPDATE;
+    RETURN QUERY
+    INSERT INTO executors AS e (executor_id, incarnation, session_no, holder, address, namespace, pools, capabilities,
+                                labels, version, state, connected_at, seen_at, clock_skew_s)
+        VALUES (p->>'executor_id', p->>'incarnation', 1, p->>'holder', p->>'address', p->>'namespace', p->'pools',
+                ARRAY(SELECT jsonb_array_elements_text(p->'capabilities')), p->'labels', p->>'version',
+                CASE WHEN (p->>'draining')::boolean THEN 'DRAINING' ELSE 'CONNECTED' END,
+                clock_timestamp(), clock_timestamp(), (p->>'clock_skew_s')::double precision)
+        ON CONFLICT (executor_id) DO UPDATE SET incarnation = excluded.incarnation, session_no = e.session_no + 1,
+            holder = excluded.holder, address = excluded.address, namespace = excluded.namespace,
+            pools = excluded.pools, capabilities = excluded.capabilities, labels = excluded.labels,
+            version = excluded.version, state = excluded.state, connected_at = excluded.connected_at,
+            seen_at = excluded.seen_at, clock_skew_s = excluded.clock_skew_s
+        RETURNING e.session_no, coalesce(was.incarnation, '');
+END
+$$;
+
+-- Heartbeats. Not worth a flush: losing the last of them only makes an executor look a little older.
+CREATE FUNCTION executors_seen_v1(items jsonb) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backburner, pg_temp SET synchronous_commit = off AS $$
+BEGIN
+    UPDATE executors e SET seen_at = clock_timestamp(), state = i.state
+        FROM jsonb_to_recordset(items) AS i(executor_id text, session_no int, state text)
+        WHERE e.executor_id = i.executor_id AND e.session_no = i.session_no;
+END
+$$;
+
+-- The session has ended; a newer one is not touched. seen_at is left as it is: the grace counts from it.
+CREATE FUNCTION executor_gone_v1(p_executor_id text, p_session_no int) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = backburner, pg_temp AS $$
+    UPDATE executors SET state = 'DISCONNECTED' WHERE executor_id = p_executor_id AND session_no = p_session_no
+$$;
+
+-- Running attempts that an executor reported in a new session: from now on they belong to that session.
+CREATE FUNCTION readopt_v1(items jsonb) RETURNS TABLE (ord int, outcome text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backburner, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    it record;
+BEGIN
+    FOR it IN SELECT (t.n - 1)::int AS ord, i.* FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n),
+                     jsonb_to_record(t.item) AS i(run_id uuid, effect_id uuid, attempt int, executor_id text,
+                                                  incarnation text, session_no int)
+              ORDER BY i.effect_id
+    LOOP
+        UPDATE effects e SET session_no = it.session_no
+            WHERE e.effect_id = it.effect_id AND e.run_id = it.run_id AND e.attempt = it.attempt
+              AND e.executor_id = it.executor_id AND e.incarnation = it.incarnation AND is_live(e.state)
+              AND e.session_no <= it.session_no;
+        RETURN QUERY SELECT it.ord, CASE WHEN FOUND THEN 'ok' ELSE 'stale_attempt' END;
+    END LOOP;
+END
+$$;
+
+-- Attempts whose executor is gone, or that never reached it. Declared by the run's owner only.
+CREATE FUNCTION attempts_lost_v1(items jsonb)
+RETURNS TABLE (ord int, outcome text, head_seq bigint, recorded_at timestamptz, extra jsonb)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backburner, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    it record; h run_heads; e effects; ts timestamptz; wait double precision; again timestamptz; rws jsonb; ending jsonb;
+    counted int; many boolean := jsonb_array_length(items) > 1;
+BEGIN
+    FOR it IN
+        SELECT (t.n - 1)::int AS ord, i.* FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n),
+             jsonb_to_record(t.item) AS i(run_id uuid, epoch bigint, effect_id uuid, attempt int,
+                                          never_started boolean, reason text, message text, actor text)
+        ORDER BY i.run_id, i.effect_id
+    LOOP
+        IF many THEN
+            SELECT * INTO h FROM run_heads WHERE run_id = it.run_id FOR UPDATE SKIP LOCKED;
+        ELSE
+            SELECT * INTO h FROM run_heads WHERE run_id = it.run_id FOR UPDATE;
+        END IF;
+        SELECT * INTO e FROM effects WHERE effect_id = it.effect_id AND run_id = it.run_id FOR UPDATE;
+        outcome := CASE
+            WHEN h.run_id IS NULL AND EXISTS (SELECT FROM run_heads WHERE run_id = it.run_id) THEN 'busy'
+            WHEN h.run_id IS NULL OR e.effect_id IS NULL THEN 'not_found'
+            WHEN h.epoch <> it.epoch THEN 'stale_epoch'
+            WHEN e.settled_seq IS NOT NULL THEN 'settled'
+            WHEN e.attempt <> it.attempt OR NOT is_live(e.state) THEN 'stale_attempt'
+            ELSE 'ok' END;
+        IF outcome <> 'ok' THEN
+            RETURN QUERY SELECT it.ord, outcome, coalesce(h.seq, 0), h.recorded_at, '[]'::jsonb;
+            CONTINUE;
+        END IF;
+        ts := greatest(clock_timestamp(), h.recorded_at);
+        counted := e.starts - it.never_started::int;
+        wait := CASE WHEN it.never_started THEN 0 ELSE retry_pause(e.initial_s, e.backoff, e.max_interval_s, counted) END;
+        again := NULL;
+        IF e.cancel_reason IS NULL AND (e.total_deadline IS NULL OR ts + make_interval(secs => wait) < e.total_deadline)
+           AND (it.never_started OR (counted < e.max_attempts
+                AND replace(it.reason, 'EFFECT_REASON_', '') <> ALL (e.non_retryable))) THEN
+            again := ts + make_interval(secs => wait);
+        END IF;
+        rws := jsonb_build_array(jsonb_build_object('seq', h.seq + 1, 'type', 'EFFECT_ATTEMPT_LOST',
+            'effect_id', e.effect_id, 'effect_key', e.key, 'attempt', e.attempt,
+            'data', jsonb_build_object('reason', it.reason, 'message', it.message)
+                    || CASE WHEN it.never_started THEN '{"never_started": true}' ELSE '{}'::jsonb END
+                    || field('next_attempt_at', moment(again))));
+        IF again IS NOT NULL THEN
+            PERFORM requeue(e, ts, again, counted);
+        ELSE
+            ending := CASE WHEN e.cancel_reason IS NOT NULL
+                THEN jsonb_build_object('type', 'EFFECT_CANCELLED', 'data',
+                     field('reason', to_jsonb(e.cancel_reason)) || field('message', to_jsonb(e.cancel_message)))
+                ELSE jsonb_build_object('type', 'EFFECT_RESOLVED', 'data', jsonb_build_object(
+                     'state', 'EFFECT_STATE_FAILED',
+                     'error', jsonb_build_object('reason', it.reason, 'message', it.message))) END;
+            IF NOT it.never_started THEN
+                ending := jsonb_set(ending, '{data,death}', '"DEATH_UNPROVEN"');
+            END IF;
+            rws := rws || (ending || jsonb_build_object('seq', h.seq + 2, 'effect_id', e.effect_id,
+                                                        'effect_key', e.key, 'attempt', e.attempt));
+            UPDATE effects SET state = CASE WHEN e.cancel_reason IS NOT NULL THEN 'CANCELLED' ELSE 'FAILED' END,
+                    starts = counted, settled_seq = h.seq + 2, settled_at = ts, token_hash = NULL,
+                    reason = replace(coalesce(e.cancel_reason, it.reason), 'EFFECT_REASON_', '')
+                WHERE effect_id = e.effect_id;
+        END IF;
+        INSERT INTO journal (run_id, seq, type, effect_id, effect_key, attempt, recorded_at, writer, data)
+            SELECT it.run_id, m.seq, m.type, m.effect_id, m.effect_key, m.attempt, ts, it.actor, m.data
+            FROM jsonb_to_recordset(rws) AS m(seq bigint, type text, effect_id uuid, effect_key text, attempt int,
+                                              data jsonb);
+        UPDATE run_heads u SET seq = h.seq + jsonb_array_length(rws), recorded_at = ts,
+                open_effects = u.open_effects - (jsonb_array_length(rws) - 1)
+            WHERE u.run_id = it.run_id;
+        RETURN QUERY SELECT it.ord, 'ok', h.seq + jsonb_array_length(rws), ts, rws;
+    END LOOP;
+END
+$$;
+
+-- Pause before the next attempt, in seconds, when so many have started; up to half of it is taken off at random.
+CREATE FUNCTION retry_pause(initial_s double precision, backoff double precision, max_interval_s double precision,
+                            starts int) RETURNS double precision LANGUAGE sql VOLATILE AS $$
+    SELECT least(max_interval_s, initial_s * power(backoff, least(greatest(starts - 1, 0), 60)))
+           * (1 - 0.5 * random())
+$$;
+
+-- Puts an effect back in the queue after an attempt.
+CREATE FUNCTION requeue(e effects, ts timestamptz, at timestamptz, counted int) RETURNS void
+LANGUAGE plpgsql SET search_path = backburner, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+    UPDATE effects SET state = 'QUEUED', starts = counted, not_before = at WHERE effect_id = e.effect_id;
+    INSERT INTO dispatch_queue (effect_id, run_id, namespace, pool, capabilities, executor_labels, background, priority,
+                                group_id, group_max, enqueued_at, not_before, rank)
+        VALUES (e.effect_id, e.run_id, e.namespace, e.pool, e.capabilities, e.executor_labels, e.background, e.priority,
+                e.group_id, e.group_max, ts, at, ts - e.priority * interval '30 s')
+        ON CONFLICT (effect_id) DO UPDATE SET not_before = excluded.not_before;
+END
+$$;

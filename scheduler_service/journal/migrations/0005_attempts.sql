@@ -1,0 +1,236 @@
+-- What an attempt's executor writes. No time parameter, fixed types of events, every item fenced by the attempt's
+-- secret token. These and contract_v1 are all that the executors' role may call.
+
+-- What a caller sends for an attempt and what is known of its effect, once head and effects are locked.
+CREATE TYPE attempt_item AS (ord int, run_id uuid, effect_id uuid, attempt int, token bytea, item jsonb);
+
+-- The items of a call, in lock order. A malformed token or id fails the call: executors do not make them.
+CREATE FUNCTION attempt_items(items jsonb) RETURNS SETOF attempt_item
+LANGUAGE sql STABLE SET search_path = backburner, pg_temp AS $$
+    SELECT (t.n - 1)::int, (t.item->>'run_id')::uuid, (t.item->>'effect_id')::uuid, (t.item->>'attempt')::int,
+           sha256(decode(t.item->>'token', 'hex')), t.item
+    FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n)
+$$;
+
+-- The child of an attempt runs.
+CREATE FUNCTION attempts_started_v1(items jsonb)
+RETURNS TABLE (ord int, outcome text, run_id uuid, effect_id uuid, seq bigint, type text, recorded_at timestamptz,
+               data text, effect_key text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backburner, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    bucket record; it attempt_item; h run_heads; e effects; ts timestamptz; d jsonb; was journal;
+BEGIN
+    FOR bucket IN SELECT i.run_id, array_agg(i ORDER BY i.effect_id) AS all_items FROM attempt_items(items) i
+                  GROUP BY i.run_id ORDER BY i.run_id
+    LOOP
+        SELECT * INTO h FROM run_heads u WHERE u.run_id = bucket.run_id FOR UPDATE;
+        ts := greatest(clock_timestamp(), h.recorded_at);
+        FOREACH it IN ARRAY bucket.all_items LOOP
+            SELECT * INTO e FROM effects x WHERE x.effect_id = it.effect_id AND x.run_id = it.run_id FOR UPDATE;
+            outcome := CASE WHEN e.effect_id IS NULL THEN 'not_found'
+                WHEN e.attempt <> it.attempt OR e.token_hash IS DISTINCT FROM it.token THEN 'stale'
+                WHEN e.settled_seq IS NOT NULL OR NOT is_live(e.state) THEN 'settled'
+                WHEN e.started_at IS NOT NULL THEN 'already' ELSE 'ok' END;
+            d := field('pid', it.item->'pid');
+            IF outcome = 'ok' THEN
+                h.seq := h.seq + 1;
+                INSERT INTO journal (run_id, seq, type, effect_id, effect_key, attempt, recorded_at, writer, data)
+                    VALUES (it.run_id, h.seq, 'EFFECT_STARTED', it.effect_id, e.key, it.attempt, ts,
+                            'executor/' || e.executor_id, d);
+                UPDATE effects x SET started_at = ts, last_activity_at = ts,
+                        state = CASE WHEN x.state = 'DISPATCHED' THEN 'RUNNING' ELSE x.state END
+                    WHERE x.effect_id = it.effect_id;
+            END IF;
+            RETURN QUERY SELECT it.ord, outcome, it.run_id, it.effect_id, CASE WHEN outcome = 'ok' THEN h.seq END,
+                'EFFECT_STARTED', ts, d::text, e.key;
+        END LOOP;
+        UPDATE run_heads u SET seq = h.seq, recorded_at = ts WHERE u.run_id = bucket.run_id AND u.seq <> h.seq;
+    END LOOP;
+END
+$$;
+
+-- Progress. A durable one becomes a row, within a budget of 100 an attempt and 10 a second a run; the projection
+-- always follows.
+CREATE FUNCTION attempts_progress_v1(items jsonb)
+RETURNS TABLE (ord int, outcome text, run_id uuid, effect_id uuid, seq bigint, type text, recorded_at timestamptz,
+               data text, effect_key text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backburner, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    bucket record; it attempt_item; h run_heads; e effects; ts timestamptz; d jsonb; n int; lately int;
+BEGIN
+    FOR bucket IN SELECT i.run_id, array_agg(i ORDER BY i.effect_id, (i.item->>'ordinal')::int) AS all_items
+                  FROM attempt_items(items) i GROUP BY i.run_id ORDER BY i.run_id
+    LOOP
+        SELECT * INTO h FROM run_heads u WHERE u.run_id = bucket.run_id FOR UPDATE;
+        ts := greatest(clock_timestamp(), h.recorded_at);
+        SELECT count(*) INTO lately FROM (SELECT FROM journal j WHERE j.run_id = bucket.run_id AND j.seq > h.seq - 50
+            AND j.type = 'EFFECT_PROGRESS' AND j.recorded_at > ts - interval '1 s') recent;
+        FOREACH it IN ARRAY bucket.all_items LOOP
+            SELECT * INTO e FROM effects x WHERE x.effect_id = it.effect_id AND x.run_id = it.run_id FOR UPDATE;
+            n := (it.item->>'ordinal')::int;
+            outcome := CASE WHEN e.effect_id IS NULL THEN 'not_found'
+                WHEN e.attempt <> it.attempt OR e.token_hash IS DISTINCT FROM it.token THEN 'stale'
+                WHEN e.settled_seq IS NOT NULL OR NOT is_live(e.state) THEN 'settled'
+                WHEN n <= e.progress_ordinal THEN 'already'
+                WHEN pg_column_size(it.item) > 65536 THEN 'too_large'
+                WHEN NOT (it.item->>'durable')::boolean OR e.progress_rows >= 100 OR lately >= 10 THEN 'thinned'
+                ELSE 'ok' END;
+            d := field('progress', it.item->'progress') || field('usage', it.item->'usage');
+            IF outcome = 'ok' THEN
+                h.seq := h.seq + 1;
+                lately := lately + 1;
+                INSERT INTO journal (run_id, seq, type, effect_id, effect_key, attempt, recorded_at, writer, data)
+                    VALUES (it.run_id, h.seq, 'EFFECT_PROGRESS', it.effect_id, e.key, it.attempt, ts,
+                            'executor/' || e.executor_id, d);
+            END IF;
+            IF outcome IN ('ok', 'thinned') THEN
+                UPDATE effects x SET progress = coalesce(d->'progress', x.progress), usage = coalesce(d->'usage', x.usage),
+                        progress_ordinal = n, progress_rows = x.progress_rows + (outcome = 'ok')::int,
+                        last_activity_at = ts
+                    WHERE x.effect_id = it.effect_id;
+            END IF;
+            RETURN QUERY SELECT it.ord, outcome, it.run_id, it.effect_id, CASE WHEN outcome = 'ok' THEN h.seq END,
+                'EFFECT_PROGRESS', ts, d::text, e.key;
+        END LOOP;
+        UPDATE run_heads u SET seq = h.seq, recorded_at = ts WHERE u.run_id = bucket.run_id AND u.seq <> h.seq;
+    END LOOP;
+END
+$$;
+
+-- Outcomes of attempts. Decides in the same commit whether the effect is settled or another attempt follows.
+CREATE FUNCTION attempts_settle_v1(items jsonb)
+RETURNS TABLE (ord int, outcome text, run_id uuid, effect_id uuid, seq bigint, type text, recorded_at timestamptz,
+               data text, effect_key text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backburner, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    bucket record; h run_heads; ts timestamptz; written int; settled int;
+    many boolean := (SELECT count(DISTINCT i->>'run_id') > 1 FROM jsonb_array_elements(items) i);
+BEGIN
+    FOR bucket IN SELECT i.run_id, array_agg(i) AS all_items, array_agg(i.effect_id) AS ids
+                  FROM attempt_items(items) i GROUP BY i.run_id ORDER BY i.run_id
+    LOOP
+        IF many THEN
+            SELECT * INTO h FROM run_heads u WHERE u.run_id = bucket.run_id FOR UPDATE SKIP LOCKED;
+        ELSE
+            SELECT * INTO h FROM run_heads u WHERE u.run_id = bucket.run_id FOR UPDATE;
+        END IF;
+        IF h.run_id IS NULL THEN
+            RETURN QUERY SELECT i.ord,
+                CASE WHEN EXISTS (SELECT FROM run_heads u WHERE u.run_id = bucket.run_id) THEN 'busy' ELSE 'not_found' END,
+                i.run_id, i.effect_id, NULL::bigint, NULL::text, NULL::timestamptz, NULL::text, NULL::text
+                FROM unnest(bucket.all_items) i;
+            CONTINUE;
+        END IF;
+        ts := greatest(clock_timestamp(), h.recorded_at);
+        PERFORM 1 FROM effects x WHERE x.effect_id = ANY (bucket.ids) ORDER BY x.effect_id FOR UPDATE;
+        RETURN QUERY
+        WITH judged AS (
+            SELECT i.ord, i.item, i.attempt AS asked_attempt, e.*,
+                   i.effect_id AS asked_effect, i.item->>'outcome' AS came,
+                   replace(coalesce(i.item->>'reason', ''), 'EFFECT_REASON_', '') AS came_reason,
+                   (i.item->>'elapsed_s')::double precision AS took,
+                   CASE WHEN e.effect_id IS NULL THEN 'not_found'
+                        WHEN e.attempt = i.attempt AND e.token_hash IS NOT DISTINCT FROM i.token THEN
+                            CASE WHEN is_live(e.state) THEN 'ok' ELSE 'already' END
+                        WHEN past.type = 'EFFECT_ATTEMPT_FAILED' THEN 'already'
+                        ELSE 'stale' END AS verdict,
+                   coalesce((i.item->>'retry_after_s')::double precision,
+                            retry_pause(e.initial_s, e.backoff, e.max_interval_s, e.starts)) AS pause,
+                   CASE WHEN e.attempt = i.attempt AND e.settled_seq IS NOT NULL THEN e.settled_seq ELSE past.seq END AS past_seq
+            FROM unnest(bucket.all_items) i
+                 LEFT JOIN effects e ON e.effect_id = i.effect_id AND e.run_id = i.run_id
+                 LEFT JOIN journal past ON past.effect_id = i.effect_id AND past.attempt = i.attempt
+                      AND past.type IN ('EFFECT_ATTEMPT_FAILED', 'EFFECT_ATTEMPT_LOST')
+                      AND NOT (e.attempt = i.attempt AND is_live(e.state))
+        ), decided AS (
+            SELECT j.*, CASE
+                WHEN verdict = 'stale' THEN 'EFFECT_SUPERSEDED'
+                WHEN verdict <> 'ok' THEN NULL
+                WHEN came = 'succeeded' THEN 'EFFECT_RESOLVED'
+                WHEN came = 'cancelled' OR cancel_reason IS NOT NULL THEN 'EFFECT_CANCELLED'
+                WHEN NOT coalesce((item->>'final')::boolean, false) AND starts < max_attempts
+                     AND came_reason <> ALL (non_retryable)
+                     AND (total_deadline IS NULL OR ts + make_interval(secs => pause) < total_deadline)
+                    THEN 'EFFECT_ATTEMPT_FAILED'
+                ELSE 'EFFECT_RESOLVED' END AS becomes
+            FROM judged j
+        ), numbered AS (
+            SELECT d.*, h.seq + row_number() OVER (ORDER BY d.ord) AS at_seq, CASE becomes
+                WHEN 'EFFECT_SUPERSEDED' THEN jsonb_build_object('refused_type', 'EFFECT_RESOLVED',
+                    'refused_data', (item - '{token,run_id,effect_id,attempt,executor_id,final,retry_after_s}'::text[]),
+                    'cause', CASE WHEN settled_seq IS NULL THEN 'stale_attempt' ELSE 'settled' END)
+                WHEN 'EFFECT_CANCELLED' THEN
+                    field('reason', coalesce(to_jsonb(cancel_reason), item->'reason'))
+                    || field('message', coalesce(to_jsonb(cancel_message), item->'message'))
+                    || field('partial', item->'result') || field('death', item->'death')
+                    || field('elapsed', duration(took))
+                WHEN 'EFFECT_ATTEMPT_FAILED' THEN
+                    field('error', item->'error') || field('partial', item->'result')
+                    || field('next_attempt_at', moment(ts + make_interval(secs => pause)))
+                    || field('elapsed', duration(took))
+                ELSE jsonb_build_object('state', CASE came WHEN 'succeeded' THEN 'EFFECT_STATE_SUCCEEDED'
+                        WHEN 'timed_out' THEN 'EFFECT_STATE_TIMED_OUT' ELSE 'EFFECT_STATE_FAILED' END)
+                    || field('result', item->'result') || field('error', item->'error')
+                    || field('death', item->'death') || field('elapsed', duration(took)) END AS new_data
+            FROM decided d WHERE becomes IS NOT NULL
+        ), inserted AS (
+            INSERT INTO journal (run_id, seq, type, effect_id, effect_key, attempt, recorded_at, writer, data)
+                SELECT bucket.run_id, n.at_seq, n.becomes, n.effect_id, n.key, n.asked_attempt, ts,
+                       'executor/' || coalesce(n.item->>'executor_id', n.executor_id), n.new_data
+                FROM numbered n
+        ), projected AS (
+            UPDATE effects x SET
+                state = CASE n.becomes WHEN 'EFFECT_CANCELLED' THEN 'CANCELLED' WHEN 'EFFECT_ATTEMPT_FAILED' THEN 'QUEUED'
+                        ELSE CASE n.came WHEN 'succeeded' THEN 'SUCCEEDED' WHEN 'timed_out' THEN 'TIMED_OUT'
+                             ELSE 'FAILED' END END,
+                settled_seq = CASE WHEN n.becomes <> 'EFFECT_ATTEMPT_FAILED' THEN n.at_seq END,
+                settled_at = CASE WHEN n.becomes <> 'EFFECT_ATTEMPT_FAILED' THEN ts END,
+                not_before = CASE WHEN n.becomes = 'EFFECT_ATTEMPT_FAILED' THEN ts + make_interval(secs => n.pause) END,
+                reason = nullif(replace(coalesce(n.cancel_reason, n.came_reason), 'EFFECT_REASON_', ''), ''),
+                elapsed_s = n.took, usage = coalesce(n.item->'result'->'usage', x.usage)
+            FROM numbered n WHERE x.effect_id = n.effect_id AND n.becomes <> 'EFFECT_SUPERSEDED'
+        ), queued AS (
+            INSERT INTO dispatch_queue (effect_id, run_id, namespace, pool, capabilities, executor_labels, background,
+                                        priority, group_id, group_max, enqueued_at, not_before, rank)
+                SELECT n.effect_id, bucket.run_id, n.namespace, n.pool, n.capabilities, n.executor_labels, n.background,
+                       n.priority, n.group_id, n.group_max, ts, ts + make_interval(secs => n.pause),
+                       ts - n.priority * interval '30 s'
+                FROM numbered n WHERE n.becomes = 'EFFECT_ATTEMPT_FAILED'
+        )
+        SELECT d.ord, d.verdict, bucket.run_id, d.asked_effect, coalesce(n.at_seq, old.seq), coalesce(n.becomes, old.type),
+               coalesce(CASE WHEN n.becomes IS NOT NULL THEN ts END, old.recorded_at),
+               coalesce(n.new_data, old.data)::text, d.key
+        FROM decided d LEFT JOIN numbered n ON n.ord = d.ord
+             LEFT JOIN journal old ON d.becomes IS NULL AND old.run_id = bucket.run_id AND old.seq = d.past_seq;
+        SELECT count(*), count(*) FILTER (WHERE j.type IN ('EFFECT_RESOLVED', 'EFFECT_CANCELLED')) INTO written, settled
+            FROM journal j WHERE j.run_id = bucket.run_id AND j.seq > h.seq;
+        IF written > 0 THEN
+            UPDATE run_heads u SET seq = h.seq + written, recorded_at = ts, open_effects = u.open_effects - settled
+                WHERE u.run_id = bucket.run_id;
+        END IF;
+    END LOOP;
+END
+$$;
+
+-- Output chunks. Not worth a flush; what is stored twice is stored once; what comes without its token is dropped.
+CREATE FUNCTION output_append_v1(run_ids uuid[], effect_ids uuid[], attempts int[], tokens bytea[], streams smallint[],
+                                 offsets bigint[], chunks bytea[]) RETURNS int
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backburner, pg_temp SET synchronous_commit = off AS $$
+DECLARE
+    stored int;
+BEGIN
+    INSERT INTO effect_output (effect_id, attempt, stream, offset_, run_id, data)
+        SELECT c.effect_id, c.attempt, c.stream, c.at, c.run_id, c.chunk
+        FROM unnest(run_ids, effect_ids, attempts, tokens, streams, offsets, chunks)
+                 AS c(run_id, effect_id, attempt, token, stream, at, chunk)
+             JOIN effects e ON e.effect_id = c.effect_id AND e.run_id = c.run_id AND e.attempt = c.attempt
+                            AND e.token_hash = sha256(c.token)
+        WHERE octet_length(c.chunk) <= 1048576
+        ON CONFLICT DO NOTHING;
+    GET DIAGNOSTICS stored = ROW_COUNT;
+    RETURN stored;
+END
+$$;

@@ -1,0 +1,166 @@
+"""Nets (b) and (c): I/O, clocks and randomness in process code raise DeterminismError at the line.
+
+(b) is an audit hook: cheap, always on within a step. It sees files, sockets, processes. (c) is a profile function on
+calls of C functions: it sees clocks, sleeps, randomness and threads too, and costs some microseconds a step, so it is
+on for live steps only. Library code that must do such things for its own sake (imports, logging, tracebacks) may.
+"""
+
+from __future__ import annotations
+
+import sys
+from _thread import get_ident
+from collections.abc import Mapping
+from types import FrameType
+from typing import Any, Final
+
+from scheduler_service.authoring.errors import DeterminismError
+
+_EFFECT: Final = "an effect: a @bb.function, or bb.shell"
+_NOW: Final = "ctx.now()"
+_RANDOM: Final = "ctx.random"
+
+# Audited events, by name.
+_AUDITED: Final[Mapping[str, str]] = {
+    "open": _EFFECT, "os.listdir": _EFFECT, "os.scandir": _EFFECT, "os.mkdir": _EFFECT, "os.remove": _EFFECT,
+    "os.rename": _EFFECT, "os.rmdir": _EFFECT, "os.system": "bb.shell", "os.exec": "bb.shell", "os.fork": "bb.shell",
+    "os.forkpty": "bb.shell", "os.posix_spawn": "bb.shell", "os.spawn": "bb.shell", "subprocess.Popen": "bb.shell",
+    "os.truncate": _EFFECT, "os.chmod": _EFFECT, "os.chown": _EFFECT, "os.link": _EFFECT, "os.symlink": _EFFECT,
+    "os.putenv": "the env= of an effect", "os.unsetenv": "the env= of an effect", "os.kill": "handle.cancel()",
+    "socket.__new__": _EFFECT, "socket.connect": _EFFECT, "socket.bind": _EFFECT, "socket.getaddrinfo": _EFFECT,
+    "socket.gethostbyname": _EFFECT, "socket.sendto": _EFFECT, "sqlite3.connect": _EFFECT,
+    "urllib.Request": _EFFECT, "http.client.connect": _EFFECT, "builtins.input": "bb.approval",
+    "signal.pthread_kill": "handle.cancel()", "_thread.start_new_thread": "asyncio.create_task",
+    "time.sleep": "await asyncio.sleep()", "shutil.copyfile": _EFFECT, "shutil.rmtree": _EFFECT,
+    "tempfile.mkstemp": _EFFECT, "tempfile.mkdtemp": _EFFECT, "glob.glob": _EFFECT,
+}  # fmt: skip
+
+# C functions, by name and then by the module or class they belong to.
+_CALLED: Final[Mapping[str, Mapping[str, str]]] = {
+    "time": {"time": _NOW}, "time_ns": {"time": _NOW}, "monotonic": {"time": _NOW}, "monotonic_ns": {"time": _NOW},
+    "perf_counter": {"time": _NOW}, "perf_counter_ns": {"time": _NOW}, "process_time": {"time": _NOW},
+    "localtime": {"time": _NOW}, "gmtime": {"time": _NOW}, "sleep": {"time": "await asyncio.sleep()"},
+    "now": {"datetime": _NOW}, "utcnow": {"datetime": _NOW}, "today": {"date": _NOW, "datetime": _NOW},
+    "random": {"random": _RANDOM}, "getrandbits": {"random": _RANDOM}, "seed": {"random": _RANDOM},
+    "urandom": {"posix": "ctx.random or ctx.uuid4()", "nt": "ctx.random or ctx.uuid4()"},
+    "getrandom": {"posix": _RANDOM}, "stat": {"posix": _EFFECT, "nt": _EFFECT}, "lstat": {"posix": _EFFECT},
+    "start_new_thread": {"_thread": "asyncio.create_task"}, "start_joinable_thread": {"_thread": "asyncio.create_task"},
+    "input": {"builtins": "bb.approval"},
+}  # fmt: skip
+
+# Callers that may, whatever they call on the way: they serve the interpreter or people's eyes, not the process.
+_ALLOWED: Final = frozenset({
+    "_frozen_importlib", "_frozen_importlib_external", "importlib", "zipimport", "logging", "warnings", "traceback",
+    "linecache",
+})  # fmt: skip
+_active: dict[int, Guard] = {}
+
+
+class Guard:
+    """Marks a thread as being within a step of a process. One a loop; entered and left around every step."""
+
+    __slots__ = ("_previous_profile", "_watch")
+
+    def __init__(self) -> None:
+        self._previous_profile: Any = None
+        self._watch = False
+
+    def enter(self, *, watch_calls: bool) -> None:
+        """Switch the nets on for this thread."""
+        _active[get_ident()] = self
+        self._watch = watch_calls
+        if watch_calls:
+            self._previous_profile = sys.getprofile()
+            sys.setprofile(_on_call)
+
+    def leave(self) -> None:
+        """Switch them off."""
+        if self._watch:
+            sys.setprofile(self._previous_profile)
+        _active.pop(get_ident(), None)
+
+
+def _on_audit(event: str, args: tuple[Any, ...]) -> None:
+    if not _active:  # almost always: this hook hears of everything in the interpreter
+        return
+    instead = _AUDITED.get(event)
+    if instead is None or get_ident() not in _active:
+        return
+    frame = sys._getframe(1)
+    if _may(frame):
+        return
+    detail = f"({args[0]!r})" if args and isinstance(args[0], (str, bytes)) else "()"
+    raise DeterminismError(f"{event}{detail}", instead, _line_of(frame))
+
+
+def _on_call(frame: FrameType, event: str, function: Any) -> None:
+    if event != "c_call":
+        return
+    owners = _CALLED.get(function.__name__)
+    if owners is None:
+        return
+    owner = _owner(function)
+    instead = owners.get(owner)
+    if instead is not None and not _may(frame):
+        raise DeterminismError(f"{owner}.{function.__name__}()", instead, _line_of(frame))
+
+
+def _owner(function: Any) -> str:
+    bound = getattr(function, "__self__", None)
+    if isinstance(bound, type):  # a class method: datetime.now of a subclass is datetime's too
+        return next((cls.__name__ for cls in bound.__mro__ if cls.__name__ in ("datetime", "date")), bound.__name__)
+    hidden = getattr(sys.modules.get("random"), "_inst", None)
+    if hidden is not None and bound is hidden:
+        return "random"  # the generator behind random.random(); one that was seeded by ctx is welcome
+    if bound is not None and type(bound).__name__ == "module":
+        return str(bound.__name__)
+    return ""
+
+
+def _may(frame: FrameType | None) -> bool:
+    """True when the call is not the process's own: made by an allowed caller, by asyncio, or by our context."""
+    in_process = False
+    while frame is not None:
+        name = frame.f_globals.get("__name__", "")
+        top = name.partition(".")[0]
+        if name == _LOOP:
+            return False
+        if top in _ALLOWED:
+            return True
+        if not in_process:
+            if name.startswith(_OURS) or (top == "asyncio" and not _drives_tasks(frame)):
+                return True
+            # asyncio and our own frames below a process frame merely await it (wait_for, the root task).
+            in_process = top not in sys.stdlib_module_names
+        frame = frame.f_back
+    return False
+
+
+_LOOP: Final = "scheduler_service.replay.loop"
+_OURS: Final = ("scheduler_service.replay", "scheduler_service.authoring")
+
+
+def _drives_tasks(frame: FrameType) -> bool:
+    # asyncio's Handle._run stands below every process frame; it is no caller of what process code does.
+    return frame.f_code.co_name == "_run" and frame.f_globals.get("__name__") == "asyncio.events"
+
+
+def process_line() -> str:
+    """`file:line` of the innermost frame of process code, for messages."""
+    return _line_of(sys._getframe(1))
+
+
+def _line_of(frame: FrameType | None) -> str:
+    fallback = frame
+    while frame is not None:
+        if not _is_library(frame):
+            return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        frame = frame.f_back
+    return f"{fallback.f_code.co_filename}:{fallback.f_lineno}" if fallback is not None else "?"
+
+
+def _is_library(frame: FrameType) -> bool:
+    name = frame.f_globals.get("__name__", "")
+    return name.startswith(_OURS) or name.partition(".")[0] in sys.stdlib_module_names
+
+
+sys.addaudithook(_on_audit)

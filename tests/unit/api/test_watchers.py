@@ -1,0 +1,88 @@
+"""A reader that takes too long is cut, and costs nothing from then on; one that reads gets every frame in order."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import pytest
+
+from scheduler_service.api.watchers import BUFFER_FRAMES_MAX, Pace, Watchers, at_readers_pace
+from scheduler_service.errors import TooManyWatchers
+
+
+class Frames:
+    """Makes numbers and says how far it has come."""
+
+    def __init__(self, count: int, error: Exception | None = None) -> None:
+        self.made = 0
+        self.closed = False
+        self._count = count
+        self._error = error
+
+    async def __call__(self) -> AsyncGenerator[int, None]:
+        try:
+            while self.made < self._count:
+                self.made += 1
+                yield self.made
+            if self._error is not None:
+                raise self._error
+        finally:
+            self.closed = True
+
+
+async def test_every_frame_arrives_in_order():
+    frames = Frames(100)
+    assert [n async for n in at_readers_pace(frames(), 1.0, lambda: -1)] == list(range(1, 101))
+    assert frames.closed
+
+
+async def test_no_more_is_made_than_the_reader_has_room_for():
+    frames = Frames(1000)
+    async with aclosing(at_readers_pace(frames(), 5.0, lambda: -1)) as read:  # type: ignore[type-var]
+        assert await anext(read) == 1
+        await asyncio.sleep(0.02)
+        assert frames.made <= BUFFER_FRAMES_MAX + 2
+    assert frames.closed
+
+
+async def test_a_slow_reader_is_cut_while_it_sleeps_and_told_so_at_last():
+    frames = Frames(1000)
+    got = []
+    async for n in at_readers_pace(frames(), 0.05, lambda: -1):
+        got.append(n)
+        if n == 1:
+            await asyncio.sleep(0.2)
+            assert frames.closed, "what a watch holds is given up while its reader is stuck"
+    assert got == [*range(1, len(got)), -1]
+    assert len(got) < 50
+
+
+async def test_an_error_comes_after_what_was_made_before_it():
+    got = []
+    with pytest.raises(ValueError, match="broken"):
+        async for n in at_readers_pace(Frames(3, ValueError("broken"))(), 1.0, lambda: -1):
+            got.append(n)
+    assert got == [1, 2, 3]
+
+
+async def test_a_reader_that_leaves_ends_the_making():
+    frames = Frames(1000)
+    async with aclosing(at_readers_pace(frames(), 5.0, lambda: -1)) as read:  # type: ignore[type-var]
+        await anext(read)
+    assert frames.closed
+
+
+def test_the_number_of_watches_is_bounded():
+    watchers = Watchers(1)
+    with watchers.one():
+        with pytest.raises(TooManyWatchers), watchers.one():
+            pass
+        assert len(watchers) == 1
+    with watchers.one():
+        pass
+    assert len(watchers) == 0
+
+
+def test_lifetimes_differ_so_that_watches_do_not_all_come_back_at_once():
+    ends = {round(Pace(lifetime_s=100).end(), 3) for _ in range(20)}
+    assert len(ends) > 10

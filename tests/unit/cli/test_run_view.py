@@ -1,0 +1,167 @@
+import datetime as dt
+import io
+
+import pytest
+from rich.console import Console
+
+from backburner.journal.v1 import journal_pb2 as journal
+from backburner.scheduler.v1 import scheduler_service_pb2 as pb
+from scheduler_service.cli.bars import draw
+from scheduler_service.cli.follow import LineScreen
+from scheduler_service.cli.run_view import RunView
+
+START = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
+
+
+class Feeder:
+    """Feeds a view with frames as the service sends them."""
+
+    def __init__(self):
+        self.view = RunView("run-1")
+        self.seq = 0
+
+    def event(self, type_name, data, key="", attempt=0):
+        self.seq += 1
+        event = journal.JournalEvent(
+            seq=self.seq, type=journal.EventType.Value(f"EVENT_TYPE_{type_name}"), effect_key=key, attempt=attempt
+        )
+        event.recorded_at.FromDatetime(START + dt.timedelta(seconds=self.seq))
+        field = type_name.lower()
+        getattr(event, field).CopyFrom(data)
+        return self.view.feed(pb.WatchRunResponse(event=event))
+
+    def request(self, key, *, background, prompt=""):
+        spec = journal.EffectSpec(name=key, background=background)
+        if prompt:
+            spec.external.prompt = prompt
+            spec.external.choices.extend(["yes", "no"])
+        else:
+            spec.shell.command_line = "true"
+        return self.event("EFFECT_REQUESTED", journal.EffectRequested(spec=spec), key)
+
+    def settle(self, key, state=journal.EFFECT_STATE_SUCCEEDED, error=None):
+        return self.event("EFFECT_RESOLVED", journal.EffectResolved(state=state, error=error), key)
+
+    def progress(self, key, percent, ordinal):
+        live = pb.LiveProgress(effect_key=key, progress=journal.Progress(percent=percent, ordinal=ordinal, step="link"))
+        return self.view.feed(pb.WatchRunResponse(progress=live))
+
+
+@pytest.fixture
+def feeder():
+    made = Feeder()
+    made.event("RUN_CREATED", journal.RunCreated(process="build"))
+    return made
+
+
+def drawn(view, width=110):
+    console = Console(file=io.StringIO(), width=width, height=40, force_terminal=False)
+    console.print(draw(view, START + dt.timedelta(seconds=60), console))
+    return console.file.getvalue()
+
+
+def test_background_effects_get_a_bar_and_the_foreground_a_count(feeder: Feeder) -> None:
+    feeder.request("tests", background=True)
+    feeder.event("EFFECT_STARTED", journal.EffectStarted(pid=1), "tests", 1)
+    feeder.progress("tests", 42, 1)
+    for number in range(5):
+        feeder.request(f"lint/{number}", background=False)
+        feeder.settle(f"lint/{number}")
+    shown = drawn(feeder.view)
+    assert "build RUNNING" in shown
+    assert "tests" in shown
+    assert " 42%" in shown
+    assert "link" in shown
+    assert "foreground 5 done, 0 open" in shown
+    assert "lint/0" not in shown  # only the newest few
+
+
+def test_an_older_progress_never_replaces_a_newer_one(feeder: Feeder) -> None:
+    feeder.request("tests", background=True)
+    feeder.progress("tests", 42, 7)
+    feeder.progress("tests", 13, 3)
+    assert feeder.view.open["tests"].progress.percent == 42
+
+
+def test_a_question_shows_how_to_answer_it(feeder: Feeder) -> None:
+    feeder.request("approve", background=True, prompt="Deploy?")
+    assert "backburner resolve run-1/approve --choice yes" in drawn(feeder.view, width=200)
+    feeder.settle("approve")
+    assert "backburner resolve" not in drawn(feeder.view, width=200)
+
+
+def test_failures_are_bad_news_and_successes_are_not(feeder: Feeder) -> None:
+    feeder.request("a", background=True)
+    feeder.request("b", background=False)
+    error = journal.EffectError(reason=journal.EFFECT_REASON_EXITED_NONZERO, message="exit code 2")
+    [bad] = feeder.settle("b", journal.EFFECT_STATE_FAILED, error)
+    [good] = feeder.settle("a")
+    assert (bad.weight, good.weight) == (2, 1)
+    assert "EXITED_NONZERO: exit code 2" in bad.message
+    assert feeder.view.foreground_unsuccessful == 1
+
+
+def test_a_cancel_of_what_had_settled_says_nothing(feeder: Feeder) -> None:
+    feeder.request("a", background=True)
+    assert feeder.event("EFFECT_CANCEL_REQUESTED", journal.EffectCancelRequested(no_op=True), "a") == []
+
+
+def test_what_settles_twice_or_was_never_seen_changes_nothing(feeder: Feeder) -> None:
+    feeder.request("a", background=False)
+    feeder.settle("a")
+    assert feeder.settle("a") == []
+    assert feeder.settle("other") == []
+    assert feeder.view.foreground_succeeded == 1
+
+
+def test_a_snapshot_is_where_a_watch_begins() -> None:
+    snapshot = pb.RunSnapshot(seq=41, run=pb.Run(process="build", state=journal.RUN_STATE_RUNNING))
+    snapshot.run.create_time.FromDatetime(START)
+    snapshot.run.effect_counts.succeeded = 7
+    effect = snapshot.effects.add(key="tests", background=True, kind=journal.EFFECT_KIND_SHELL)
+    effect.request_time.FromDatetime(START)
+    view = RunView("run-1")
+    view.feed(pb.WatchRunResponse(snapshot=snapshot))
+    assert (view.seq, view.foreground_succeeded, list(view.open)) == (41, 7, ["tests"])
+
+
+def test_frames_of_newer_releases_are_passed_over(feeder: Feeder) -> None:
+    assert feeder.view.feed(pb.WatchRunResponse()) == []
+    assert feeder.view.feed(pb.WatchRunResponse(event=journal.JournalEvent(seq=9))) == []
+
+
+def test_memory_stays_bounded_however_many_effects_settle(feeder: Feeder) -> None:
+    for number in range(200):
+        feeder.request(f"f/{number}", background=False)
+        feeder.request(f"b/{number}", background=True)
+        feeder.settle(f"f/{number}")
+        feeder.settle(f"b/{number}")
+    view = feeder.view
+    assert not view.open
+    assert len(view.settled_background) < 20
+    assert view.foreground_succeeded == 200
+
+
+def test_the_picture_is_never_higher_than_the_terminal(feeder: Feeder) -> None:
+    for number in range(100):
+        feeder.request(f"b/{number}", background=True)
+    console = Console(file=io.StringIO(), width=80, height=15)
+    console.print(draw(feeder.view, START, console))
+    assert len(console.file.getvalue().splitlines()) <= 15
+
+
+def test_lines_sum_the_foreground_up_and_print_failures_whole(feeder: Feeder) -> None:
+    out = Console(file=io.StringIO(), width=2000)
+    with LineScreen(out, feeder.view) as screen:
+        for number in range(50):
+            screen.show(feeder.request(f"lint/{number}", background=False))
+            screen.show(feeder.settle(f"lint/{number}"))
+        screen.show(feeder.request("bad", background=False))
+        screen.show(feeder.settle("bad", journal.EFFECT_STATE_FAILED, journal.EffectError(message="no " * 20)))
+        screen.show(feeder.event("PROCESS_LOG", journal.ProcessLog(level="INFO", message="half way")))
+    lines = out.file.getvalue().splitlines()
+    assert len(lines) < 12
+    assert any("no no no" in line and "bad" in line for line in lines)
+    assert any("half way" in line for line in lines)
+    assert any("51 done, 0 open" in line for line in lines)
+    assert "\x1b" not in out.file.getvalue()
