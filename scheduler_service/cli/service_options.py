@@ -51,7 +51,6 @@ SCHEDULER: Final = (
     Setting("HEARTBEAT_SECONDS", "How often control streams carry a frame.", "3", "SECONDS"),
     Setting("STEP_SECONDS_MAX", "Longest step of process code before its run is parked.", "1", "SECONDS"),
     Setting("CACHE_RUNS_MAX", "Coroutines kept alive between iterations.", "2000", "N"),
-    Setting("AGING_SECONDS", "Age at which a queued effect counts one priority higher.", "30", "SECONDS"),
     Setting("DRAIN_SECONDS", "Longest a graceful stop waits for calls in flight.", "5", "SECONDS"),
     Setting("WATCH_HEARTBEAT_SECONDS", "Idle time after which a watch carries a heartbeat.", "15", "SECONDS"),
     Setting("WATCH_LIFETIME_SECONDS", "Shortest lifetime of a watch.", "1200", "SECONDS"),

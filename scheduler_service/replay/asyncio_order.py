@@ -10,33 +10,33 @@ import asyncio.tasks
 from typing import Any
 
 
-def order_asyncio(deterministic: type[asyncio.AbstractEventLoop]) -> None:
+def order_asyncio(deterministic: type[Any]) -> None:
     """Give futures of `asyncio.gather` a hash by creation order, and `asyncio.all_tasks` the order of creation."""
     _order_gathering(deterministic)
     _order_all_tasks(deterministic)
 
 
-def _order_gathering(deterministic: type[asyncio.AbstractEventLoop]) -> None:
+def _order_gathering(deterministic: type[Any]) -> None:
     # gather makes its future itself, past `loop.create_future`; `asyncio.wait` puts it into a set.
     def hash_by_creation(future: Any) -> int:
         loop = future.get_loop()
         if not isinstance(loop, deterministic):
             return object.__hash__(future)
         if not hasattr(future, "ordinal"):
-            future.ordinal = loop.next_ordinal()  # type: ignore[attr-defined]
+            future.ordinal = loop.next_ordinal()
         return int(future.ordinal)
 
     asyncio.tasks._GatheringFuture.__hash__ = hash_by_creation  # type: ignore[attr-defined]
 
 
-def _order_all_tasks(deterministic: type[asyncio.AbstractEventLoop]) -> None:
+def _order_all_tasks(deterministic: type[Any]) -> None:
     # It walks a set that the tasks of all loops share, so that other runs would decide where ours come.
     shared = asyncio.all_tasks
 
     def all_tasks(loop: asyncio.AbstractEventLoop | None = None) -> set[asyncio.Task[Any]]:
         of = loop or asyncio.get_running_loop()
         if isinstance(of, deterministic):
-            return set(of.tasks)  # type: ignore[attr-defined]
+            return set(of.tasks)
         return shared(loop)
 
     all_tasks.__doc__ = shared.__doc__

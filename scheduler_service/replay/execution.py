@@ -27,8 +27,6 @@ from scheduler_service.replay.outbox import Asking, PendingTimers
 from scheduler_service.replay.recorded import Recorded
 from scheduler_service.replay.states import RUN_TRANSITIONS, RunState, apply
 
-_NOTHING: Final[list[Command]] = []
-
 
 class Execution:
     """A run of a process, alive between iterations. Not thread-safe: one thread at a time calls it.
@@ -106,6 +104,29 @@ class Execution:
             )
         if asking.dead or self.parked:
             raise ValueError(f"run {self.run_id}: seq {event.seq} fed to an execution that is {self._why_dead()}")
+        try:
+            return self._take(event)
+        except BaseException:
+            self.evict()  # else garbage collection would run the coroutine's cleanup, with a context that still answers
+            raise
+
+    def evict(self) -> None:
+        """Drop the run from memory. `finally` blocks run, nothing is emitted, `except CancelledError` does not run."""
+        self._asking.dead = True
+        self._loop.kill()
+        self._asking.discard()
+
+    def block(self, stack: str) -> None:
+        """Called by a watchdog from another thread: the step does not come to rest; `stack` is where it is.
+
+        The step ends before its next callback, with PROCESS_RUNTIME_ERROR of kind BLOCKED. Code that never returns to
+        the loop needs StepBlocked raised into the thread besides.
+        """
+        self._blocked = stack
+        self._loop.stop_soon()
+
+    def _take(self, event: Event) -> list[Command]:
+        asking = self._asking
         asking.seq = event.seq
         asking.recorded_at = event.recorded_at
         self._loop.advance(event.recorded_at)
@@ -117,23 +138,7 @@ class Execution:
             return self._step(event, replaying=replaying)
         if replaying:
             self._recorded.check(event, ())
-        return _NOTHING.copy()
-
-    def evict(self) -> None:
-        """Drop the run from memory. `finally` blocks run, nothing is emitted, `except CancelledError` does not run."""
-        self._asking.dead = True
-        self._loop.kill()
-        self._asking.open.clear()
-        self._asking.take()
-
-    def block(self, stack: str) -> None:
-        """Called by a watchdog from another thread: the step does not come to rest; `stack` is where it is.
-
-        The step ends before its next callback, with PROCESS_RUNTIME_ERROR of kind BLOCKED. Code that never returns to
-        the loop needs StepBlocked raised into the thread besides.
-        """
-        self._blocked = stack
-        self._loop.stop_soon()
+        return []
 
     # --- the step ----------------------------------------------------------------------------------------------------
 
@@ -147,7 +152,7 @@ class Execution:
         if not replaying:
             return commands
         self._recorded.check(event, commands)
-        return _NOTHING.copy()
+        return []
 
     def _run_process(self, *, replaying: bool) -> BaseException | None:
         """Run to quiescence. Gives the error that parks the run, if there is one."""

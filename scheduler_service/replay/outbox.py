@@ -124,6 +124,11 @@ class Asking:
         drafts, self._drafts = self._drafts, []
         return [command for draft in drafts if (command := self._command(draft)) is not None]
 
+    def discard(self) -> None:
+        """Forget what was asked for and what is open: the run was dropped from memory."""
+        self._drafts.clear()
+        self.open.clear()
+
     def _command(self, draft: Command | LoopTimer | Handle[Any]) -> Command | None:
         if isinstance(draft, Command):
             return draft

@@ -8,7 +8,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 import psutil
 import pytest
@@ -56,7 +58,7 @@ def double(n: int) -> int:
 """
 
 
-def environment():
+def environment() -> dict[str, str]:
     path = os.pathsep.join([str(ROOT), str(ROOT / "proto" / "gen")])
     env = {**os.environ, "PYTHONPATH": path}
     for name in ("DATABASE_URL", "COLUMNS", "BACKBURNER_ADDRESS"):
@@ -64,7 +66,7 @@ def environment():
     return env
 
 
-def start(folder, *arguments):
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "scheduler_service.cli", *arguments],
         cwd=folder,
@@ -77,30 +79,30 @@ def start(folder, *arguments):
     )
 
 
-def call(folder, *arguments, timeout=60):
+def call(folder: Path, *arguments: str, timeout: float = 60) -> tuple[int, str, str]:
     process = start(folder, *arguments)
     out, err = process.communicate(timeout=timeout)
     assert "Traceback (most recent call last)" not in err or "a bug" in err, err
     return process.returncode, out, err
 
 
-def free_port():
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+        return int(probe.getsockname()[1])
 
 
 class Dev:
     """A running `backburner dev`."""
 
-    def __init__(self, folder, *arguments):
+    def __init__(self, folder: Path, *arguments: str) -> None:
         (folder / "shop.py").write_text(FUNCTIONS)
         (folder / "shop_processes.py").write_text(PROCESSES)
         self.folder = folder
         self.address = f"127.0.0.1:{free_port()}"
         modules = ("--process-module", "shop_processes", "--function-module", "shop")
         self.process = start(folder, "dev", "--listen", self.address, *modules, *arguments)
-        self.lines = []
+        self.lines: list[str] = []
         self._pumps = [
             threading.Thread(target=self._pump, args=(stream,), daemon=True)
             for stream in (self.process.stdout, self.process.stderr)
@@ -108,43 +110,45 @@ class Dev:
         for pump in self._pumps:
             pump.start()
 
-    def _pump(self, stream):
-        self.lines.extend(stream)
+    def _pump(self, stream: IO[str] | None) -> None:
+        if stream is not None:
+            with stream:
+                self.lines.extend(stream)
 
     @property
-    def said(self):
+    def said(self) -> str:
         return "".join(self.lines)
 
-    def wait_until_up(self):
+    def wait_until_up(self) -> "Dev":
         self.wait_for(lambda: "Ctrl-C stops everything" in self.said or self.process.poll() is not None)
         assert self.process.poll() is None, self.said
         return self
 
-    def wait_for(self, condition, seconds=60):
+    def wait_for(self, condition: Callable[[], object], seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, self.said
             time.sleep(0.05)
 
-    def children(self):
+    def children(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
 
-    def wait(self, seconds=40):
+    def wait(self, seconds: float = 40) -> int:
         code = self.process.wait(seconds)
         for pump in self._pumps:
             pump.join(10)
         return code
 
-    def end(self):
+    def end(self) -> None:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             self.wait()
-        self.process.stdout.close()
-        self.process.stderr.close()
+        for pump in self._pumps:
+            pump.join(10)
 
 
 @pytest.fixture(scope="module")
-def dev(tmp_path_factory):
+def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
     running = Dev(tmp_path_factory.mktemp("dev"))
     try:
         yield running.wait_until_up()
@@ -152,7 +156,7 @@ def dev(tmp_path_factory):
         running.end()
 
 
-def none_alive(processes):
+def none_alive(processes: list[psutil.Process]) -> bool:
     return all(not p.is_running() or p.status() == psutil.STATUS_ZOMBIE for p in processes)
 
 

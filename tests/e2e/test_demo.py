@@ -14,12 +14,12 @@ ROOT = Path(__file__).resolve().parents[2]
 GIT = ["git", "-c", "user.name=Ada", "-c", "user.email=ada@example.org", "-c", "commit.gpgsign=false"]
 
 
-def git(folder, *arguments):
+def git(folder: Path, *arguments: str) -> None:
     subprocess.run([*GIT, *arguments], cwd=folder, check=True, capture_output=True)
 
 
 @pytest.fixture
-def project(tmp_path):
+def project(tmp_path: Path) -> Path:
     folder = tmp_path / "project"
     (folder / "tests").mkdir(parents=True)
     for number in range(30):
@@ -31,11 +31,11 @@ def project(tmp_path):
     return folder
 
 
-def demo(folder, *arguments, cwd=None):
+def demo(folder: Path, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(ROOT), str(ROOT / "proto" / "gen")])
     env = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "COLUMNS")}
     done = subprocess.run(
-        [sys.executable, "-m", "scheduler_service.cli", "demo", *([str(folder)] if folder else []), *arguments],
+        [sys.executable, "-m", "scheduler_service.cli", "demo", str(folder), *arguments],
         cwd=cwd,
         env={**env, "PYTHONPATH": path},
         capture_output=True,

@@ -76,6 +76,22 @@ def test_what_is_not_asked_any_more_and_what_is_asked_too_early_are_reported(his
     assert (caught.value.seq, caught.value.asked) == (3, [])
 
 
+def test_a_refused_replay_leaves_nothing_behind(history: Driven) -> None:
+    seen: list[str] = []
+
+    async def changed(ctx: bb.Context) -> Any:
+        try:
+            await ctx.run(lint("other.py"))
+        finally:
+            seen.append("finally")
+            await asyncio.sleep(1)
+            seen.append("slept")
+
+    with pytest.raises(Divergence):
+        replay(definition(changed), RUN_ID, history.events)
+    assert seen == ["finally"]
+
+
 def test_log_lines_and_scheduling_options_may_change(history: Driven) -> None:
     async def reworded(ctx: bb.Context) -> Any:
         ctx.log.info("new line")

@@ -22,12 +22,15 @@ def migrate_command(database_url: str, status: bool, roles: bool) -> int:
       backburner migrate --status
     """
     if status:
-        applied, missing = schema_status(database_url)
-        for name in applied:
-            click.echo(f"applied  {name}")
-        for name in missing:
-            click.echo(f"missing  {name}")
-        return ExitCode.FAILED if missing else ExitCode.OK
+        return _print_status(database_url)
     if not migrate_now(database_url, roles=roles, say=click.echo):
         click.echo("the database is up to date")
     return ExitCode.OK
+
+
+def _print_status(database_url: str) -> int:
+    found = schema_status(database_url)
+    for item in found:
+        when = f"{item.applied_at.astimezone():%Y-%m-%d %H:%M:%S}" if item.applied_at else "missing"
+        click.echo(f"{when:<19}  {item.name}")
+    return ExitCode.OK if all(item.applied_at for item in found) else ExitCode.FAILED

@@ -15,6 +15,9 @@
 --
 -- Fences and states are checked by statements of their own after the head is locked: a snapshot taken in the same
 -- statement as the lock is older than the lock.
+--
+-- The hot functions run on generic plans over indexes whatever the statistics say (their SET clauses): planning a call
+-- anew costs more than the call (settling one attempt: 1.7 ms planned each time, 0.8 ms not).
 
 CREATE TABLE runs (
     run_id uuid PRIMARY KEY,

@@ -48,7 +48,9 @@ $$;
 CREATE FUNCTION append_v1(items jsonb)
 RETURNS TABLE (ord int, outcome text, first_seq bigint, head_seq bigint, recorded_at timestamptz,
                extra jsonb, detail jsonb)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backburner, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backburner, pg_temp
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+AS $$
 #variable_conflict use_column
 DECLARE
     it record; h run_heads; rws jsonb; n int; types text[]; ts timestamptz; more jsonb; answers jsonb;

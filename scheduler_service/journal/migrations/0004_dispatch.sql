@@ -6,7 +6,9 @@ CREATE FUNCTION claim_v1(p jsonb)
 RETURNS TABLE (token_index int, run_id uuid, effect_id uuid, effect_key text, attempt int, name text, harness text,
                pool text, background boolean, spec text, total_remaining_s double precision, seq bigint,
                recorded_at timestamptz, data jsonb, head_seq bigint)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backburner, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backburner, pg_temp
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+AS $$
 #variable_conflict use_column
 DECLARE
     ns text := p->>'namespace';

@@ -103,7 +103,9 @@ $$;
 CREATE FUNCTION attempts_settle_v1(items jsonb)
 RETURNS TABLE (ord int, outcome text, run_id uuid, effect_id uuid, seq bigint, type text, recorded_at timestamptz,
                data text, effect_key text)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backburner, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backburner, pg_temp
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+AS $$
 #variable_conflict use_column
 DECLARE
     bucket record; h run_heads; ts timestamptz; written int; settled int;

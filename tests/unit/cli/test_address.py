@@ -1,7 +1,9 @@
+from pathlib import Path
+
 from scheduler_service.cli.address import DEFAULT_ADDRESS, find_address, remove_address, write_address
 
 
-def with_file(folder, address):
+def with_file(folder: Path, address: str) -> Path:
     data_dir = folder / ".backburner"
     data_dir.mkdir()
     return write_address(data_dir, address)

@@ -3,6 +3,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -25,14 +27,18 @@ def test_the_level_decides_what_is_a_warning(line: str, warns: bool) -> None:
     assert is_warning(line) is warns
 
 
-@pytest.fixture
-def start(tmp_path):
-    started = []
+Lines = list[tuple[str, str]]
+Start = Callable[[str], tuple[Child, Lines]]
 
-    def run(program):
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    started: list[Child] = []
+
+    def run(program: str) -> tuple[Child, Lines]:
         (tmp_path / "played.py").write_text(program)
         env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
-        lines = []
+        lines: Lines = []
         child = Child("scheduler", "played", env, tmp_path / "logs" / "scheduler.log", lambda *said: lines.append(said))
         started.append(child)
         return child, lines
@@ -42,7 +48,7 @@ def start(tmp_path):
         child.stop(0.0, threading.Event())
 
 
-def eventually(condition, seconds=10.0):
+def eventually(condition: Callable[[], object], seconds: float = 10.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

@@ -4,14 +4,15 @@ import pytest
 
 from scheduler_service.authoring.definitions import functions
 from scheduler_service.cli.demo.process import check_repository, key_of
-from scheduler_service.replay.harness import Reply, check_prefixes, drive, failed, never, succeeded
+from scheduler_service.replay.events import Command
+from scheduler_service.replay.harness import Answer, Driven, Reply, check_prefixes, drive, failed, never, succeeded
 
 # How long each piece of slow work takes, in the run's time.
 SLOW = {"tests": 20.0, "types": 5.0, "history": 0.5, "content": 0.2}
 
 
 @pytest.fixture
-def repository(tmp_path):
+def repository(tmp_path: Path) -> Path:
     for number in range(20):
         (tmp_path / f"m{number}.py").write_text(f"import os\n\ndef f{number}():\n    return {number}  # TODO\n")
     (tmp_path / "broken.py").write_text("def (:\n")
@@ -21,7 +22,7 @@ def repository(tmp_path):
     return tmp_path
 
 
-def world(command):
+def world(command: Command) -> list[Reply]:
     """Functions are really called, children are played."""
     spec, key = command.data["spec"], command.effect_key
     if key == "approval":
@@ -40,7 +41,7 @@ def world(command):
                                  stdout={"tail": "1 failed in 3s"}, after=SLOW[key])]  # fmt: skip
 
 
-def demo(repository, answer=world):
+def demo(repository: Path, answer: Answer = world) -> Driven:
     return drive(check_repository, {"repository": str(repository)}, answer)
 
 
@@ -74,7 +75,7 @@ def test_the_foreground_goes_on_under_every_background_effect(repository: Path) 
 
 
 def test_a_check_that_times_out_is_a_finding_too(repository: Path) -> None:
-    def slow_tests(command):
+    def slow_tests(command: Command) -> list[Reply]:
         if command.effect_key == "tests":
             return failed("TIMEOUT_START_TO_CLOSE", "ran 75 s", after=75, timed_out=True)
         return world(command)

@@ -2,21 +2,23 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from scheduler_service.cli.demo import children
-from scheduler_service.cli.demo.survey import survey_of
+from scheduler_service.cli.demo.survey import Survey, survey_of
 
 GIT = ["git", "-c", "user.name=Ada", "-c", "user.email=ada@example.org", "-c", "commit.gpgsign=false"]
 
 
-def git(folder, *arguments):
+def git(folder: Path, *arguments: str) -> None:
     subprocess.run([*GIT, *arguments], cwd=folder, check=True, capture_output=True)
 
 
 @pytest.fixture
-def repository(tmp_path):
+def repository(tmp_path: Path) -> Path:
     git(tmp_path, "init", "-q")
     (tmp_path / "a.py").write_text("import os\n")
     (tmp_path / "b.txt").write_text("same\n")
@@ -27,13 +29,13 @@ def repository(tmp_path):
     return tmp_path
 
 
-def commit(folder, count):
+def commit(folder: Path, count: int) -> None:
     git(folder, "add", "-A")
     for number in range(count):
         git(folder, "commit", "-q", "--allow-empty", "-m", f"commit {number}")
 
 
-def missing(survey):
+def missing(survey: Survey) -> dict[str, str]:
     return {slow.key: slow.missing for slow in survey.slow}
 
 
@@ -76,7 +78,9 @@ def test_tests_and_types_are_found(repository: Path) -> None:
     assert by_key["types"].argv[1:] == ["-m", "mypy"]
 
 
-def run_child(folder, argv, env=None):
+def run_child(
+    folder: Path, argv: list[str], env: dict[str, str] | None = None
+) -> tuple[subprocess.CompletedProcess[str], list[dict[str, Any]]]:
     read, write = os.pipe()
     given = {**os.environ, **(env or {}), "BACKBURNER_PROGRESS_FD": str(write)}
     done = subprocess.run(argv, cwd=folder, env=given, pass_fds=[write], capture_output=True, text=True, check=False)
@@ -102,7 +106,9 @@ def test_the_fingerprint_changes_with_the_content_only(repository: Path) -> None
     assert children.content(repository)["sha256"] != first["sha256"]
 
 
-def test_without_a_pipe_reports_go_to_stdout_with_their_prefix(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_pipe_reports_go_to_stdout_with_their_prefix(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("BACKBURNER_PROGRESS_FD", raising=False)
     children.say(percent=1)
     assert capfd.readouterr().out == '::backburner {"percent": 1}\n'

@@ -1,13 +1,15 @@
+from typing import Any
+
 import grpc
 import grpc.aio
 import pytest
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 
 from scheduler_service.cli.errors import CliError, from_rpc
 from scheduler_service.cli.exit_codes import ExitCode
 
 
-def rpc_error(code, message, *details):
+def rpc_error(code: grpc.StatusCode, message: str, *details: Any) -> grpc.aio.AioRpcError:
     status = status_pb2.Status(message=message)
     for detail in details:
         status.details.add().Pack(detail)
@@ -15,7 +17,7 @@ def rpc_error(code, message, *details):
     return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailers if details else grpc.aio.Metadata(), message)
 
 
-def shown(error):
+def shown(error: grpc.RpcError) -> CliError:
     return from_rpc(error, "127.0.0.1:7233", "the default address")
 
 

@@ -2,13 +2,14 @@ import datetime as dt
 import io
 
 import pytest
+from google.protobuf.message import Message
 from rich.console import Console
 
 from backburner.journal.v1 import journal_pb2 as journal
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
 from scheduler_service.cli.bars import draw
 from scheduler_service.cli.follow import LineScreen
-from scheduler_service.cli.run_view import RunView
+from scheduler_service.cli.run_view import Notice, RunView
 
 START = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 
@@ -16,11 +17,11 @@ START = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 class Feeder:
     """Feeds a view with frames as the service sends them."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.view = RunView("run-1")
         self.seq = 0
 
-    def event(self, type_name, data, key="", attempt=0):
+    def event(self, type_name: str, data: Message, key: str = "", attempt: int = 0) -> list[Notice]:
         self.seq += 1
         event = journal.JournalEvent(
             seq=self.seq, type=journal.EventType.Value(f"EVENT_TYPE_{type_name}"), effect_key=key, attempt=attempt
@@ -30,7 +31,7 @@ class Feeder:
         getattr(event, field).CopyFrom(data)
         return self.view.feed(pb.WatchRunResponse(event=event))
 
-    def request(self, key, *, background, prompt=""):
+    def request(self, key: str, *, background: bool, prompt: str = "") -> list[Notice]:
         spec = journal.EffectSpec(name=key, background=background)
         if prompt:
             spec.external.prompt = prompt
@@ -39,25 +40,31 @@ class Feeder:
             spec.shell.command_line = "true"
         return self.event("EFFECT_REQUESTED", journal.EffectRequested(spec=spec), key)
 
-    def settle(self, key, state=journal.EFFECT_STATE_SUCCEEDED, error=None):
+    def settle(
+        self,
+        key: str,
+        state: journal.EffectState.ValueType = journal.EFFECT_STATE_SUCCEEDED,
+        error: journal.EffectError | None = None,
+    ) -> list[Notice]:
         return self.event("EFFECT_RESOLVED", journal.EffectResolved(state=state, error=error), key)
 
-    def progress(self, key, percent, ordinal):
+    def progress(self, key: str, percent: float, ordinal: int) -> list[Notice]:
         live = pb.LiveProgress(effect_key=key, progress=journal.Progress(percent=percent, ordinal=ordinal, step="link"))
         return self.view.feed(pb.WatchRunResponse(progress=live))
 
 
 @pytest.fixture
-def feeder():
+def feeder() -> Feeder:
     made = Feeder()
     made.event("RUN_CREATED", journal.RunCreated(process="build"))
     return made
 
 
-def drawn(view, width=110):
-    console = Console(file=io.StringIO(), width=width, height=40, force_terminal=False)
+def drawn(view: RunView, width: int = 110) -> str:
+    file = io.StringIO()
+    console = Console(file=file, width=width, height=40, force_terminal=False)
     console.print(draw(view, START + dt.timedelta(seconds=60), console))
-    return console.file.getvalue()
+    return file.getvalue()
 
 
 def test_background_effects_get_a_bar_and_the_foreground_a_count(feeder: Feeder) -> None:
@@ -145,13 +152,15 @@ def test_memory_stays_bounded_however_many_effects_settle(feeder: Feeder) -> Non
 def test_the_picture_is_never_higher_than_the_terminal(feeder: Feeder) -> None:
     for number in range(100):
         feeder.request(f"b/{number}", background=True)
-    console = Console(file=io.StringIO(), width=80, height=15)
+    file = io.StringIO()
+    console = Console(file=file, width=80, height=15)
     console.print(draw(feeder.view, START, console))
-    assert len(console.file.getvalue().splitlines()) <= 15
+    assert len(file.getvalue().splitlines()) <= 15
 
 
 def test_lines_sum_the_foreground_up_and_print_failures_whole(feeder: Feeder) -> None:
-    out = Console(file=io.StringIO(), width=2000)
+    file = io.StringIO()
+    out = Console(file=file, width=2000)
     with LineScreen(out, feeder.view) as screen:
         for number in range(50):
             screen.show(feeder.request(f"lint/{number}", background=False))
@@ -159,9 +168,9 @@ def test_lines_sum_the_foreground_up_and_print_failures_whole(feeder: Feeder) ->
         screen.show(feeder.request("bad", background=False))
         screen.show(feeder.settle("bad", journal.EFFECT_STATE_FAILED, journal.EffectError(message="no " * 20)))
         screen.show(feeder.event("PROCESS_LOG", journal.ProcessLog(level="INFO", message="half way")))
-    lines = out.file.getvalue().splitlines()
+    lines = file.getvalue().splitlines()
     assert len(lines) < 12
     assert any("no no no" in line and "bad" in line for line in lines)
     assert any("half way" in line for line in lines)
     assert any("51 done, 0 open" in line for line in lines)
-    assert "\x1b" not in out.file.getvalue()
+    assert "\x1b" not in file.getvalue()

@@ -1,10 +1,11 @@
 from dataclasses import fields
 from importlib import import_module
+from typing import Any
 
 import click
 import pytest
 
-from scheduler_service.cli.service_options import EXECUTOR, SCHEDULER, as_env, with_settings
+from scheduler_service.cli.service_options import EXECUTOR, SCHEDULER, Setting, as_env, with_settings
 
 
 @pytest.mark.parametrize(("service", "settings"), [("scheduler_service", SCHEDULER), ("executor_service", EXECUTOR)])
@@ -35,11 +36,11 @@ def test_only_what_was_given_goes_into_the_environment() -> None:
 
 
 def test_repeated_settings_have_singular_flags() -> None:
-    seen = {}
+    seen: dict[str, str] = {}
 
     @click.command()
     @with_settings(SCHEDULER)
-    def command(**given):
+    def command(**given: Any) -> None:
         seen.update(as_env(SCHEDULER, given))
 
     command.main(["--process-module", "a", "--process-module", "b"], standalone_mode=False)

@@ -1,3 +1,6 @@
+from collections.abc import AsyncIterator
+from typing import Any
+
 import grpc
 import grpc.aio
 import pytest
@@ -7,56 +10,59 @@ from backburner.scheduler.v1 import scheduler_service_pb2 as pb
 from scheduler_service.cli import watching
 
 
-def event(seq):
+def event(seq: int) -> pb.WatchRunResponse:
     return pb.WatchRunResponse(event=journal.JournalEvent(seq=seq))
 
 
-def end(reason, resume=0):
+def end(reason: pb.WatchEnd.Reason.ValueType, resume: int = 0) -> pb.WatchRunResponse:
     return pb.WatchRunResponse(end=pb.WatchEnd(reason=reason, resume_after_seq=resume))
 
 
 CLOSED = end(pb.WatchEnd.REASON_RUN_CLOSED)
 
 
-def cut(code=grpc.StatusCode.UNAVAILABLE):
+def cut(code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE) -> grpc.aio.AioRpcError:
     return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), "cut")
+
+
+Script = list[pb.WatchRunResponse | Exception]
 
 
 class Server:
     """Plays one script of frames and errors a stream, and records from where each was asked for."""
 
-    def __init__(self, *scripts):
+    def __init__(self, *scripts: Script) -> None:
         self._scripts = list(scripts)
-        self.asked = []
+        self.asked: list[int | None] = []
         self.cancelled = 0
 
-    def open(self, after):
+    def open(self, after: int | None) -> "Stream":
         self.asked.append(after)
         return Stream(self, self._scripts.pop(0))
 
 
 class Stream:
-    def __init__(self, server, script):
+    def __init__(self, server: Server, script: Script) -> None:
         self._server, self._script = server, script
 
-    async def __aiter__(self):
+    async def __aiter__(self) -> AsyncIterator[pb.WatchRunResponse]:
         for item in self._script:
             if isinstance(item, Exception):
                 raise item
             yield item
 
-    def cancel(self):
+    def cancel(self) -> bool:
         self._server.cancelled += 1
         return True
 
 
 @pytest.fixture(autouse=True)
-def no_pause(monkeypatch):
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watching, "BACKOFF_FIRST_SECONDS", 0.001)
 
 
-async def seen(server, after=None):
-    notes = []
+async def seen(server: Server, after: int | None = None) -> tuple[list[int], list[str]]:
+    notes: list[str] = []
     frames = [frame async for frame in watching.resumed(server.open, after, notes.append)]
     return [frame.event.seq for frame in frames if frame.WhichOneof("frame") == "event"], notes
 

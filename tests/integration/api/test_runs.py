@@ -1,0 +1,241 @@
+"""Runs over the wire: created once, listed in pages, waited for, cancelled."""
+
+import asyncio
+import time
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.struct_pb2 import Struct
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from backburner.journal.v1 import journal_pb2
+from backburner.scheduler.v1 import scheduler_service_pb2 as pb
+from tests.integration.api.scene import Scene, external, log_row, shell
+
+NOWHERE = "01890a5d-ac96-774b-bcce-b302099a8057"
+
+
+async def refused(call, code: grpc.StatusCode, reason: str) -> error_details_pb2.ErrorInfo:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    status = rpc_status.from_call(caught.value)
+    assert status is not None
+    info = error_details_pb2.ErrorInfo()
+    assert any(packed.Unpack(info) for packed in status.details)
+    assert (caught.value.code(), info.reason) == (code, reason), caught.value.details()
+    return info
+
+
+def struct(**values) -> Struct:
+    made = Struct()
+    made.update(values)
+    return made
+
+
+@pytest.mark.invariant("I14")
+async def test_a_key_creates_one_run_however_often_it_is_asked_for(at: Scene):
+    request = pb.CreateRunRequest(process="p", key="rel-1", input=struct(files=["a"]), labels={"team": "x"})
+    answers = await asyncio.gather(*(at.client.CreateRun(request) for _ in range(10)))
+    assert len({answer.run.run_id for answer in answers}) == 1
+    assert [answer.created for answer in answers].count(True) == 1
+    run = (await at.client.GetRun(pb.GetRunRequest(key="rel-1"))).run
+    assert (run.process, run.head_seq, dict(run.labels)) == ("p", 1, {"team": "x"})
+    assert run.input == request.input
+    request.input["files"] = ["b"]
+    info = await refused(at.client.CreateRun(request), grpc.StatusCode.ALREADY_EXISTS, "RUN_KEY_CONFLICT")
+    assert info.metadata["recorded_digest"] != info.metadata["asked_digest"]
+
+
+async def test_a_wrong_input_is_refused_before_there_is_a_run(at: Scene):
+    bad = at.client.CreateRun(pb.CreateRunRequest(process="p", key="k", input=struct(files=["a", 2])))
+    await refused(bad, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
+    await refused(at.client.GetRun(pb.GetRunRequest(key="k")), grpc.StatusCode.NOT_FOUND, "RUN_NOT_FOUND")
+
+
+async def test_what_does_not_exist_is_not_found(at: Scene):
+    not_found = grpc.StatusCode.NOT_FOUND
+    await refused(at.client.CreateRun(pb.CreateRunRequest(process="q")), not_found, "PROCESS_NOT_FOUND")
+    await refused(at.client.GetRun(pb.GetRunRequest(run_id=NOWHERE)), not_found, "RUN_NOT_FOUND")
+    await refused(at.client.WaitRun(pb.WaitRunRequest(run_id=NOWHERE)), not_found, "RUN_NOT_FOUND")
+    await refused(at.client.ReadJournal(pb.ReadJournalRequest(run_id=NOWHERE)), not_found, "RUN_NOT_FOUND")
+    await refused(at.client.CancelRun(pb.CancelRunRequest(run_id=NOWHERE)), not_found, "RUN_NOT_FOUND")
+    name = pb.EffectName(effect_id=NOWHERE)
+    await refused(at.client.GetEffect(pb.GetEffectRequest(effect=name)), not_found, "EFFECT_NOT_FOUND")
+
+
+async def test_another_namespace_does_not_see_a_run(at: Scene):
+    run_id = await at.create(namespace="one")
+    call = at.client.GetRun(pb.GetRunRequest(run_id=run_id, namespace="two"))
+    await refused(call, grpc.StatusCode.NOT_FOUND, "RUN_NOT_FOUND")
+    assert (await at.client.GetRun(pb.GetRunRequest(run_id=run_id, namespace="one"))).run.namespace == "one"
+
+
+async def test_pages_show_every_run_once_newest_first(at: Scene):
+    made = [await at.create(labels={"n": str(n % 2)}) for n in range(7)]
+    seen: list[str] = []
+    token = ""
+    while True:
+        page = await at.client.ListRuns(pb.ListRunsRequest(page_size=3, page_token=token))
+        seen += [run.run_id for run in page.runs]
+        token = page.next_page_token
+        if not token:
+            break
+    assert seen == sorted(made, reverse=True)
+    odd = await at.client.ListRuns(pb.ListRunsRequest(labels={"n": "1"}))
+    assert {run.run_id for run in odd.runs} == set(made[1::2])
+
+
+async def test_a_page_token_belongs_to_its_filter(at: Scene):
+    for _ in range(3):
+        await at.create()
+    token = (await at.client.ListRuns(pb.ListRunsRequest(page_size=1))).next_page_token
+    for request in (
+        pb.ListRunsRequest(page_token=token, namespace="other"),
+        pb.ListRunsRequest(page_token=token, states=[journal_pb2.RUN_STATE_RUNNING]),
+        pb.ListRunsRequest(page_token=token[:-2]),
+        pb.ListRunsRequest(page_token="AAAA" + token),
+    ):
+        await refused(at.client.ListRuns(request), grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
+    await refused(
+        at.client.ListEffects(pb.ListEffectsRequest(page_token=token)),
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "INVALID_REQUEST",
+    )
+
+
+async def test_pages_end_before_an_answer_becomes_too_large_for_clients(at: Scene):
+    big = "x" * 900_000
+    made = [await at.create(input=struct(files=[big])) for _ in range(6)]
+    seen, token, pages = [], "", 0
+    while pages == 0 or token:
+        page = await at.client.ListRuns(pb.ListRunsRequest(view=pb.VIEW_FULL, page_token=token))
+        assert page.ByteSize() < 3.5 * 2**20
+        seen += [run.run_id for run in page.runs]
+        token, pages = page.next_page_token, pages + 1
+    assert seen == sorted(made, reverse=True)
+    assert pages > 1
+    basic = await at.client.ListRuns(pb.ListRunsRequest())
+    assert len(basic.runs) == 6
+    assert not basic.runs[0].HasField("input")
+
+
+async def test_a_result_too_large_for_a_message_is_answered_by_reference(at: Scene):
+    run_id = await at.create()
+    await at.end(run_id, "y" * 5_000_000)
+    run = (await at.client.GetRun(pb.GetRunRequest(run_id=run_id))).run
+    assert run.result.blob.size_bytes == 5_000_002
+    events = (await at.client.ReadJournal(pb.ReadJournalRequest(run_id=run_id))).events
+    assert events[-1].run_completed.result.blob == run.result.blob
+
+
+async def test_waiting_ends_when_the_run_does(at: Scene):
+    run_id = await at.create()
+    waiting = asyncio.ensure_future(at.client.WaitRun(pb.WaitRunRequest(run_id=run_id)))
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    await at.end(run_id, {"ok": True})
+    answer = await asyncio.wait_for(waiting, 5)
+    assert not answer.timed_out
+    assert answer.run.state == journal_pb2.RUN_STATE_COMPLETED
+    assert answer.run.result.value.struct_value["ok"] is True
+    assert not answer.run.waiting_on
+
+
+async def test_waiting_hears_by_its_own_poll_of_what_another_replica_did(at: Scene):
+    run_id = await at.create()
+    waiting = asyncio.ensure_future(at.client.WaitRun(pb.WaitRunRequest(run_id=run_id)))
+    await asyncio.sleep(0.1)
+    await at.append(run_id, {"type": "RUN_COMPLETED", "cause": 1, "data": {}}, tell=False)
+    assert not (await asyncio.wait_for(waiting, 5)).timed_out
+
+
+async def test_waiting_says_timed_out_before_the_callers_deadline(at: Scene):
+    run_id = await at.create()
+    begun = time.monotonic()
+    answer = await at.client.WaitRun(pb.WaitRunRequest(run_id=run_id, max_wait=Duration(nanos=200_000_000)))
+    assert answer.timed_out
+    answer = await at.client.WaitRun(pb.WaitRunRequest(run_id=run_id), timeout=1.0)
+    assert answer.timed_out
+    assert time.monotonic() - begun < 2
+
+
+async def test_waiting_returns_for_a_parked_run(at: Scene):
+    run_id = await at.create()
+    await at.append(
+        run_id,
+        {"type": "PROCESS_RUNTIME_ERROR", "cause": 1, "data": {"error": {"kind": "EXCEPTION", "message": "boom"}}},
+    )
+    answer = await at.client.WaitRun(pb.WaitRunRequest(run_id=run_id))
+    assert (answer.run.state, answer.run.error.message) == (journal_pb2.RUN_STATE_PROCESS_ERROR, "boom")
+    assert answer.run.waiting_on[0].cause == pb.WaitingOn.CAUSE_PROCESS_ERROR
+
+
+@pytest.mark.invariant("I14")
+async def test_cancelling_again_changes_nothing(at: Scene):
+    run_id = await at.create()
+    for _ in range(3):
+        run = (await at.client.CancelRun(pb.CancelRunRequest(run_id=run_id, reason="enough"))).run
+        assert run.state == journal_pb2.RUN_STATE_CANCELLING
+        assert (run.cancel_requested, run.cancel_reason, run.head_seq) == (True, "enough", 2)
+    await at.append(run_id, {"type": "RUN_CANCELLED", "cause": 2, "data": {"reason": "enough"}})
+    again = (await at.client.CancelRun(pb.CancelRunRequest(run_id=run_id, reason="enough"))).run
+    assert again.state == journal_pb2.RUN_STATE_CANCELLED
+
+
+async def test_a_run_that_ended_otherwise_cannot_be_cancelled(at: Scene):
+    run_id = await at.create()
+    await at.end(run_id)
+    call = at.client.CancelRun(pb.CancelRunRequest(run_id=run_id))
+    await refused(call, grpc.StatusCode.FAILED_PRECONDITION, "RUN_CLOSED")
+
+
+async def test_a_journal_is_read_in_pages_without_gap_or_repetition(at: Scene):
+    run_id = await at.create()
+    for n in range(25):
+        await at.append(run_id, log_row(n))
+    seqs, after = [], 0
+    while True:
+        page = await at.client.ReadJournal(pb.ReadJournalRequest(run_id=run_id, after_seq=after, page_size=7))
+        seqs += [event.seq for event in page.events]
+        after = page.next_after_seq
+        if after == page.head_seq:
+            break
+    assert seqs == list(range(1, 27))
+    beyond = await at.client.ReadJournal(pb.ReadJournalRequest(run_id=run_id, after_seq=99))
+    assert (len(beyond.events), beyond.head_seq) == (0, 26)
+
+
+async def test_a_run_says_what_it_waits_for(at: Scene):
+    run_id = await at.create()
+    await at.request(run_id, "ask", external("yes"))
+    await at.request(run_id, "sh", shell())
+    run = (await at.client.GetRun(pb.GetRunRequest(run_id=run_id))).run
+    causes = {item.effect_key: item.cause for item in run.waiting_on}
+    assert causes == {"ask": pb.WaitingOn.CAUSE_EXTERNAL, "sh": pb.WaitingOn.CAUSE_NO_EXECUTOR}
+    assert run.effect_counts.waiting == 2
+
+
+async def test_what_is_not_there_yet_says_so(at: Scene):
+    for call in (
+        at.client.HaltRun(pb.HaltRunRequest(run_id=NOWHERE)),
+        at.client.SignalRun(pb.SignalRunRequest(run_id=NOWHERE)),
+        at.client.RequestEffects(pb.RequestEffectsRequest(run_id=NOWHERE)),
+        at.client.CreateRun(pb.CreateRunRequest(client=pb.ClientDriven())),
+        at.client.ReadBlob(pb.ReadBlobRequest(run_id=NOWHERE)).read(),
+    ):
+        await refused(call, grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED")
+
+
+async def test_the_server_says_what_it_is(at: Scene):
+    info = await at.client.GetServerInfo(pb.GetServerInfoRequest())
+    assert (info.version, info.scheduler_id, list(info.processes)) == ("test", "stub", ["p"])
+    assert info.limits["key_bytes_max"] == 256
+    assert "watch" in info.features
+
+
+async def test_a_replica_that_goes_away_creates_nothing(at: Scene):
+    at.engine.draining = True
+    call = at.client.CreateRun(pb.CreateRunRequest(process="p"))
+    await refused(call, grpc.StatusCode.UNAVAILABLE, "DRAINING")
