@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -70,7 +70,7 @@ class Attempts:
         self.pools = pools
         self.draining = ""
         self.recorder: Recorder | None = None
-        self._harnesses = harnesses
+        self.harnesses = harnesses
         self._held: dict[Ref, Invocation] = {}
         self._remembered: OrderedDict[Ref, None] = OrderedDict()
         self._tombstones: OrderedDict[Ref, Ending] = OrderedDict()
@@ -109,7 +109,7 @@ class Attempts:
         return refusal
 
     def cancel(self, cancel: pb.CancelAttempt) -> None:
-        """Ends an attempt. One that was never seen leaves a tombstone, or is settled at once when its token is known."""
+        """Ends an attempt. One never seen leaves a tombstone, or is settled at once when its token is known."""
         ref = (cancel.ref.effect_id, cancel.ref.attempt)
         ending = Ending("cancelled", cancel.reason or "CANCELLED_BY_USER", cancel.message or "cancelled")
         held = self._held.get(ref)
@@ -151,7 +151,7 @@ class Attempts:
         """Waits until no attempt is held."""
         await self._empty.wait()
 
-    async def announce(self) -> None:
+    async def announce(self, accept: Callable[[Iterable[Ref]], None]) -> None:
         """Announces attempts that live longer than a moment, until cancelled."""
         while True:
             await asyncio.sleep(_TICK_SECONDS)
@@ -161,6 +161,7 @@ class Attempts:
                     break  # they stand in the order of their starts
                 del self._young[ref]
                 self._announce(ref, invocation)
+            accept(self.take_accepted())
 
     def take_accepted(self) -> list[Ref]:
         """Attempts that the scheduler was not told of yet."""
@@ -201,7 +202,7 @@ class Attempts:
         if tombstone is not None:
             invocation.end(tombstone)
         self._young[assignment.ref] = invocation
-        task = asyncio.create_task(invocation.run(self._harnesses))
+        task = asyncio.create_task(invocation.run(self.harnesses))
         self._tasks.add(task)
         task.add_done_callback(self._done)
 

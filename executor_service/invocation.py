@@ -77,7 +77,12 @@ class Invocation:
         self.changed = True
         if self._end_work is not None:
             self._end_work()
-            self._after(self.kill_grace_s + self._end_seconds_max, self._give_up)
+            self._after(self.end_seconds, self._give_up)
+
+    @property
+    def end_seconds(self) -> float:
+        """Longest that it may take to end once it was asked to."""
+        return self.kill_grace_s + self._end_seconds_max
 
     def finish_unstarted(self) -> None:
         """Ends an attempt whose work will never begin."""
@@ -151,7 +156,7 @@ class Invocation:
         self._end_work = callback
         if self._ending is not None:
             callback()
-            self._after(self.kill_grace_s + self._end_seconds_max, self._give_up)
+            self._after(self.end_seconds, self._give_up)
 
     def report(self, report: Report) -> None:
         """Progress, usage or a result."""

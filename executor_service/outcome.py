@@ -43,7 +43,7 @@ class Outcome:
     #: CapturedOutput as proto3 JSON, by `stdout` and `stderr`.
     captured: dict[str, dict[str, Any]] = field(default_factory=dict)
     usage: dict[str, Any] | None = None
-    #: True: every descendant was looked for and none is alive. False: that could not be shown. None: there was no child.
+    #: True: every descendant was looked for, none is alive. False: that could not be shown. None: there was no child.
     death_proven: bool | None = None
 
     def ended_by(self, ending: Ending) -> None:
@@ -57,7 +57,7 @@ class Outcome:
         return self
 
 
-def settle_item(assignment: Assignment, executor_id: str, outcome: Outcome, elapsed_s: float) -> orjson.Fragment:
+def settle_item(assignment: Assignment, executor_id: str, outcome: Outcome, elapsed_s: float) -> bytes:
     """The item of `attempts_settle_v1`, encoded: what a large result costs is paid once, and outside the batch."""
     item: dict[str, Any] = {
         "run_id": assignment.run_id,
@@ -76,7 +76,7 @@ def settle_item(assignment: Assignment, executor_id: str, outcome: Outcome, elap
         item["error"] = _error(outcome)
     if outcome.death_proven is not None:
         item["death"] = "DEATH_PROVEN" if outcome.death_proven else "DEATH_UNPROVEN"
-    return orjson.Fragment(orjson.dumps(item))
+    return orjson.dumps(item)
 
 
 def _result(outcome: Outcome) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """Captured output of a child: offsets, bounds, head and tail. One Capture for each stream.
 
 What is kept is at most `bytes_max`: the first half and the last half of it, at their true offsets. The gap between is
-the mark of truncation: it shows in the offsets of the stored chunks, and as `omitted_bytes` in the result. The head goes
-to the journal while the child runs, the tail when it ends. Memory is bounded by `bytes_max`, so that a child which
-floods its stdout is never held up and holds up nobody.
+the mark of truncation: it shows in the offsets of the stored chunks, and as `omitted_bytes` in the result. The head
+goes to the journal while the child runs, the tail when it ends. Memory is bounded by `bytes_max`, so that a child
+which floods its stdout is never held up and holds up nobody.
 """
 
 from collections import deque

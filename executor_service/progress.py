@@ -155,7 +155,16 @@ Frame = OutputFrame | ReportFrame
 class ProgressLog:
     """The log of one attempt. Positions are dense from 1; output and reports are bounded apart from each other."""
 
-    __slots__ = ("_output", "_output_bytes", "_output_evicted", "_reports", "_reports_evicted", "_wake", "closed", "newest")
+    __slots__ = (
+        "_output",
+        "_output_bytes",
+        "_output_evicted",
+        "_reports",
+        "_reports_evicted",
+        "_wake",
+        "closed",
+        "newest",
+    )
 
     def __init__(self) -> None:
         self.newest = 0

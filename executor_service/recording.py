@@ -1,56 +1,133 @@
-"""Stage 8, RESULT: what attempts write to the journal. The executor's only importer of psycopg.
+"""Stage 8, RESULT: the way into the journal. The executor's only importer of psycopg.
 
-Two lanes, each a connection and one writer: outcomes on one, everything else (starts, progress, output) on the other, so
-that a flood of output never delays a result. A writer sends everything that waits in one call, which is one commit;
-while a commit is in flight the next batch gathers. Every call may be repeated, so that after any doubt it is.
-
-While Postgres is away outcomes wait here: an attempt keeps its slot until its outcome is recorded, which bounds them.
+There are two lanes, each a connection with one writer (`journaling.py`): outcomes on one, everything else (starts,
+progress, output) on the other, so that a flood of output never delays a result. Every function of the journal may be
+repeated; after any doubt a lane does repeat the call, on another connection, for as long as Postgres is away.
 """
 
 import asyncio
 import contextlib
 import logging
 import random
-import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from typing import Any, Final, LiteralString, Protocol
+from collections.abc import Sequence
+from typing import Any, Final, LiteralString
 
-import orjson
 import psycopg
 
-from backburner.scheduler.v1 import dispatch_service_pb2 as pb
 from executor_service.errors import StartError
-from executor_service.invocation import Invocation
-from executor_service.outcome import Outcome, settle_item
-from executor_service.output import CHUNK_BYTES_MAX
 
 log = logging.getLogger(__name__)
 
 #: The contract of the journal functions that this release calls.
 CONTRACT: Final = 1
 
-BATCH_MAX: Final = 500
-#: Bytes of outcomes in one call; one that is larger travels alone.
-BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
-#: At most one commit of progress in so many seconds.
-PROGRESS_SECONDS: Final = 1.0
-#: How long output gathers before it is written.
-OUTPUT_SECONDS: Final = 0.2
-OUTPUT_BYTES_MAX: Final = 1024 * 1024
-
 _CONNECT_SECONDS: Final = 5
-_BACKOFF_SECONDS: Final = (0.05, 2.0)
+#: A call that takes longer is taken for lost, and repeated on another connection.
+_CALL_SECONDS: Final = 40.0
+_BACKOFF_SECONDS_MAX: Final = 2.0
 #: SQLSTATE classes after which the same call may succeed: connection, resources, operator intervention, a read-only
 #: phase of a failover, and refusals that only say "again". Rights and missing functions are an operator's to mend.
 _TRANSIENT: Final = ("08", "25006", "40", "42501", "42883", "3F000", "53", "55P03", "57")
 
-_ROW: Final = "ord, outcome, seq, type, (extract(epoch FROM recorded_at) * 1000000)::bigint, data, effect_key"
-_STARTED: Final[LiteralString] = f"SELECT {_ROW} FROM backburner.attempts_started_v1(%b)"
-_PROGRESS: Final[LiteralString] = f"SELECT {_ROW} FROM backburner.attempts_progress_v1(%b)"
-_SETTLE: Final[LiteralString] = f"SELECT {_ROW} FROM backburner.attempts_settle_v1(%b)"
-_OUTPUT: Final[LiteralString] = (
+_ROW: Final[LiteralString] = (
+    "ord, outcome, seq, type, (extract(epoch FROM recorded_at) * 1000000)::bigint, data, effect_key"
+)
+STARTED: Final[LiteralString] = "SELECT " + _ROW + " FROM backburner.attempts_started_v1(%s::jsonb)"
+PROGRESS: Final[LiteralString] = "SELECT " + _ROW + " FROM backburner.attempts_progress_v1(%s::jsonb)"
+SETTLE: Final[LiteralString] = "SELECT " + _ROW + " FROM backburner.attempts_settle_v1(%s::jsonb)"
+OUTPUT: Final[LiteralString] = (
     "SELECT backburner.output_append_v1(%s::uuid[], %s::uuid[], %s::int[], %s::bytea[], %s::smallint[], %s::bigint[], "
     "%s::bytea[])"
 )
+_CONTRACT: Final[LiteralString] = "SELECT lowest, highest FROM backburner.contract_v1()"
 
-Row = tuple[int, str, int | None, str | None, int | None, str | None, str | None]
+
+class Refused(Exception):
+    """The journal refuses the call as it stands: repeating it will not help."""
+
+
+class Lane:
+    """A connection for one writer, which comes back. `name` shows in pg_stat_activity."""
+
+    def __init__(self, dsn: str, name: str) -> None:
+        self._dsn = dsn
+        self._name = name
+        self._connection: psycopg.AsyncConnection[tuple[Any, ...]] | None = None
+        self._failures = 0
+
+    @property
+    def up(self) -> bool:
+        """False while Postgres does not answer."""
+        return self._failures == 0
+
+    async def call(self, statement: LiteralString, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """Runs one statement in a commit of its own, again and again until Postgres answers. Raises Refused."""
+        while True:
+            try:
+                async with asyncio.timeout(_CALL_SECONDS):
+                    return await self._try(statement, parameters)
+            except (psycopg.Error, TimeoutError) as error:
+                if isinstance(error, psycopg.Error) and not _is_transient(error):
+                    raise Refused(str(error).strip()) from error
+                await self._drop()
+                await self._pause(error)
+
+    async def check_contract(self) -> None:
+        """Waits for Postgres and compares contracts. Raises StartError when the schema does not serve ours."""
+        try:
+            [(lowest, highest)] = await self.call(_CONTRACT, ())
+        except Refused as error:
+            raise StartError(f"the database is no Backburner journal: {error}. Run `backburner migrate`") from error
+        if not lowest <= CONTRACT <= highest:
+            raise StartError(
+                f"the schema serves contracts {lowest} to {highest}, this executor calls {CONTRACT}: upgrade the older"
+            )
+
+    async def close(self) -> None:
+        """Closes the connection."""
+        await self._drop()
+
+    async def _try(self, statement: LiteralString, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
+        connection = self._connection or await self._connect()
+        cursor = await connection.execute(statement, parameters, prepare=True)
+        rows = await cursor.fetchall()
+        self._failures = 0
+        return rows
+
+    async def _connect(self) -> psycopg.AsyncConnection[tuple[Any, ...]]:
+        self._connection = await psycopg.AsyncConnection.connect(
+            self._dsn,
+            autocommit=True,
+            connect_timeout=_CONNECT_SECONDS,
+            application_name=self._name,
+            keepalives_idle=10,
+            keepalives_interval=5,
+            keepalives_count=3,
+            tcp_user_timeout=20_000,
+            options="-c statement_timeout=30s",
+        )
+        return self._connection
+
+    async def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(psycopg.Error, OSError):
+                await connection.close()
+
+    async def _pause(self, error: Exception) -> None:
+        self._failures += 1
+        if self._failures in (1, 5) or self._failures % 20 == 0:
+            log.warning("%s: Postgres does not answer (%s): results are held", self._name, _first_line(error))
+        pause = min(_BACKOFF_SECONDS_MAX, 0.05 * 2 ** min(self._failures, 6))
+        await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+
+
+def _is_transient(error: psycopg.Error) -> bool:
+    """True when the error says nothing about what was asked, only that now is a bad time."""
+    if error.sqlstate is None:
+        return isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
+    return error.sqlstate.startswith(_TRANSIENT)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -67,7 +67,7 @@ def usage(
 
 
 def cancelled() -> bool:
-    """True when the running function shall end: functions in threads, which nobody can interrupt, ask from time to time."""
+    """True when the running function shall end. A function in a thread cannot be interrupted: it asks now and then."""
     reporter = current.get()
     return reporter is not None and reporter.ending
 

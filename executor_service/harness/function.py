@@ -52,7 +52,7 @@ class FunctionHarness:
         attempt.started(0)
         try:
             value = await self._call(function, args, kwargs, attempt)
-        except BaseException as error:  # noqa: BLE001 - whatever a function raises is data, SystemExit included
+        except BaseException as error:
             task = asyncio.current_task()
             if isinstance(error, GeneratorExit) or (task is not None and task.cancelling()):
                 raise  # not the function's: this task is being ended
@@ -133,8 +133,7 @@ def _raised(error: BaseException) -> Outcome:
     kind = type(error)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     message = storable(_text(error), 2048) or name
-    outcome = Outcome(exception_type=name, traceback=_traceback(error)).fail("RAISED", f"{kind.__name__}: {message}")
-    return outcome
+    return Outcome(exception_type=name, traceback=_traceback(error)).fail("RAISED", f"{kind.__name__}: {message}")
 
 
 def _text(error: BaseException) -> str:

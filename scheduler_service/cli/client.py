@@ -42,9 +42,9 @@ class Client:
         """Namespace of every call."""
         return self.target.namespace
 
-    async def get_run(self, run_id: str = "", *, key: str = "") -> pb.Run:
-        """The run with input and result."""
-        request = pb.GetRunRequest(run_id=run_id, key=key, namespace=self.namespace, view=pb.VIEW_FULL)
+    async def get_run(self, run_id: str = "", *, key: str = "", view: pb.View.ValueType = pb.VIEW_FULL) -> pb.Run:
+        """The run by id or by key, with input and result unless `view` says less."""
+        request = pb.GetRunRequest(run_id=run_id, key=key, namespace=self.namespace, view=view)
         return (await self.runs.GetRun(request, timeout=CALL_SECONDS)).run
 
     async def get_effect(self, name: pb.EffectName) -> pb.Effect:

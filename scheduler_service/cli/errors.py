@@ -65,7 +65,7 @@ def from_rpc(error: grpc.RpcError, address: str, source: str) -> CliError:
 
 
 def _unreachable(address: str, source: str, message: str) -> CliError:
-    cause = message if len(message) < 200 else f"{message[:199]}…"
+    cause = message.rpartition(": ")[2] or message  # gRPC tells the whole way there; the end of it is the cause
     return CliError(
         f"no scheduler answers at {address} ({source}): {cause}",
         "is `backburner dev` running? Give another address with --address or BACKBURNER_ADDRESS",

@@ -126,8 +126,8 @@ class LineScreen:
         if done == self._foreground_said or (not last and now - self._foreground_at < _FOREGROUND_LINE_SECONDS):
             return
         self._foreground_at, self._foreground_said = now, done
-        newest = self._view.recent_foreground[-1].key if self._view.recent_foreground else ""
-        message = f"{done} done, {self._view.open_foreground} open; newest {newest}"
+        newest = "".join(f"; newest {effect.key}" for effect in list(self._view.recent_foreground)[-1:])
+        message = f"{done} done, {self._view.open_foreground} open{newest}"
         self._console.print(_line(Notice(dt.datetime.now(dt.UTC), "foreground", message)))
 
 

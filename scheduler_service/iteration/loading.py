@@ -77,8 +77,9 @@ class Loader:
             log.error("run %s waits: no process %r is loaded here (--process-module)", run.run_id, run.process)
             run.phase = Phase.PARKED
             return
-        work = partial(_replay, definition, run.run_id, events, self._loop.threads.pulse, self._check_calls)
-        self._loop.threads.submit(work, partial(self._replayed, run, events, fresh))
+        execution = Execution(definition, run.run_id, recorded=Recorded(events), watch_calls=self._check_calls)
+        work = partial(_replay, execution, events, self._loop.threads.pulse)
+        self._loop.threads.submit(work, partial(self._replayed, run, events, fresh), execution.block)
 
     def _replayed(self, run: RunState, events: Sequence[Event], fresh: bool, result: Any) -> None:
         if run.phase is not Phase.LOADING:
@@ -106,10 +107,9 @@ class Loader:
 
 
 def _replay(
-    process: AnyProcess, run_id: str, history: Sequence[Event], pulse: Callable[[], None], check_calls: bool
+    execution: Execution, history: Sequence[Event], pulse: Callable[[], None]
 ) -> tuple[Execution, list[Command]]:
-    """On the iteration thread: `replay.replay`, with a pulse for the watchdog before each event."""
-    execution = Execution(process, run_id, recorded=Recorded(history), watch_calls=check_calls)
+    """On the iteration thread: feeds a whole history; what it does not have yet is to be appended."""
     pending: list[Command] = []
     for event in history:
         pulse()

@@ -27,9 +27,9 @@ from scheduler_service.iteration.runs import Phase, Runs, RunState
 from scheduler_service.iteration.timers import Timers
 from scheduler_service.iteration.worker import Blocked, IterationThreads
 from scheduler_service.journal import Append, AppendOutcome, Journal, JournalUnavailable
+from scheduler_service.replay import parked_error
 from scheduler_service.replay.events import Command, Event
 from scheduler_service.replay.execution import Execution
-from scheduler_service.replay.failures import parked_kind, run_error
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +122,8 @@ class Loop:
             return
         run.phase = Phase.STEPPING
         run.used = time.monotonic()
-        self.threads.submit(partial(self._feed, run.execution, events), partial(self._fed, run, events))
+        execution = run.execution
+        self.threads.submit(partial(self._feed, execution, events), partial(self._fed, run, events), execution.block)
 
     def _feed(self, execution: Execution, events: Sequence[Event]) -> tuple[int, list[Command]]:
         """On the iteration thread: feeds events one by one; stops behind one that parks the run."""
@@ -403,7 +404,7 @@ def error_of(result: Blocked | BaseException) -> dict[str, Any]:
             "blocking calls into a @bb.function effect"
         )
         return {"kind": "BLOCKED", "message": message, "traceback": result.stack[-16_000:]}
-    return run_error(result, parked_kind(result))
+    return parked_error(result)
 
 
 def _log_failure(result: Any) -> None:

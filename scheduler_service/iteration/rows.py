@@ -46,14 +46,14 @@ def projection(spec: Mapping[str, Any]) -> dict[str, Any]:
         "queue_timeout_s": seconds(timeouts.get("schedule_to_start")),
         "total_timeout_s": seconds(timeouts.get("total")),
         "max_attempts": max(1, retry.get("max_attempts", 1)),
-        "initial_s": seconds(retry.get("initial")) or 1.0,
-        "backoff": retry.get("backoff") or 2.0,
-        "max_interval_s": seconds(retry.get("max_interval")) or _DEFAULT_MAX_INTERVAL_SECONDS,
+        "initial_s": _seconds_or(retry.get("initial"), 1.0),
+        "backoff": retry.get("backoff", 2.0),
+        "max_interval_s": _seconds_or(retry.get("max_interval"), _DEFAULT_MAX_INTERVAL_SECONDS),
         "non_retryable": list(retry.get("non_retryable", ())),
         "on_run_end": spec.get("on_run_end", "ON_RUN_END_WAIT").removeprefix("ON_RUN_END_"),
         "labels": spec.get("labels", {}),
         "executor_labels": spec.get("executor_labels", {}),
-        "poll_interval_s": seconds(spec.get("poll_interval")) or _DEFAULT_POLL_SECONDS,
+        "poll_interval_s": _seconds_or(spec.get("poll_interval"), _DEFAULT_POLL_SECONDS),
         "dispatch": None,
     }
 
@@ -75,6 +75,10 @@ def work_of(x: Mapping[str, Any]) -> Work:
 def seconds(duration: str | None) -> float | None:
     """Seconds of a proto3 JSON duration (`3.500s`), None for none."""
     return None if duration is None else float(duration.removesuffix("s"))
+
+
+def _seconds_or(duration: str | None, default: float) -> float:
+    return default if duration is None else float(duration.removesuffix("s"))
 
 
 def timestamp(value: str) -> datetime:

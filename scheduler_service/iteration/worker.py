@@ -40,6 +40,8 @@ class Job:
 
     work: Callable[[], Any]
     done: Callable[[Any], None]
+    #: Told when the job is given up, from another thread: ends what the exception does not reach.
+    block: Callable[[str], None]
     given_up: bool = False
 
 
@@ -80,9 +82,11 @@ class IterationThreads:
         if thread is not None:
             await asyncio.to_thread(thread.join, self._step_seconds_max)
 
-    def submit(self, work: Callable[[], Any], done: Callable[[Any], None]) -> None:
+    def submit(
+        self, work: Callable[[], Any], done: Callable[[Any], None], block: Callable[[str], None] = lambda _stack: None
+    ) -> None:
         """Queues a job."""
-        self._jobs.put(Job(work, done))
+        self._jobs.put(Job(work, done, block))
 
     def pulse(self) -> None:
         """Tells the watchdog that the job on this thread begins a new step."""
@@ -161,6 +165,7 @@ class IterationThreads:
         state.replaced = True
         self._stuck.append(state)
         log.error("a step of process code blocked for %.1f s; it is given up\n%s", took, stack)
+        job.block(stack)
         if state.thread is not None and state.thread.ident is not None:
             ctypes.pythonapi.PyThreadState_SetAsyncExc(
                 ctypes.c_ulong(state.thread.ident), ctypes.py_object(StepBlocked)

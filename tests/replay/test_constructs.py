@@ -36,7 +36,7 @@ def test_commands_do_not_depend_on_memory_addresses() -> None:
 
 
 def _run_elsewhere(seed: int) -> dict[str, Any]:
-    environment = {"PYTHONHASHSEED": "0", "PYTHONPATH": str(ROOT), "PATH": ""}
+    environment = {"PYTHONHASHSEED": str(seed), "PYTHONPATH": str(ROOT), "PATH": ""}
     done = subprocess.run(
         [sys.executable, "-m", "tests.replay.constructs", str(seed)],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=True,

@@ -327,6 +327,26 @@ def test_eviction_runs_finally_and_emits_nothing() -> None:
         execution.feed(Event(2, "TIMER_FIRED", START, data={"ordinal": 1}))
 
 
+def test_cleanup_of_an_evicted_run_cannot_start_tasks_or_timers() -> None:
+    seen: list[str] = []
+
+    async def body(ctx: bb.Context) -> Any:
+        loop = asyncio.get_running_loop()
+        try:
+            await asyncio.sleep(10)
+        finally:
+            for call in (lambda: loop.create_task(asyncio.sleep(0)), lambda: loop.call_later(1, print)):
+                try:
+                    call()
+                except bb.RunEvicted:
+                    seen.append("refused")
+
+    execution = Execution(bb.ProcessDefinition("body", body), RUN_ID)
+    execution.feed(Event(1, "RUN_CREATED", START))
+    execution.evict()
+    assert seen == ["refused", "refused"]
+
+
 def test_a_handle_used_after_eviction_refuses() -> None:
     kept: list[Any] = []
 

@@ -145,6 +145,7 @@ class Stack:
         health = health_pb2_grpc.HealthStub(self.channel)
 
         async def serving() -> bool:
+            self._still_running()
             try:
                 answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=2, wait_for_ready=True)
                 executors = await self.operator.ListExecutors(operator_pb.ListExecutorsRequest(), timeout=2)
@@ -155,8 +156,13 @@ class Stack:
 
         try:
             await eventually(serving, timeout=START_SECONDS, message="the services did not come up")
-        except (AssertionError, TimeoutError) as error:
+        except AssertionError as error:
             raise AssertionError(f"{error}\n{self.scheduler.tail}\n---\n{self.executor.tail}") from error
+
+    def _still_running(self) -> None:
+        for service in (self.scheduler, self.executor):
+            if service.process is not None and service.process.poll() is not None:
+                raise RuntimeError(f"{service.module} has ended with {service.process.returncode}\n{service.tail}")
 
     async def create(self, process: str, key: str = "", **values: Any) -> str:
         """Creates a run, returns its id."""

@@ -81,12 +81,12 @@ class _Printer:
             click.echo(text.json_line(event))
             return
         name = text.event_type(event.type)
-        attempt = f" #{event.attempt}" if event.attempt > 1 else ""
+        subject = f"{event.effect_key} #{event.attempt}" if event.attempt > 1 else event.effect_key
         line = Text.assemble(
             (f"{event.seq:>5}  ", "dim"),
             f"{text.clock(event.recorded_at)}  ",
             (f"{name:<24}", _TYPE_STYLES.get(name, "")),
-            (f"{event.effect_key}{attempt:<4}", "bold"),
+            (f"{subject:<24}", "bold"),
             (f"  {self._data(event)}", "dim"),
         )
         self._out.print(line, soft_wrap=True)

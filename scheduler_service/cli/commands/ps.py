@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 from typing import TypeVar
 
@@ -21,6 +22,7 @@ from scheduler_service.cli.output import console, table
 from scheduler_service.cli.run_view import describe_progress, describe_report
 
 _WIDE = 130
+_REASONS_MAX = 100
 Value = TypeVar("Value", bound=int)
 
 
@@ -65,19 +67,29 @@ async def ps_command(
 
 
 async def _list_runs(client: Client, request: pb.ListRunsRequest, limit: int, *, as_json: bool) -> None:
-    out, now = console(), dt.datetime.now(dt.UTC)
     request.page_size = min(limit, 1000)
-    rows = table("RUN", "STATE", "PROCESS", "KEY", "AGE", "EFFECTS", "WAITING ON", right=("AGE",))
-    async for run in client.list_runs(request, limit):
-        if as_json:
+    runs = await _with_reasons(client, [run async for run in client.list_runs(request, limit)])
+    if as_json:
+        for run in runs:
             click.echo(text.json_line(run))
-            continue
+        return
+    out, now = console(), dt.datetime.now(dt.UTC)
+    rows = table("RUN", "STATE", "PROCESS", "KEY", "AGE", "EFFECTS", "WAITING ON", right=("AGE",))
+    for run in runs:
         state = text.run_state(run.state)
         cells = (run.process or "(client)", run.key, text.since(run.create_time, now), _counts(run.effect_counts))
         name = _short_id(run.run_id, out.width)
         rows.add_row(name, Text(state, text.style(state)), *map(escape, cells), escape(_waits(run)))
-    if not as_json:
-        out.print(rows if rows.row_count else "no runs; start one with `backburner run PROCESS`")
+    out.print(rows if runs else "no runs; start one with `backburner run PROCESS`")
+
+
+async def _with_reasons(client: Client, runs: list[pb.Run]) -> list[pb.Run]:
+    # What a run waits for is computed for single runs only. Bounded: a longer list is for machines.
+    waiting = [run for run in runs if run.state not in text.RUN_ENDED | text.RUN_PARKED][:_REASONS_MAX]
+    answers = await asyncio.gather(*(client.get_run(run.run_id, view=pb.VIEW_BASIC) for run in waiting))
+    for run, answer in zip(waiting, answers, strict=True):
+        run.CopyFrom(answer)
+    return runs
 
 
 async def _list_effects(client: Client, request: pb.ListEffectsRequest, limit: int, *, as_json: bool) -> None:

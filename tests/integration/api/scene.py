@@ -12,6 +12,10 @@ from typing import Any
 
 import grpc
 import psycopg
+import pytest
+from google.protobuf.struct_pb2 import Struct
+from google.rpc import error_details_pb2  # type: ignore[import-untyped]
+from grpc_status import rpc_status
 
 from backburner.scheduler.v1 import operator_service_pb2_grpc, scheduler_service_pb2_grpc
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
@@ -36,6 +40,7 @@ from scheduler_service.journal import (
 
 INCARNATION = "7b0f4f0e-2f0e-4f43-9d4c-1f3d2b7f0a11"
 TOKEN = "00112233445566778899aabbccddeeff"
+NOWHERE = "01890a5d-ac96-774b-bcce-b302099a8057"
 Row = dict[str, Any]
 
 
@@ -202,6 +207,24 @@ def shell(command: str = "true", **more: Any) -> Row:
 
 def external(*choices: str) -> Row:
     return {"name": "ask", "external": {"prompt": "Deploy?", "choices": list(choices)}}
+
+
+async def refused(call: Any, code: grpc.StatusCode, reason: str) -> error_details_pb2.ErrorInfo:
+    """Asserts that a call is refused with this code and reason; answers with the ErrorInfo."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    status = rpc_status.from_call(caught.value)
+    assert status is not None, caught.value
+    info = error_details_pb2.ErrorInfo()
+    assert any(packed.Unpack(info) for packed in status.details)
+    assert (caught.value.code(), info.reason) == (code, reason), caught.value.details()
+    return info
+
+
+def struct(**values: Any) -> Struct:
+    made = Struct()
+    made.update(values)
+    return made
 
 
 @asynccontextmanager

@@ -39,7 +39,7 @@ class FakeExecutor(pb_grpc.ExecutorServiceServicer):
                     yield self.log[at]
                     at += 1
                 self.grown.clear()
-                await asyncio.wait_for(asyncio.shield(self.grown.wait()), 10)
+                await self.grown.wait()
             await context.abort(grpc.StatusCode.UNAVAILABLE, "cut")
         finally:
             self.open -= 1

@@ -1,0 +1,67 @@
+"""`python -m executor_service`: the composition root of the executor service.
+
+Settings come from the environment (see `settings.py`); `backburner executor --help` lists them as flags.
+"""
+
+import os
+
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+import asyncio
+import importlib
+import importlib.metadata
+import logging
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from executor_service.errors import StartError
+from executor_service.server import ExecutorServer
+from executor_service.settings import Settings, SettingsError, settings_from_env
+
+
+def main() -> int:
+    """Runs the service; returns the exit code: 0 after a stop, 2 for a configuration that cannot work."""
+    try:
+        settings = settings_from_env()
+        logging.basicConfig(
+            level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
+        )
+        asyncio.run(run_executor(settings))
+    except (SettingsError, StartError) as error:
+        sys.stderr.write(f"executor: {error}\n")
+        return 2
+    return 0
+
+
+async def run_executor(settings: Settings) -> None:
+    """Runs one executor in this process until a signal ends it. Raises StartError."""
+    server = ExecutorServer(settings, load_functions(settings.function_modules), version())
+    await server.start()
+    sys.stdout.write(f"executor {server.executor_id} listening on {server.address}\n")
+    sys.stdout.flush()
+    await server.run()
+
+
+def load_functions(modules: tuple[str, ...]) -> Mapping[str, Any]:
+    """Imports the modules of functions; what they register is what this executor can run. Raises StartError."""
+    import backburner as bb  # noqa: PLC0415 - loads the authoring API, which nothing else here needs
+
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            raise StartError(f"cannot import function module {name!r}: {type(error).__name__}: {error}") from error
+    return bb.functions()
+
+
+def version() -> str:
+    """Release of the installed distribution."""
+    try:
+        return importlib.metadata.version("backburner")
+    except importlib.metadata.PackageNotFoundError:
+        return "0+unknown"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,229 @@
+"""The control stream: dials the scheduler, reports everything held, obeys starts and cancels, and dials again.
+
+One session at a time, and only the newest is obeyed: starts carry its number. When a stream breaks, attempts run on and
+the next hello reports them. Frames are taken by one reader task that never waits for anything but the next frame; all
+frames up go through the outbox and one writer task. The stream is the only truth about liveness: one that has been
+silent for three heartbeats is dropped, whatever TCP says.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import grpc
+from google.protobuf import timestamp_pb2
+
+from backburner.scheduler.v1 import dispatch_service_pb2 as pb
+from backburner.scheduler.v1 import dispatch_service_pb2_grpc as pb_grpc
+from executor_service.assignment import assignment_from
+from executor_service.attempts import Attempts
+from executor_service.invocation import Invocation
+from executor_service.outbox import Outbox
+
+log = logging.getLogger(__name__)
+
+#: Snapshots in one heartbeat.
+SNAPSHOTS_MAX: Final = 200
+#: Every so many heartbeats carry a whole report, which the scheduler reconciles against.
+REPORT_EVERY: Final = 2
+#: Missed heartbeats after which a stream is dead.
+SILENT_HEARTBEATS: Final = 3
+
+_WELCOME_SECONDS: Final = 10.0
+_BACKOFF_SECONDS: Final = 0.1
+_BACKOFF_SECONDS_MAX: Final = 5.0
+#: After a refusal that will not go away by itself.
+_REFUSED_SECONDS: Final = 10.0
+_REFUSALS: Final = (
+    grpc.StatusCode.ABORTED, grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.UNIMPLEMENTED,
+)  # fmt: skip
+
+Call = grpc.aio.StreamStreamCall[pb.ConnectRequest, pb.ConnectResponse]
+Describe = Callable[[], pb.Hello]
+
+
+class Intake:
+    """Keeps a session with the scheduler."""
+
+    def __init__(
+        self, stub: pb_grpc.DispatchServiceStub, attempts: Attempts, outbox: Outbox, describe: Describe
+    ) -> None:
+        self._stub = stub
+        self._attempts = attempts
+        self._outbox = outbox
+        self._describe = describe
+        self._session_no = 0
+        self._welcomed = False
+        self._heartbeat_s = 3.0
+        self._last_frame = 0.0
+        self._failures = 0
+        self.on_welcome: Callable[[], None] = lambda: None
+
+    @property
+    def connected(self) -> bool:
+        """True while a session is open."""
+        return self._welcomed
+
+    async def run(self) -> None:
+        """Keeps a session open until cancelled."""
+        while True:
+            pause = await self._session()
+            await asyncio.sleep(pause)
+
+    def drain(self, reason: str) -> None:
+        """Takes nothing new, and says so."""
+        self._attempts.draining = reason
+        self._outbox.send(pb.ConnectRequest(draining=pb.Draining(reason=reason)))
+
+    async def _session(self) -> float:
+        """One session from hello to its end; returns how long to wait before the next."""
+        self._welcomed = False
+        self._outbox.new_session()
+        call: Call = self._stub.Connect()
+        tasks = [
+            asyncio.create_task(self._read(call), name="control-reader"),
+            asyncio.create_task(self._write(call), name="control-writer"),
+            asyncio.create_task(self._beat(), name="control-heartbeat"),
+        ]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            call.cancel()
+            for task in tasks:
+                task.cancel()
+            ended = await asyncio.gather(*tasks, return_exceptions=True)
+        return self._pause(ended)
+
+    async def _read(self, call: Call) -> None:
+        """Takes the frames down. Nothing here waits, so that no frame is held up by another."""
+        self._last_frame = time.monotonic()
+        async for frame in call:
+            self._last_frame = time.monotonic()
+            self._take(frame)
+
+    def _take(self, frame: pb.ConnectResponse) -> None:
+        kind = frame.WhichOneof("frame")
+        if kind == "start":
+            self._start(frame.start)
+        elif kind == "cancel":
+            for cancel in frame.cancel.attempts:
+                self._attempts.cancel(cancel)
+        elif kind == "welcome":
+            self._welcome(frame.welcome)
+        elif kind == "drain":
+            self._drain(frame.drain)
+        elif kind == "moved":
+            log.info("the scheduler ends the stream: %s", frame.moved.reason)
+
+    def _welcome(self, welcome: pb.Welcome) -> None:
+        self._session_no = welcome.session_no
+        self._welcomed = True
+        self._failures = 0
+        if welcome.HasField("heartbeat_interval"):
+            self._heartbeat_s = max(0.05, welcome.heartbeat_interval.ToNanoseconds() / 1e9)
+        self._attempts.stale([(ref.effect_id, ref.attempt) for ref in welcome.stale])
+        log.info("session %d with scheduler %s", welcome.session_no, welcome.scheduler_id)
+        self.on_welcome()
+
+    def _start(self, start: pb.StartAttempts) -> None:
+        stale = start.session_no != self._session_no or not self._welcomed
+        rejected = []
+        for item in start.attempts:
+            refusal = (_STALE, "") if stale else self._launch(item)
+            if refusal is not None:
+                ref = pb.AttemptRef(effect_id=item.effect_id, attempt=item.attempt)
+                rejected.append(pb.RejectedAttempt(ref=ref, reason=refusal[0], message=refusal[1]))
+        if rejected:
+            self._outbox.reject(rejected)
+        self._outbox.accept(self._attempts.take_accepted())
+
+    def _launch(self, item: pb.StartAttempt) -> tuple[pb.RejectedAttempt.Reason.ValueType, str] | None:
+        refusal = self._attempts.start(assignment_from(item, self._session_no))
+        return None if refusal is None else (refusal.reason, refusal.message)
+
+    def _drain(self, command: pb.DrainCommand) -> None:
+        if command.drain:
+            self.drain(command.reason or "drained by an operator")
+        else:
+            self._attempts.draining = ""
+
+    async def _write(self, call: Call) -> None:
+        """Sends the hello, then whatever waits, until the stream breaks."""
+        await call.write(pb.ConnectRequest(hello=self._hello()))
+        while True:
+            await self._outbox.wait()
+            if self._welcomed:
+                for frame in self._outbox.take():
+                    await call.write(frame)
+
+    def _hello(self) -> pb.Hello:
+        hello = self._describe()
+        hello.draining = bool(self._attempts.draining)
+        hello.attempts.extend(_reported(held) for held in self._attempts)
+        hello.clock_time.CopyFrom(_now())
+        return hello
+
+    async def _beat(self) -> None:
+        """Sends heartbeats; returns when the other side has been silent for too long."""
+        started, beats = time.monotonic(), 0
+        while True:
+            await asyncio.sleep(self._heartbeat_s if self._welcomed else 0.05)
+            limit = self._heartbeat_s * SILENT_HEARTBEATS if self._welcomed else _WELCOME_SECONDS
+            if time.monotonic() - max(self._last_frame, started) > limit:
+                log.warning("no frame from the scheduler for %.1f s: dialling again", limit)
+                return
+            if self._welcomed:
+                self._outbox.send(self._heartbeat(report=beats % REPORT_EVERY == 0))
+                beats += 1
+
+    def _heartbeat(self, *, report: bool) -> pb.ConnectRequest:
+        beat = pb.ExecutorHeartbeat(report=report, clock_time=_now())
+        for held in self._attempts:
+            if held.changed and len(beat.changed) < SNAPSHOTS_MAX:
+                held.changed = False
+                beat.changed.append(held.snapshot(small=True))
+            if report:
+                beat.attempts.append(_reported(held))
+        return pb.ConnectRequest(heartbeat=beat)
+
+    def _pause(self, ended: Sequence[BaseException | None]) -> float:
+        """Logs why the session ended; how long to wait before the next."""
+        error = next((e for e in ended if isinstance(e, grpc.aio.AioRpcError)), None)
+        bug = next((e for e in ended if isinstance(e, Exception) and not isinstance(e, _BROKEN)), None)
+        if bug is not None:
+            log.error("the control stream ended by a bug", exc_info=bug)
+        self._failures += 1
+        was_open, self._welcomed = self._welcomed, False
+        if error is not None and error.code() in _REFUSALS:
+            log.error("the scheduler refuses this executor: %s", error.details())
+            return _REFUSED_SECONDS * random.uniform(0.5, 1.0)
+        if was_open or self._failures in (3, 20) or self._failures % 100 == 0:
+            log.warning("no session with the scheduler: %s", error.details() if error is not None else "stream ended")
+        return min(_BACKOFF_SECONDS_MAX, _BACKOFF_SECONDS * 2 ** min(self._failures, 10)) * random.uniform(0.1, 1.0)
+
+
+#: What a stream that breaks raises in its reader and writer.
+_BROKEN: Final = (grpc.aio.BaseError, asyncio.InvalidStateError)
+_STALE: Final = pb.RejectedAttempt.REASON_STALE_SESSION
+
+
+def _reported(held: Invocation) -> pb.ReportedAttempt:
+    a = held.assignment
+    return pb.ReportedAttempt(
+        ref=pb.AttemptRef(effect_id=a.effect_id, attempt=a.attempt),
+        state=held.state,
+        session_no=a.session_no,
+        pool=a.pool,
+        background=a.background,
+        run_id=a.run_id,
+    )
+
+
+def _now() -> timestamp_pb2.Timestamp:
+    now = timestamp_pb2.Timestamp()
+    now.GetCurrentTime()
+    return now

@@ -1,0 +1,356 @@
+"""What waits for the journal, and the two writers that take it there through the lanes of `recording.py`.
+
+A writer sends everything that waits in one call. What the call answers is told on: rows to the scheduler, the end of
+the attempt to `attempts.py`, and an attempt that is no longer ours is ended.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Final, LiteralString, Protocol
+
+import orjson
+
+from backburner.scheduler.v1 import dispatch_service_pb2 as pb
+from executor_service.assignment import Ref
+from executor_service.invocation import Invocation
+from executor_service.outcome import Outcome, settle_item
+from executor_service.output import CHUNK_BYTES_MAX, Capture
+from executor_service.recording import OUTPUT, PROGRESS, SETTLE, STARTED, Lane, Refused
+
+log = logging.getLogger(__name__)
+
+BATCH_MAX: Final = 500
+#: Bytes of outcomes in one call; a larger one travels alone.
+BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
+#: At most one commit of progress in so many seconds: each row of it costs a synchronous commit.
+PROGRESS_SECONDS: Final = 1.0
+#: How long output gathers before it is written.
+OUTPUT_SECONDS: Final = 0.2
+#: Bytes of output in one call.
+OUTPUT_BYTES_MAX: Final = 1024 * 1024
+#: How long an outcome waits for the last of its output to be written.
+_LAST_OUTPUT_SECONDS: Final = 2.0
+#: Pause after a batch whose every run is locked by somebody else.
+_BUSY_SECONDS: Final = 0.005
+
+
+class Holder(Protocol):
+    """Who holds the attempts: see `attempts.py`."""
+
+    def recorded(self, invocation: Invocation) -> None:
+        """The outcome is in the journal."""
+
+    def stale(self, refs: Sequence[Ref]) -> None:
+        """These attempts are no longer ours."""
+
+
+Publish = Callable[[Sequence[pb.JournaledEvent]], None]
+
+
+@dataclass(slots=True)
+class _Settlement:
+    invocation: Invocation
+    item: orjson.Fragment
+    size: int
+    busy: int = 0
+    #: True when the outcome was replaced by one that says it could not be stored.
+    replaced: bool = False
+
+
+class Outcomes:
+    """The writer of outcomes."""
+
+    def __init__(self, lane: Lane, holder: Holder, publish: Publish, executor_id: str) -> None:
+        self._lane = lane
+        self._holder = holder
+        self._publish = publish
+        self._executor_id = executor_id
+        self._waiting: deque[_Settlement] = deque()
+        self._wake = asyncio.Event()
+
+    def add(self, invocation: Invocation) -> None:
+        """Takes the outcome of an attempt."""
+        self._waiting.append(self._settlement(invocation))
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Writes until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._waiting:
+                await self._write(self._batch())
+
+    def _settlement(self, invocation: Invocation) -> _Settlement:
+        assert invocation.outcome is not None  # noqa: S101 - it has finished
+        item = settle_item(invocation.assignment, self._executor_id, invocation.outcome, invocation.elapsed_s)
+        return _Settlement(invocation, orjson.Fragment(item), len(item))
+
+    def _batch(self) -> list[_Settlement]:
+        batch = [self._waiting.popleft()]
+        size = batch[0].size
+        # The journal waits for the lock of a run only when a call is about that run alone.
+        while self._waiting and len(batch) < BATCH_MAX and batch[0].busy < 2 and self._waiting[0].busy < 2:
+            size += self._waiting[0].size
+            if size > BATCH_BYTES_MAX:
+                break
+            batch.append(self._waiting.popleft())
+        return batch
+
+    async def _write(self, batch: list[_Settlement]) -> None:
+        try:
+            rows = await self._lane.call(SETTLE, (_encode([s.item for s in batch]),))
+        except Refused as error:
+            await self._bisect(batch, error)
+            return
+        self._take(batch, rows)
+        if all(row[1] == "busy" for row in rows):
+            await asyncio.sleep(_BUSY_SECONDS)
+
+    def _take(self, batch: list[_Settlement], rows: Sequence[tuple[Any, ...]]) -> None:
+        events = []
+        for row in rows:
+            settlement = batch[row[0]]
+            if row[1] == "busy":
+                settlement.busy += 1
+                self._waiting.append(settlement)
+                continue
+            if row[1] not in ("ok", "already"):
+                log.warning("the outcome of attempt %s is %s", settlement.invocation.assignment.ref, row[1])
+            if row[2] is not None:
+                events.append(event_of(settlement.invocation, row, frees_slot=True))
+            self._holder.recorded(settlement.invocation)
+        if events:
+            self._publish(events)
+
+    async def _bisect(self, batch: list[_Settlement], error: Refused) -> None:
+        """One outcome that cannot be stored must not hold up the others."""
+        if len(batch) > 1:
+            middle = len(batch) // 2
+            await self._write(batch[:middle])
+            await self._write(batch[middle:])
+            return
+        [settlement] = batch
+        log.error("the outcome of attempt %s is refused: %s", settlement.invocation.assignment.ref, error)
+        if settlement.replaced:
+            self._holder.recorded(settlement.invocation)  # not even its failure can be stored: nothing is left to do
+            return
+        settlement.invocation.outcome = Outcome(death_proven=_death(settlement)).fail(
+            "INVALID_RESULT", f"the outcome cannot be stored: {error}", final=True
+        )
+        replacement = self._settlement(settlement.invocation)
+        replacement.replaced = True
+        await self._write([replacement])
+
+
+class Reports:
+    """The writer of starts, progress and output."""
+
+    def __init__(self, lane: Lane, holder: Holder, publish: Publish, outcomes: Outcomes) -> None:
+        self._lane = lane
+        self._holder = holder
+        self._publish = publish
+        self._outcomes = outcomes
+        self._started: list[Invocation] = []
+        self._progress: dict[Invocation, None] = {}
+        self._output: dict[Invocation, None] = {}
+        self._last_output: dict[Invocation, asyncio.TimerHandle] = {}
+        self._progress_due = 0.0
+        self._output_due = 0.0
+        self._wake = asyncio.Event()
+
+    def started(self, invocation: Invocation) -> None:
+        """The attempt has run for a while."""
+        self._started.append(invocation)
+        self._wake.set()
+
+    def dirty_progress(self, invocation: Invocation) -> None:
+        """Progress waits."""
+        if not self._progress:
+            self._wake_at(self._progress_due)
+        self._progress[invocation] = None
+
+    def dirty_output(self, invocation: Invocation) -> None:
+        """Output waits."""
+        if not self._output:
+            self._output_due = time.monotonic() + OUTPUT_SECONDS
+            self._wake_at(self._output_due)
+        self._output[invocation] = None
+
+    def settle(self, invocation: Invocation) -> None:
+        """The outcome waits: it goes on at once, or after the last of its output so that readers find all of it."""
+        self._progress.pop(invocation, None)
+        if not invocation.captures:
+            self._outcomes.add(invocation)
+            return
+        self._output.pop(invocation, None)
+        loop = asyncio.get_running_loop()
+        self._last_output[invocation] = loop.call_later(_LAST_OUTPUT_SECONDS, self._outcomes.add, invocation)
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Writes until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            try:
+                await self._write_starts()
+                await self._write_last_output()
+                await self._write_progress()
+                await self._write_output()
+            except Refused as error:
+                log.error("reports of attempts are refused, and left out: %s", error)  # noqa: TRY400 - no bug of ours
+
+    async def _write_starts(self) -> None:
+        batch, self._started = [i for i in self._started if i.outcome is None], []
+        for part in _parts(batch):
+            await self._write(STARTED, part, [_identity(i) | {"pid": i.pid} for i in part])
+
+    async def _write_progress(self) -> None:
+        if not self._progress or time.monotonic() < self._progress_due:
+            return
+        batch = [i for i in self._progress if i.outcome is None][:BATCH_MAX]
+        for invocation in batch:
+            del self._progress[invocation]
+        self._progress_due = time.monotonic() + PROGRESS_SECONDS
+        if self._progress:
+            self._wake_at(self._progress_due)
+        if batch:
+            await self._write(PROGRESS, batch, [_progress_item(i) for i in batch])
+
+    async def _write(self, statement: LiteralString, batch: list[Invocation], items: list[dict[str, Any]]) -> None:
+        rows = await self._lane.call(statement, (_encode(items),))
+        events = [event_of(batch[row[0]], row) for row in rows if row[1] == "ok"]
+        if events:
+            self._publish(events)
+        refused = [batch[row[0]] for row in rows if row[1] in ("stale", "settled", "not_found")]
+        self._holder.stale([i.assignment.ref for i in refused if i.outcome is None])
+
+    async def _write_output(self) -> None:
+        if not self._output or time.monotonic() < self._output_due:
+            return
+        pieces: list[_Piece] = []
+        size = 0
+        for invocation in list(self._output):
+            for piece in _head_pieces(invocation):
+                pieces.append(piece)
+                size += len(piece.data)
+                if size >= OUTPUT_BYTES_MAX:
+                    break
+            if size >= OUTPUT_BYTES_MAX:
+                break
+            del self._output[invocation]
+        self._output_due = time.monotonic() + OUTPUT_SECONDS
+        if self._output:
+            self._wake_at(self._output_due)
+        await self._append(pieces)
+
+    async def _write_last_output(self) -> None:
+        waiting, pieces, size = list(self._last_output), list[_Piece](), 0
+        for invocation in waiting:
+            for piece in (*_head_pieces(invocation), *_tail_pieces(invocation)):
+                pieces.append(piece)
+                size += len(piece.data)
+                if size >= OUTPUT_BYTES_MAX:
+                    await self._append_or_drop(pieces)
+                    pieces, size = [], 0
+        await self._append_or_drop(pieces)
+        for invocation in waiting:
+            timer = self._last_output.pop(invocation)
+            if not timer.cancelled() and timer.when() > asyncio.get_running_loop().time():
+                timer.cancel()
+                self._outcomes.add(invocation)
+
+    async def _append_or_drop(self, pieces: "list[_Piece]") -> None:
+        try:
+            await self._append(pieces)
+        except Refused as error:
+            log.error("output of attempts is refused, and left out: %s", error)  # noqa: TRY400 - no bug of ours
+
+    async def _append(self, pieces: "list[_Piece]") -> None:
+        if pieces:
+            columns = [[getattr(piece, field.name) for piece in pieces] for field in fields(_Piece)]
+            await self._lane.call(OUTPUT, columns)
+
+    def _wake_at(self, when: float) -> None:
+        asyncio.get_running_loop().call_later(max(0.0, when - time.monotonic()), self._wake.set)
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A piece of output; its fields are the columns of `output_append_v1`, in this order."""
+
+    run_id: str
+    effect_id: str
+    attempt: int
+    token: bytes
+    stream: int
+    offset: int
+    data: bytes
+
+
+def _head_pieces(invocation: Invocation) -> Iterator[_Piece]:
+    for capture in invocation.captures.values():
+        while (taken := capture.take(CHUNK_BYTES_MAX)) is not None:
+            yield _piece(invocation, capture, *taken)
+
+
+def _tail_pieces(invocation: Invocation) -> Iterator[_Piece]:
+    for capture in invocation.captures.values():
+        for offset, data in capture.take_tail():
+            yield _piece(invocation, capture, offset, data)
+
+
+def _piece(invocation: Invocation, capture: Capture, offset: int, data: bytes) -> _Piece:
+    a = invocation.assignment
+    return _Piece(a.run_id, a.effect_id, a.attempt, bytes.fromhex(a.token), capture.stream, offset, data)
+
+
+def _identity(invocation: Invocation) -> dict[str, Any]:
+    a = invocation.assignment
+    return {"run_id": a.run_id, "effect_id": a.effect_id, "attempt": a.attempt, "token": a.token}
+
+
+def _progress_item(invocation: Invocation) -> dict[str, Any]:
+    progress = invocation.progress
+    durable = progress.durable
+    item = _identity(invocation) | {"ordinal": progress.ordinal, "progress": progress.as_json(), "durable": durable}
+    if progress.usage is not None:
+        item["usage"] = progress.usage
+    progress.note_recorded(durable=durable)
+    return item
+
+
+def _parts(batch: list[Invocation]) -> Iterator[list[Invocation]]:
+    for start in range(0, len(batch), BATCH_MAX):
+        yield batch[start : start + BATCH_MAX]
+
+
+def _encode(items: Sequence[Any]) -> str:
+    return orjson.dumps(items).decode()
+
+
+def _death(settlement: _Settlement) -> bool | None:
+    outcome = settlement.invocation.outcome
+    return None if outcome is None else outcome.death_proven
+
+
+def event_of(invocation: Invocation, row: tuple[Any, ...], *, frees_slot: bool = False) -> pb.JournaledEvent:
+    """The notice of a committed row."""
+    _, _, seq, kind, recorded_at_us, data, effect_key = row
+    a = invocation.assignment
+    return pb.JournaledEvent(
+        run_id=a.run_id,
+        seq=seq,
+        type=kind,
+        recorded_at_us=recorded_at_us,
+        effect_id=a.effect_id,
+        effect_key=effect_key or a.effect_key,
+        attempt=a.attempt,
+        data_json=(data or "{}").encode(),
+        frees_slot=frees_slot,
+    )

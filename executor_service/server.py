@@ -1,0 +1,248 @@
+"""Life of the executor service: builds its parts, starts them in order, drains and stops them in order."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Mapping
+from typing import Any, Final
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+
+from backburner.executor.v1 import executor_service_pb2 as pb
+from backburner.executor.v1 import executor_service_pb2_grpc as pb_grpc
+from backburner.scheduler.v1 import dispatch_service_pb2 as dispatch_pb
+from backburner.scheduler.v1 import dispatch_service_pb2_grpc as dispatch_grpc
+from executor_service import recovery
+from executor_service.api import ExecutorServicer
+from executor_service.attempts import Attempts
+from executor_service.descendants import Reaper, become_subreaper
+from executor_service.errors import StartError
+from executor_service.harness.function import FunctionHarness
+from executor_service.harness.registry import Harnesses
+from executor_service.harness.shell import ShellHarness
+from executor_service.intake import Intake
+from executor_service.journaling import Outcomes, Reports
+from executor_service.outbox import Outbox
+from executor_service.outcome import Ending
+from executor_service.recording import CONTRACT, Lane
+from executor_service.settings import Settings
+from executor_service.slots import pools_of
+
+log = logging.getLogger(__name__)
+
+_SERVICE: Final = pb.DESCRIPTOR.services_by_name["ExecutorService"].full_name
+_REAP_SECONDS: Final = 1.0
+#: How long the last outcomes may take on their way to the journal, and their notices up the stream.
+_FLUSH_SECONDS: Final = 10.0
+_NOTICE_SECONDS: Final = 0.5
+
+_SERVER_OPTIONS: Final = [
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.so_reuseport", 0),
+]
+_CHANNEL_OPTIONS: Final = [
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
+]
+
+DRAINED: Final = Ending("failed", "DRAINED", "the executor drained and handed the attempt back")
+
+
+class ExecutorServer:
+    """One executor. `start`, then `run` until a signal, or `stop`."""
+
+    def __init__(self, settings: Settings, functions: Mapping[str, Any], version: str) -> None:
+        self._settings = settings
+        self._functions = functions
+        self._version = version
+        self._health = HealthServicer()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stack = contextlib.AsyncExitStack()
+        self._reaper = Reaper()
+        self._outbox = Outbox()
+        self._grace_over = asyncio.Event()
+        self.address = ""
+        self.executor_id = ""
+
+    async def start(self) -> None:
+        """Takes its identity, kills what dead predecessors left, connects, and says that it serves."""
+        try:
+            await self._start()
+        except BaseException:
+            await self._close()
+            raise
+
+    async def _start(self) -> None:
+        settings = self._settings
+        become_subreaper()
+        self._incarnation = recovery.begin(settings.state_dir, settings.executor_id)
+        self._stack.callback(self._incarnation.release)
+        self.executor_id = self._incarnation.executor_id
+        await self._incarnation.sweep_dead()
+        await recovery.remove_workspaces(settings.state_dir, self._incarnation.succeeds)
+        self.attempts = Attempts(self._incarnation.incarnation, self._harnesses(), pools_of(settings))
+        await self._open_journal()
+        await self._serve()
+        self._dial()
+        log.info("executor %s serves on %s", self.executor_id, self.address)
+
+    def _harnesses(self) -> Harnesses:
+        settings = self._settings
+        shell = ShellHarness(
+            self._reaper,
+            self._incarnation.workspaces,
+            env_allow=settings.env_allow,
+            output_bytes=settings.output_bytes,
+            output_bytes_max=settings.output_bytes_max,
+        )
+        return Harnesses([shell, FunctionHarness(self._functions, settings.slots_functions)], self._functions)
+
+    async def _open_journal(self) -> None:
+        lanes = [Lane(self._settings.database_url, f"backburner {self.executor_id} {name}") for name in _LANES]
+        for lane in lanes:
+            self._stack.push_async_callback(lane.close)
+        await lanes[0].check_contract()
+        outcomes = Outcomes(lanes[0], self.attempts, self._outbox.publish, self.executor_id)
+        reports = Reports(lanes[1], self.attempts, self._outbox.publish, outcomes)
+        self.attempts.recorder = reports
+        self._spawn(outcomes.run(), "outcomes")
+        self._spawn(reports.run(), "reports")
+
+    async def _serve(self) -> None:
+        server = grpc.aio.server(options=_SERVER_OPTIONS)
+        servicer = ExecutorServicer(self.executor_id, self.attempts, self._settings, self.begin_drain)
+        pb_grpc.add_ExecutorServiceServicer_to_server(servicer, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        names = (_SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
+        self.address = _bind(server, self._settings.executor_listen)
+        await server.start()
+        self._stack.push_async_callback(server.stop, 1.0)
+        for name in ("", _SERVICE):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+    def _dial(self) -> None:
+        channel = grpc.aio.insecure_channel(self._settings.scheduler, options=_CHANNEL_OPTIONS)
+        self._stack.push_async_callback(channel.close)
+        stub = dispatch_grpc.DispatchServiceStub(channel)
+        self._intake = Intake(stub, self.attempts, self._outbox, self._hello)
+        self._intake.on_welcome = self._incarnation.forget_dead
+        self._spawn(self._intake.run(), "intake")
+        self._spawn(self._announce(), "announce")
+        self._spawn(self._reap(), "reap")
+
+    def _hello(self) -> dispatch_pb.Hello:
+        settings = self._settings
+        return dispatch_pb.Hello(
+            executor_id=self.executor_id,
+            incarnation=self._incarnation.incarnation,
+            succeeds=self._incarnation.succeeds,
+            contract=CONTRACT,
+            version=self._version,
+            namespace=settings.namespace,
+            address=settings.executor_address or self.address,
+            pools=[
+                dispatch_pb.Pool(name=name, slots=pool.slots, background_slots=pool.background_slots)
+                for name, pool in self.attempts.pools.items()
+            ],
+            harnesses=self.attempts.harnesses.describe(),
+            functions=sorted(self._functions),
+            labels=settings.label_map(),
+        )
+
+    async def _announce(self) -> None:
+        await self.attempts.announce(self._outbox.accept)
+
+    async def _reap(self) -> None:
+        while True:
+            await asyncio.sleep(_REAP_SECONDS)
+            self._reaper.reap(functions_run=self.attempts.functions_run)
+
+    def _spawn(self, coroutine: Any, name: str) -> None:
+        self._tasks.append(asyncio.create_task(coroutine, name=name))
+
+    async def run(self) -> None:
+        """Serves until SIGTERM or SIGINT, then drains; a second signal stops at once. A part that dies is an error."""
+        loop = asyncio.get_running_loop()
+        first, second = asyncio.Event(), asyncio.Event()
+
+        def on_signal() -> None:
+            (second if first.is_set() else first).set()
+
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, on_signal)
+        asked = asyncio.create_task(first.wait(), name="first-signal")
+        await asyncio.wait({asked, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
+        asked.cancel()
+        died = next((task for task in self._tasks if task.done()), None)
+        stopping = asyncio.create_task(self.stop(self._settings.drain_seconds), name="stop")
+        again = asyncio.create_task(second.wait(), name="second-signal")
+        await asyncio.wait({stopping, again}, return_when=asyncio.FIRST_COMPLETED)
+        again.cancel()
+        if not stopping.done():
+            self.attempts.end_all(DRAINED)
+            self._grace_over.set()
+        await stopping
+        if died is not None:
+            raise RuntimeError(f"the part {died.get_name()!r} died") from died.exception()
+
+    def begin_drain(self, reason: str) -> None:
+        """Takes nothing new."""
+        self._intake.drain(reason)
+
+    async def stop(self, grace_s: float) -> None:
+        """Drains for so long, hands back what still runs, records everything, and closes."""
+        await self._health.enter_graceful_shutdown()
+        self.begin_drain("the executor is shutting down")
+        await self._until_empty(grace_s, self._grace_over)
+        self.attempts.end_all(DRAINED)
+        for held in self.attempts:
+            held.log.close(pb.StreamEnd.REASON_DRAINING)
+        longest = max((held.end_seconds for held in self.attempts), default=0.0)
+        await self._until_empty(longest + _FLUSH_SECONDS, None)
+        await self._outbox.until_empty(_NOTICE_SECONDS)
+        await self._close()
+        log.info("executor %s has stopped", self.executor_id)
+
+    async def _until_empty(self, seconds: float, hurry: asyncio.Event | None) -> None:
+        """Waits until no attempt is held, the time is over, or somebody is in a hurry."""
+        waits: list[asyncio.Task[Any]] = [asyncio.create_task(self.attempts.until_empty())]
+        if hurry is not None:
+            waits.append(asyncio.create_task(hurry.wait()))
+        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+
+    async def _close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._stack.aclose()
+
+
+_LANES: Final = ("outcomes", "reports")
+
+
+def _bind(server: grpc.aio.Server, listen: str) -> str:
+    host, _, port = listen.rpartition(":")
+    try:
+        bound = server.add_insecure_port(listen)
+    except RuntimeError as error:
+        raise StartError(
+            f"cannot listen on {listen}: is another executor running there? Choose another address with "
+            "--executor-listen or BACKBURNER_EXECUTOR_LISTEN"
+        ) from error
+    return f"{host}:{bound}" if port == "0" else listen
