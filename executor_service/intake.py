@@ -203,7 +203,7 @@ class Intake:
             return _REFUSED_SECONDS * random.uniform(0.5, 1.0)
         if was_open or self._failures in (3, 20) or self._failures % 100 == 0:
             log.warning("no session with the scheduler: %s", error.details() if error is not None else "stream ended")
-        return min(_BACKOFF_SECONDS_MAX, _BACKOFF_SECONDS * 2 ** min(self._failures, 10)) * random.uniform(0.1, 1.0)
+        return min(_BACKOFF_SECONDS_MAX, _BACKOFF_SECONDS * 2.0 ** min(self._failures, 10)) * random.uniform(0.1, 1.0)
 
 
 #: What a stream that breaks raises in its reader and writer.

@@ -32,9 +32,9 @@ _TRANSIENT: Final = ("08", "25006", "40", "42501", "42883", "3F000", "53", "55P0
 _ROW: Final[LiteralString] = (
     "ord, outcome, seq, type, (extract(epoch FROM recorded_at) * 1000000)::bigint, data, effect_key"
 )
-STARTED: Final[LiteralString] = "SELECT " + _ROW + " FROM backburner.attempts_started_v1(%s::jsonb)"
-PROGRESS: Final[LiteralString] = "SELECT " + _ROW + " FROM backburner.attempts_progress_v1(%s::jsonb)"
-SETTLE: Final[LiteralString] = "SELECT " + _ROW + " FROM backburner.attempts_settle_v1(%s::jsonb)"
+STARTED: Final[LiteralString] = "SELECT " + _ROW + " FROM backburner.attempts_started_v1(%s::jsonb)"  # noqa: S608 - ours
+PROGRESS: Final[LiteralString] = "SELECT " + _ROW + " FROM backburner.attempts_progress_v1(%s::jsonb)"  # noqa: S608 - ours
+SETTLE: Final[LiteralString] = "SELECT " + _ROW + " FROM backburner.attempts_settle_v1(%s::jsonb)"  # noqa: S608 - ours
 OUTPUT: Final[LiteralString] = (
     "SELECT backburner.output_append_v1(%s::uuid[], %s::uuid[], %s::int[], %s::bytea[], %s::smallint[], %s::bigint[], "
     "%s::bytea[])"

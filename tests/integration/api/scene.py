@@ -120,8 +120,9 @@ class Scene:
     async def append(self, run_id: str, *rows: Row, tell: bool = True) -> int:
         """An iteration of the run's owner; answers with the head."""
         iteration = self._iterations.get(run_id, 0) + 1
+        epoch = self.epochs[shard(run_id)]
         outcome = await self.engine.journal.append(
-            Append(run_id=run_id, epoch=self.epochs[shard(run_id)], iteration=iteration, actor="scheduler/stub", rows=rows)
+            Append(run_id=run_id, epoch=epoch, iteration=iteration, actor="scheduler/stub", rows=rows)
         )
         assert outcome.outcome == "ok", outcome
         self._iterations[run_id] = iteration
@@ -150,9 +151,7 @@ class Scene:
 
     async def end(self, run_id: str, result: Any = None) -> int:
         """The run completes."""
-        return await self.append(
-            run_id, {"type": "RUN_COMPLETED", "cause": 1, "data": {"result": {"value": result}}}
-        )
+        return await self.append(run_id, {"type": "RUN_COMPLETED", "cause": 1, "data": {"result": {"value": result}}})
 
     async def connect_executor(self, *, address: str = "", capabilities: Sequence[str] = ("shell",)) -> None:
         """The executor `x` says hello."""

@@ -23,7 +23,7 @@ async def get(at: Scene, effect_id: str) -> pb.Effect:
     return (await at.client.GetEffect(pb.GetEffectRequest(effect=named(effect_id)))).effect
 
 
-async def test_an_effect_is_found_by_id_and_by_key_with_its_spec_and_result(at: Scene):
+async def test_an_effect_is_found_by_id_and_by_key_with_its_spec_and_result(at: Scene) -> None:
     await at.connect_executor()
     run_id = await at.create()
     effect_id = await at.request(run_id, "build", shell("make", labels={"a": "b"}), dispatch=True)
@@ -49,7 +49,7 @@ async def test_an_effect_is_found_by_id_and_by_key_with_its_spec_and_result(at: 
     assert not basic.HasField("spec")
 
 
-async def test_an_eta_makes_the_poll_hint_shorter(at: Scene):
+async def test_an_eta_makes_the_poll_hint_shorter(at: Scene) -> None:
     await at.connect_executor()
     run_id = await at.create()
     effect_id = await at.request(run_id, "e", shell(), dispatch=True)
@@ -74,7 +74,7 @@ async def test_an_eta_makes_the_poll_hint_shorter(at: Scene):
         (shell(), True, pb.WaitingOn.CAUSE_RUNNING),
     ],
 )
-async def test_why_an_effect_does_not_go_on(at: Scene, spec, dispatch, cause):
+async def test_why_an_effect_does_not_go_on(at: Scene, spec, dispatch, cause) -> None:
     await at.connect_executor()
     run_id = await at.create()
     effect_id = await at.request(run_id, "e", spec, dispatch=dispatch)
@@ -83,7 +83,7 @@ async def test_why_an_effect_does_not_go_on(at: Scene, spec, dispatch, cause):
     assert waiting.message
 
 
-async def test_a_full_group_and_an_absent_executor_are_named(at: Scene):
+async def test_a_full_group_and_an_absent_executor_are_named(at: Scene) -> None:
     await at.connect_executor()
     run_id = await at.create()
     grouped = shell(group={"id": "g", "max_concurrency": 1})
@@ -95,7 +95,7 @@ async def test_a_full_group_and_an_absent_executor_are_named(at: Scene):
     assert (await get(at, first)).waiting_on.cause == pb.WaitingOn.CAUSE_EXECUTOR_AWAY
 
 
-async def test_pages_of_effects_show_each_once_newest_first(at: Scene):
+async def test_pages_of_effects_show_each_once_newest_first(at: Scene) -> None:
     run_id = await at.create()
     made = [await at.request(run_id, f"e{n}", shell() if n % 2 else external()) for n in range(7)]
     seen: list[str] = []
@@ -112,7 +112,7 @@ async def test_pages_of_effects_show_each_once_newest_first(at: Scene):
     assert {effect.key for effect in waiting.effects} == {"e0", "e2", "e4", "e6"}
 
 
-async def test_waiting_for_any_and_for_all(at: Scene):
+async def test_waiting_for_any_and_for_all(at: Scene) -> None:
     run_id = await at.create()
     first = await at.request(run_id, "a", external())
     second = await at.request(run_id, "b", external())
@@ -139,7 +139,7 @@ async def test_waiting_for_any_and_for_all(at: Scene):
 
 
 @pytest.mark.invariant("I14")
-async def test_an_answer_may_be_repeated_and_not_changed(at: Scene):
+async def test_an_answer_may_be_repeated_and_not_changed(at: Scene) -> None:
     run_id = await at.create()
     effect_id = await at.request(run_id, "ask", external("yes", "no"))
 
@@ -159,7 +159,7 @@ async def test_an_answer_may_be_repeated_and_not_changed(at: Scene):
     assert [event.effect_resolved.resolved_by for event in resolved] == ["ann"]
 
 
-async def test_an_executors_effect_is_not_answered_from_outside(at: Scene):
+async def test_an_executors_effect_is_not_answered_from_outside(at: Scene) -> None:
     run_id = await at.create()
     effect_id = await at.request(run_id, "sh", shell())
     call = at.client.ResolveEffect(pb.ResolveEffectRequest(effect=named(effect_id), succeeded=pb.ExternalSuccess()))
@@ -167,7 +167,7 @@ async def test_an_executors_effect_is_not_answered_from_outside(at: Scene):
 
 
 @pytest.mark.invariant("I6", "I14")
-async def test_a_cancel_is_durable_and_may_be_repeated(at: Scene):
+async def test_a_cancel_is_durable_and_may_be_repeated(at: Scene) -> None:
     await at.connect_executor()
     run_id = await at.create()
     queued = await at.request(run_id, "queued", shell())
@@ -183,7 +183,7 @@ async def test_a_cancel_is_durable_and_may_be_repeated(at: Scene):
     assert sum(event.HasField("effect_cancelled") for event in events) == 1
 
 
-async def test_a_settled_effect_cannot_be_cancelled(at: Scene):
+async def test_a_settled_effect_cannot_be_cancelled(at: Scene) -> None:
     run_id = await at.create()
     effect_id = await at.request(run_id, "ask", external())
     await at.client.ResolveEffect(pb.ResolveEffectRequest(effect=named(effect_id), succeeded=pb.ExternalSuccess()))
@@ -191,7 +191,7 @@ async def test_a_settled_effect_cannot_be_cancelled(at: Scene):
     await refused(call, PRECONDITION, "EFFECT_SETTLED")
 
 
-async def test_executors_are_listed_with_what_they_can_do(at: Scene):
+async def test_executors_are_listed_with_what_they_can_do(at: Scene) -> None:
     await at.connect_executor(capabilities=["shell", "function/a.b", "agent/codex"])
     (executor,) = (await at.operator.ListExecutors(operator_pb.ListExecutorsRequest())).executors
     assert (executor.executor_id, executor.incarnation, executor.holder) == ("x", INCARNATION, "stub")
@@ -204,7 +204,7 @@ async def test_executors_are_listed_with_what_they_can_do(at: Scene):
     await refused(call, grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED")
 
 
-async def test_a_namespace_does_not_see_the_effects_of_another(at: Scene):
+async def test_a_namespace_does_not_see_the_effects_of_another(at: Scene) -> None:
     run_id = await at.create(namespace="one")
     effect_id = await at.request(run_id, "e", external())
     assert effect_id == effect_id_of(run_id, "e")

@@ -44,12 +44,16 @@ async def served(behaviors: dict[str, Any]) -> AsyncIterator[grpc.aio.Channel]:
 async def call(channel: grpc.aio.Channel, arity: str) -> grpc.aio.AioRpcError:
     method = getattr(channel, arity)(f"/test.Test/{arity}")
     running = method(iter([b"x"])) if arity.startswith("stream") else method(b"x")
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
+
+    async def finish() -> None:
         if arity.endswith("stream"):
             async for _ in running:
                 pass
         else:
             await running
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await finish()
     return caught.value
 
 
@@ -64,7 +68,7 @@ def detail(error: grpc.aio.AioRpcError, kind: type[Any]) -> Any:
 
 
 @pytest.mark.parametrize("arity", ARITIES)
-async def test_an_error_of_ours_arrives_with_its_details(arity):
+async def test_an_error_of_ours_arrives_with_its_details(arity: str) -> None:
     async with served(raising(InvalidRequest([Violation("input.files[2]", "is no text")]))) as channel:
         error = await call(channel, arity)
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -73,7 +77,7 @@ async def test_an_error_of_ours_arrives_with_its_details(arity):
 
 
 @pytest.mark.parametrize("arity", ARITIES)
-async def test_waiting_time_arrives_where_waiting_helps(arity):
+async def test_waiting_time_arrives_where_waiting_helps(arity: str) -> None:
     async with served(raising(TooManyWatchers(5))) as channel:
         error = await call(channel, arity)
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -81,7 +85,7 @@ async def test_waiting_time_arrives_where_waiting_helps(arity):
 
 
 @pytest.mark.parametrize("arity", ARITIES)
-async def test_a_bug_is_internal_with_an_incident_and_no_secret(arity, caplog):
+async def test_a_bug_is_internal_with_an_incident_and_no_secret(arity: str, caplog: pytest.LogCaptureFixture) -> None:
     async with served(raising(KeyError("password=1234"))) as channel:
         error = await call(channel, arity)
     assert error.code() is grpc.StatusCode.INTERNAL
@@ -90,7 +94,7 @@ async def test_a_bug_is_internal_with_an_incident_and_no_secret(arity, caplog):
 
 
 @pytest.mark.parametrize("arity", ARITIES)
-async def test_an_abort_of_the_handler_itself_goes_through(arity):
+async def test_an_abort_of_the_handler_itself_goes_through(arity: str) -> None:
     async def coroutine(_request: Any, context: Any) -> None:
         await context.abort(grpc.StatusCode.NOT_FOUND, "no such thing")
 
@@ -104,7 +108,7 @@ async def test_an_abort_of_the_handler_itself_goes_through(arity):
 
 
 @pytest.mark.parametrize("arity", ["unary_unary", "unary_stream"])
-async def test_cancellation_reaches_the_handler(arity):
+async def test_cancellation_reaches_the_handler(arity: str) -> None:
     started, cancelled = asyncio.Event(), asyncio.Event()
 
     async def block() -> None:

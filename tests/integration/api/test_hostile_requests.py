@@ -37,14 +37,18 @@ floats = st.floats() | st.sampled_from([0.0, 1e308, float("nan"), float("inf")])
 
 
 def texts(known: list[str]) -> st.SearchStrategy[str]:
-    nasty = ["", "\x00", "a" * 300, "é" * 200, "default", "p", "../..", "%s", "'; DROP TABLE runs --", "\U0001f600", "\n"]
+    nasty = ["", "\x00", "a" * 300, "é" * 200, "p", "../..", "%s", "'; DROP TABLE runs --", "\U0001f600", "\n"]
     return st.sampled_from(nasty + known * 3) | st.text(st.characters(codec="utf-8"), max_size=40)
 
 
 def likely(field: str, known: Known) -> st.SearchStrategy[str]:
     """Mostly what gets a request past its checks, so that what lies behind them is attacked too."""
     good = known.get(field)
-    return texts(sum(known.values(), [])) if good is None else st.sampled_from(good * 6) | texts(good)
+    return (
+        texts([text for values in known.values() for text in values])
+        if good is None
+        else st.sampled_from(good * 6) | texts(good)
+    )
 
 
 def messages(kind: type[Message], known: Known, depth: int = 0) -> st.SearchStrategy[Message]:
@@ -62,7 +66,7 @@ def messages(kind: type[Message], known: Known, depth: int = 0) -> st.SearchStra
     return build()
 
 
-def put(message: Message, field: FieldDescriptor, draw: Any, known: Known, depth: int) -> None:
+def put(message: Message, field: Any, draw: Any, known: Known, depth: int) -> None:
     target = getattr(message, field.name)
     kind = field.message_type
     if kind is not None and kind.GetOptions().map_entry:
@@ -85,7 +89,7 @@ def put(message: Message, field: FieldDescriptor, draw: Any, known: Known, depth
         setattr(message, field.name, draw(scalar(field, known)))
 
 
-def scalar(field: FieldDescriptor, known: Known) -> st.SearchStrategy[Any]:
+def scalar(field: Any, known: Known) -> st.SearchStrategy[Any]:
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
         return st.binary(max_size=20) if field.type == FieldDescriptor.TYPE_BYTES else likely(field.name, known)
     if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
@@ -98,10 +102,11 @@ def scalar(field: FieldDescriptor, known: Known) -> st.SearchStrategy[Any]:
 
 
 async def outcome(method: Any, request: Message) -> grpc.StatusCode:
-    call = method(request, timeout=5)
+    streams = isinstance(method, grpc.aio.UnaryStreamMultiCallable)
+    call = method(request, timeout=0.3 if streams else 5)
     try:
         async with asyncio.timeout(10):
-            if isinstance(call, grpc.aio.UnaryStreamCall):
+            if streams:
                 for _ in range(5):
                     if await call.read() is grpc.aio.EOF:
                         break
@@ -109,16 +114,15 @@ async def outcome(method: Any, request: Message) -> grpc.StatusCode:
             else:
                 await call
     except grpc.aio.AioRpcError as error:
-        if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and isinstance(call, grpc.aio.UnaryStreamCall):
+        if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and streams:
             return grpc.StatusCode.OK  # a watch of something that does not end
-        assert error.code() in ALLOWED, (error.code(), error.details(), request)
         return error.code()
     return grpc.StatusCode.OK
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-async def test_no_message_makes_an_internal_error_or_hangs(at: Scene, caplog: pytest.LogCaptureFixture):
+async def test_no_message_makes_an_internal_error_or_hangs(at: Scene, caplog: pytest.LogCaptureFixture) -> None:
     """One test for all rpcs: a database for each would cost more than the requests."""
     run_id = await at.create(key="known-key")
     ask = await at.request(run_id, "ask", external("yes"))
@@ -142,6 +146,7 @@ async def test_no_message_makes_an_internal_error_or_hangs(at: Scene, caplog: py
         def example(request: Message) -> None:
             cap_waits(request)
             code = asyncio.run_coroutine_threadsafe(outcome(method, request), runner).result(30)
+            assert code in ALLOWED, request
             answers.setdefault(name, set()).add(code)
 
         example()
@@ -149,8 +154,9 @@ async def test_no_message_makes_an_internal_error_or_hangs(at: Scene, caplog: py
     for stub, name in METHODS:
         await asyncio.to_thread(attack, stub, name)
     assert "incident" not in caplog.text
-    shallow = [name for name, codes in answers.items() if not codes & {grpc.StatusCode.OK, grpc.StatusCode.UNIMPLEMENTED}]
-    assert not shallow, "the attack never got past the checks of these"
+    deep = {grpc.StatusCode.OK, grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.FAILED_PRECONDITION}
+    shallow = [name for name, codes in answers.items() if not codes & deep]
+    assert not shallow, f"{answers}: the attack never got past the checks of these"
     page = await at.client.ReadJournal(scheduler_service_pb2.ReadJournalRequest(run_id=run_id, page_size=1000))
     assert [event.seq for event in page.events] == list(range(1, page.head_seq + 1))
 

@@ -77,7 +77,7 @@ def ordinals(feed: Feed, into: list[int]) -> list[int]:
     return into
 
 
-async def test_many_watchers_share_one_stream_and_late_ones_are_brought_up_to_date():
+async def test_many_watchers_share_one_stream_and_late_ones_are_brought_up_to_date() -> None:
     async with executor() as (servicer, source), hub() as shared:
         first, second, late = Feed(), Feed(), Feed()
         assert shared.subscribe(first, source, with_output=False)
@@ -94,7 +94,7 @@ async def test_many_watchers_share_one_stream_and_late_ones_are_brought_up_to_da
         assert len(shared) == 0
 
 
-async def test_a_broken_stream_is_resumed_from_its_cursor():
+async def test_a_broken_stream_is_resumed_from_its_cursor() -> None:
     async with executor() as (servicer, source), hub() as shared:
         feed, got = Feed(), []
         shared.subscribe(feed, source, with_output=False)
@@ -109,7 +109,7 @@ async def test_a_broken_stream_is_resumed_from_its_cursor():
         assert servicer.requests[-1].after_cursor == 1
 
 
-async def test_an_executor_that_cannot_be_dialled_is_announced_once():
+async def test_an_executor_that_cannot_be_dialled_is_announced_once() -> None:
     async with hub() as shared:
         feed = Feed()
         shared.subscribe(feed, Attempt("effect", 1, "127.0.0.1:1"), with_output=False)
@@ -119,14 +119,14 @@ async def test_an_executor_that_cannot_be_dialled_is_announced_once():
         assert [item.frame for item in frames] == [None]
 
 
-async def test_the_number_of_streams_is_bounded():
+async def test_the_number_of_streams_is_bounded() -> None:
     async with executor() as (_, source), hub(upstreams_max=1) as shared:
         assert shared.subscribe(Feed(), source, with_output=False)
         assert not shared.subscribe(Feed(), Attempt("other", 1, source.address), with_output=False)
 
 
 @pytest.mark.invariant("I11")
-def test_a_feed_is_bounded_by_frames_and_bytes_and_counts_what_it_lost():
+def test_a_feed_is_bounded_by_frames_and_bytes_and_counts_what_it_lost() -> None:
     source = Attempt("effect", 1, "nowhere:1")
     feed = Feed(frames_max=10, bytes_max=1000)
     for cursor in range(25):

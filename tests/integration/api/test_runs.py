@@ -11,8 +11,9 @@ from backburner.journal.v1 import journal_pb2
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
 from tests.integration.api.scene import NOWHERE, Scene, external, log_row, refused, shell, struct
 
+
 @pytest.mark.invariant("I14")
-async def test_a_key_creates_one_run_however_often_it_is_asked_for(at: Scene):
+async def test_a_key_creates_one_run_however_often_it_is_asked_for(at: Scene) -> None:
     request = pb.CreateRunRequest(process="p", key="rel-1", input=struct(files=["a"]), labels={"team": "x"})
     answers = await asyncio.gather(*(at.client.CreateRun(request) for _ in range(10)))
     assert len({answer.run.run_id for answer in answers}) == 1
@@ -25,13 +26,13 @@ async def test_a_key_creates_one_run_however_often_it_is_asked_for(at: Scene):
     assert info.metadata["recorded_digest"] != info.metadata["asked_digest"]
 
 
-async def test_a_wrong_input_is_refused_before_there_is_a_run(at: Scene):
+async def test_a_wrong_input_is_refused_before_there_is_a_run(at: Scene) -> None:
     bad = at.client.CreateRun(pb.CreateRunRequest(process="p", key="k", input=struct(files=["a", 2])))
     await refused(bad, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
     await refused(at.client.GetRun(pb.GetRunRequest(key="k")), grpc.StatusCode.NOT_FOUND, "RUN_NOT_FOUND")
 
 
-async def test_what_does_not_exist_is_not_found(at: Scene):
+async def test_what_does_not_exist_is_not_found(at: Scene) -> None:
     not_found = grpc.StatusCode.NOT_FOUND
     await refused(at.client.CreateRun(pb.CreateRunRequest(process="q")), not_found, "PROCESS_NOT_FOUND")
     await refused(at.client.GetRun(pb.GetRunRequest(run_id=NOWHERE)), not_found, "RUN_NOT_FOUND")
@@ -42,14 +43,14 @@ async def test_what_does_not_exist_is_not_found(at: Scene):
     await refused(at.client.GetEffect(pb.GetEffectRequest(effect=name)), not_found, "EFFECT_NOT_FOUND")
 
 
-async def test_another_namespace_does_not_see_a_run(at: Scene):
+async def test_another_namespace_does_not_see_a_run(at: Scene) -> None:
     run_id = await at.create(namespace="one")
     call = at.client.GetRun(pb.GetRunRequest(run_id=run_id, namespace="two"))
     await refused(call, grpc.StatusCode.NOT_FOUND, "RUN_NOT_FOUND")
     assert (await at.client.GetRun(pb.GetRunRequest(run_id=run_id, namespace="one"))).run.namespace == "one"
 
 
-async def test_pages_show_every_run_once_newest_first(at: Scene):
+async def test_pages_show_every_run_once_newest_first(at: Scene) -> None:
     made = [await at.create(labels={"n": str(n % 2)}) for n in range(7)]
     seen: list[str] = []
     token = ""
@@ -64,7 +65,7 @@ async def test_pages_show_every_run_once_newest_first(at: Scene):
     assert {run.run_id for run in odd.runs} == set(made[1::2])
 
 
-async def test_a_page_token_belongs_to_its_filter(at: Scene):
+async def test_a_page_token_belongs_to_its_filter(at: Scene) -> None:
     for _ in range(3):
         await at.create()
     token = (await at.client.ListRuns(pb.ListRunsRequest(page_size=1))).next_page_token
@@ -82,7 +83,7 @@ async def test_a_page_token_belongs_to_its_filter(at: Scene):
     )
 
 
-async def test_pages_end_before_an_answer_becomes_too_large_for_clients(at: Scene):
+async def test_pages_end_before_an_answer_becomes_too_large_for_clients(at: Scene) -> None:
     big = "x" * 900_000
     made = [await at.create(input=struct(files=[big])) for _ in range(6)]
     seen, token, pages = [], "", 0
@@ -98,7 +99,7 @@ async def test_pages_end_before_an_answer_becomes_too_large_for_clients(at: Scen
     assert not basic.runs[0].HasField("input")
 
 
-async def test_a_result_too_large_for_a_message_is_answered_by_reference(at: Scene):
+async def test_a_result_too_large_for_a_message_is_answered_by_reference(at: Scene) -> None:
     run_id = await at.create()
     await at.end(run_id, "y" * 5_000_000)
     run = (await at.client.GetRun(pb.GetRunRequest(run_id=run_id))).run
@@ -107,7 +108,7 @@ async def test_a_result_too_large_for_a_message_is_answered_by_reference(at: Sce
     assert events[-1].run_completed.result.blob == run.result.blob
 
 
-async def test_waiting_ends_when_the_run_does(at: Scene):
+async def test_waiting_ends_when_the_run_does(at: Scene) -> None:
     run_id = await at.create()
     waiting = asyncio.ensure_future(at.client.WaitRun(pb.WaitRunRequest(run_id=run_id)))
     await asyncio.sleep(0.1)
@@ -120,7 +121,7 @@ async def test_waiting_ends_when_the_run_does(at: Scene):
     assert not answer.run.waiting_on
 
 
-async def test_waiting_hears_by_its_own_poll_of_what_another_replica_did(at: Scene):
+async def test_waiting_hears_by_its_own_poll_of_what_another_replica_did(at: Scene) -> None:
     run_id = await at.create()
     waiting = asyncio.ensure_future(at.client.WaitRun(pb.WaitRunRequest(run_id=run_id)))
     await asyncio.sleep(0.1)
@@ -128,7 +129,7 @@ async def test_waiting_hears_by_its_own_poll_of_what_another_replica_did(at: Sce
     assert not (await asyncio.wait_for(waiting, 5)).timed_out
 
 
-async def test_waiting_says_timed_out_before_the_callers_deadline(at: Scene):
+async def test_waiting_says_timed_out_before_the_callers_deadline(at: Scene) -> None:
     run_id = await at.create()
     begun = time.monotonic()
     answer = await at.client.WaitRun(pb.WaitRunRequest(run_id=run_id, max_wait=Duration(nanos=200_000_000)))
@@ -138,7 +139,7 @@ async def test_waiting_says_timed_out_before_the_callers_deadline(at: Scene):
     assert time.monotonic() - begun < 2
 
 
-async def test_waiting_returns_for_a_parked_run(at: Scene):
+async def test_waiting_returns_for_a_parked_run(at: Scene) -> None:
     run_id = await at.create()
     await at.append(
         run_id,
@@ -150,7 +151,7 @@ async def test_waiting_returns_for_a_parked_run(at: Scene):
 
 
 @pytest.mark.invariant("I14")
-async def test_cancelling_again_changes_nothing(at: Scene):
+async def test_cancelling_again_changes_nothing(at: Scene) -> None:
     run_id = await at.create()
     for _ in range(3):
         run = (await at.client.CancelRun(pb.CancelRunRequest(run_id=run_id, reason="enough"))).run
@@ -161,14 +162,14 @@ async def test_cancelling_again_changes_nothing(at: Scene):
     assert again.state == journal_pb2.RUN_STATE_CANCELLED
 
 
-async def test_a_run_that_ended_otherwise_cannot_be_cancelled(at: Scene):
+async def test_a_run_that_ended_otherwise_cannot_be_cancelled(at: Scene) -> None:
     run_id = await at.create()
     await at.end(run_id)
     call = at.client.CancelRun(pb.CancelRunRequest(run_id=run_id))
     await refused(call, grpc.StatusCode.FAILED_PRECONDITION, "RUN_CLOSED")
 
 
-async def test_a_journal_is_read_in_pages_without_gap_or_repetition(at: Scene):
+async def test_a_journal_is_read_in_pages_without_gap_or_repetition(at: Scene) -> None:
     run_id = await at.create()
     for n in range(25):
         await at.append(run_id, log_row(n))
@@ -184,7 +185,7 @@ async def test_a_journal_is_read_in_pages_without_gap_or_repetition(at: Scene):
     assert (len(beyond.events), beyond.head_seq) == (0, 26)
 
 
-async def test_a_run_says_what_it_waits_for(at: Scene):
+async def test_a_run_says_what_it_waits_for(at: Scene) -> None:
     run_id = await at.create()
     await at.request(run_id, "ask", external("yes"))
     await at.request(run_id, "sh", shell())
@@ -194,7 +195,7 @@ async def test_a_run_says_what_it_waits_for(at: Scene):
     assert run.effect_counts.waiting == 2
 
 
-async def test_what_is_not_there_yet_says_so(at: Scene):
+async def test_what_is_not_there_yet_says_so(at: Scene) -> None:
     for call in (
         at.client.HaltRun(pb.HaltRunRequest(run_id=NOWHERE)),
         at.client.SignalRun(pb.SignalRunRequest(run_id=NOWHERE)),
@@ -205,14 +206,14 @@ async def test_what_is_not_there_yet_says_so(at: Scene):
         await refused(call, grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED")
 
 
-async def test_the_server_says_what_it_is(at: Scene):
+async def test_the_server_says_what_it_is(at: Scene) -> None:
     info = await at.client.GetServerInfo(pb.GetServerInfoRequest())
     assert (info.version, info.scheduler_id, list(info.processes)) == ("test", "stub", ["p"])
     assert info.limits["key_bytes_max"] == 256
     assert "watch" in info.features
 
 
-async def test_a_replica_that_goes_away_creates_nothing(at: Scene):
+async def test_a_replica_that_goes_away_creates_nothing(at: Scene) -> None:
     at.engine.draining = True
     call = at.client.CreateRun(pb.CreateRunRequest(process="p"))
     await refused(call, grpc.StatusCode.UNAVAILABLE, "DRAINING")

@@ -37,7 +37,7 @@ def seqs(frames: list[Any]) -> list[int]:
 
 
 @pytest.mark.invariant("I9")
-async def test_a_watch_cut_at_random_and_resumed_sees_every_event_once_in_order(at: Scene):
+async def test_a_watch_cut_at_random_and_resumed_sees_every_event_once_in_order(at: Scene) -> None:
     run_id = await at.create()
     seed = random.Random(7)
 
@@ -76,7 +76,7 @@ async def test_a_watch_cut_at_random_and_resumed_sees_every_event_once_in_order(
     await eventually(lambda: len(at.api.watchers) == 0)
 
 
-async def test_without_a_position_there_is_a_snapshot_and_then_what_follows_it(at: Scene):
+async def test_without_a_position_there_is_a_snapshot_and_then_what_follows_it(at: Scene) -> None:
     run_id = await at.create()
     effect_id = await at.request(run_id, "ask", external())
     call = at.client.WatchRun(pb.WatchRunRequest(run_id=run_id))
@@ -91,7 +91,7 @@ async def test_without_a_position_there_is_a_snapshot_and_then_what_follows_it(a
     assert frames[-1].end.run.state == journal_pb2.RUN_STATE_COMPLETED
 
 
-async def test_a_watch_of_an_ended_run_ends_at_once(at: Scene):
+async def test_a_watch_of_an_ended_run_ends_at_once(at: Scene) -> None:
     run_id = await at.create()
     head = await at.end(run_id)
     for after in range(head + 1):
@@ -100,7 +100,7 @@ async def test_a_watch_of_an_ended_run_ends_at_once(at: Scene):
         assert frames[-1].end.reason == End.REASON_RUN_CLOSED
 
 
-async def test_a_watch_ends_when_the_run_is_parked_and_can_go_on_when_it_is_resumed(at: Scene):
+async def test_a_watch_ends_when_the_run_is_parked_and_can_go_on_when_it_is_resumed(at: Scene) -> None:
     run_id = await at.create()
     parked = {"type": "PROCESS_RUNTIME_ERROR", "cause": 1, "data": {"error": {"kind": "EXCEPTION", "message": "x"}}}
     await at.append(run_id, parked)
@@ -115,7 +115,7 @@ async def test_a_watch_ends_when_the_run_is_parked_and_can_go_on_when_it_is_resu
     assert frames[-1].end.reason == End.REASON_RUN_CLOSED
 
 
-async def test_positions_ahead_and_runs_that_are_not_there_are_refused(at: Scene):
+async def test_positions_ahead_and_runs_that_are_not_there_are_refused(at: Scene) -> None:
     run_id = await at.create()
     ahead = at.client.WatchRun(pb.WatchRunRequest(run_id=run_id, after_seq=2)).read()
     await refused(ahead, grpc.StatusCode.OUT_OF_RANGE, "CURSOR_AHEAD")
@@ -126,7 +126,7 @@ async def test_positions_ahead_and_runs_that_are_not_there_are_refused(at: Scene
 
 
 @pytest.mark.invariant("I11")
-async def test_the_number_of_watches_is_bounded_and_a_cut_one_makes_room(database_url: str):
+async def test_the_number_of_watches_is_bounded_and_a_cut_one_makes_room(database_url: str) -> None:
     async with scene(database_url, watchers_max=1) as at:
         run_id = await at.create()
         first = at.client.WatchRun(pb.WatchRunRequest(run_id=run_id))
@@ -140,7 +140,7 @@ async def test_the_number_of_watches_is_bounded_and_a_cut_one_makes_room(databas
         third.cancel()
 
 
-async def test_heartbeats_come_while_nothing_happens_and_a_lifetime_ends_the_watch(database_url: str):
+async def test_heartbeats_come_while_nothing_happens_and_a_lifetime_ends_the_watch(database_url: str) -> None:
     async with scene(database_url, pace=Pace(heartbeat_s=0.1, lifetime_s=0.5, poll_s=0.05)) as at:
         run_id = await at.create()
         frames = await collect(at.client.WatchRun(pb.WatchRunRequest(run_id=run_id)))
@@ -149,7 +149,7 @@ async def test_heartbeats_come_while_nothing_happens_and_a_lifetime_ends_the_wat
         assert (frames[-1].end.reason, frames[-1].end.resume_after_seq) == (End.REASON_LIFETIME, 1)
 
 
-async def test_a_replica_that_goes_away_sends_its_watchers_on(at: Scene):
+async def test_a_replica_that_goes_away_sends_its_watchers_on(at: Scene) -> None:
     run_id = await at.create()
     call = at.client.WatchRun(pb.WatchRunRequest(run_id=run_id))
     await call.read()
@@ -161,7 +161,7 @@ async def test_a_replica_that_goes_away_sends_its_watchers_on(at: Scene):
 
 
 @pytest.mark.invariant("I9", "I11")
-async def test_a_reader_that_does_not_read_is_cut_and_resumes_without_a_gap(database_url: str):
+async def test_a_reader_that_does_not_read_is_cut_and_resumes_without_a_gap(database_url: str) -> None:
     async with scene(database_url, pace=Pace(patience_s=0.3, poll_s=0.05)) as at:
         run_id = await at.create()
         big = {"type": "PROCESS_LOG", "cause": 1, "data": {"level": "INFO", "message": "x" * 8000}}
@@ -196,7 +196,7 @@ async def live_executor(at: Scene) -> AsyncIterator[FakeExecutor]:
 LIVE = [pb.WatchRunRequest.INCLUDE_PROGRESS, pb.WatchRunRequest.INCLUDE_OUTPUT]
 
 
-async def test_live_frames_stand_between_an_attempts_dispatch_and_its_end(at: Scene):
+async def test_live_frames_stand_between_an_attempts_dispatch_and_its_end(at: Scene) -> None:
     async with live_executor(at) as executor:
         run_id = await at.create()
         call = at.client.WatchRun(pb.WatchRunRequest(run_id=run_id, include=LIVE))
@@ -206,7 +206,7 @@ async def test_live_frames_stand_between_an_attempts_dispatch_and_its_end(at: Sc
 
         async def read() -> None:
             async for frame in rest(call):
-                frames.append(frame)
+                frames.append(frame)  # noqa: PERF401  # seen while they come
 
         reading = asyncio.create_task(read())
         await eventually(lambda: executor.open == 1)
@@ -232,7 +232,7 @@ async def test_live_frames_stand_between_an_attempts_dispatch_and_its_end(at: Sc
     assert b"".join(f.output.chunk.data for f in frames if f.HasField("output")) == b"hello"
 
 
-async def test_output_goes_on_where_the_watcher_left_off(at: Scene):
+async def test_output_goes_on_where_the_watcher_left_off(at: Scene) -> None:
     async with live_executor(at) as executor:
         run_id = await at.create()
         effect_id = await at.request(run_id, "e", shell(), dispatch=True)
@@ -259,7 +259,7 @@ async def test_output_goes_on_where_the_watcher_left_off(at: Scene):
         await asyncio.gather(reading, return_exceptions=True)
 
 
-async def test_an_executor_that_cannot_be_dialled_is_said_and_heartbeats_show_progress(at: Scene):
+async def test_an_executor_that_cannot_be_dialled_is_said_and_heartbeats_show_progress(at: Scene) -> None:
     await at.connect_executor()
     run_id = await at.create()
     effect_id = await at.request(run_id, "e", shell(), dispatch=True)
@@ -275,7 +275,7 @@ async def test_an_executor_that_cannot_be_dialled_is_said_and_heartbeats_show_pr
     call.cancel()
 
 
-async def test_one_effect_is_watched_until_it_has_settled(at: Scene):
+async def test_one_effect_is_watched_until_it_has_settled(at: Scene) -> None:
     run_id = await at.create()
     effect_id = await at.request(run_id, "ask", external())
     other = await at.request(run_id, "other", external())
@@ -295,7 +295,7 @@ async def test_one_effect_is_watched_until_it_has_settled(at: Scene):
     assert again[-1].end.reason == End.REASON_EFFECT_SETTLED
 
 
-async def test_recorded_output_is_streamed_from_an_offset_with_holes_named(at: Scene):
+async def test_recorded_output_is_streamed_from_an_offset_with_holes_named(at: Scene) -> None:
     await at.connect_executor()
     run_id = await at.create()
     effect_id = await at.request(run_id, "e", shell(), dispatch=True)
@@ -311,7 +311,7 @@ async def test_recorded_output_is_streamed_from_an_offset_with_holes_named(at: S
     assert (chunk.chunk.offset, chunk.chunk.data) == (102, b"il")
 
 
-async def test_output_is_followed_until_the_attempt_has_ended(at: Scene):
+async def test_output_is_followed_until_the_attempt_has_ended(at: Scene) -> None:
     await at.connect_executor()
     run_id = await at.create()
     effect_id = await at.request(run_id, "e", shell(), dispatch=True)
@@ -320,7 +320,7 @@ async def test_output_is_followed_until_the_attempt_has_ended(at: Scene):
 
     async def follow() -> None:
         async for frame in at.client.StreamOutput(pb.StreamOutputRequest(effect=name, follow=True)):
-            frames.append(frame)
+            frames.append(frame)  # noqa: PERF401  # seen while they come
 
     following = asyncio.create_task(follow())
     for n in range(5):

@@ -44,7 +44,7 @@ def details(error, kind):
     return found
 
 
-def test_every_class_stands_in_the_table_and_has_an_example():
+def test_every_class_stands_in_the_table_and_has_an_example() -> None:
     def subclasses(kind):
         return {kind}.union(*(subclasses(sub) for sub in kind.__subclasses__()))
 
@@ -53,47 +53,50 @@ def test_every_class_stands_in_the_table_and_has_an_example():
 
 
 @pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
-def test_status_carries_one_error_info_with_reason_domain_and_data(error):
+def test_status_carries_one_error_info_with_reason_domain_and_data(error) -> None:
     (info,) = details(error, error_details_pb2.ErrorInfo)
     assert info.domain == "backburner"
     assert info.reason == error.reason
-    assert info.reason.isupper() and len(info.reason) <= 63
+    assert info.reason.isupper()
+    assert len(info.reason) <= 63
     assert dict(info.metadata) == error.metadata
 
 
 @pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
-def test_errors_survive_pickling(error):
+def test_errors_survive_pickling(error) -> None:
     copy = pickle.loads(pickle.dumps(error))
     assert (type(copy), str(copy), copy.metadata, copy.code) == (type(error), str(error), error.metadata, error.code)
 
 
-def test_only_what_waiting_helps_has_retry_info():
+def test_only_what_waiting_helps_has_retry_info() -> None:
     with_retry = {type(error) for error in EXAMPLES if details(error, error_details_pb2.RetryInfo)}
     assert with_retry == {errors.TooManyWatchers, errors.Draining, errors.DatabaseUnavailable}
 
 
-def test_only_two_reasons_are_unavailable():
+def test_only_two_reasons_are_unavailable() -> None:
     unavailable = {reason for code, reason in errors.STATUS.values() if code is grpc.StatusCode.UNAVAILABLE}
     assert unavailable == {"DRAINING", "DATABASE_UNAVAILABLE"}
 
 
-def test_all_violations_are_named_with_their_paths():
+def test_all_violations_are_named_with_their_paths() -> None:
     (bad,) = details(EXAMPLES[0], error_details_pb2.BadRequest)
     assert [item.field for item in bad.field_violations] == ["key", "labels"]
 
 
-def test_many_and_long_violations_still_fit_the_trailers_of_an_answer():
+def test_many_and_long_violations_still_fit_the_trailers_of_an_answer() -> None:
     error = errors.InvalidRequest([errors.Violation("f" * 5000, "é" * 5000) for _ in range(1000)])
     status = status_of(error)
     assert len(quote(status.message)) + status.ByteSize() * 4 / 3 < 8_000
 
 
-def test_a_lone_surrogate_in_a_message_does_not_break_the_answer():
+def test_a_lone_surrogate_in_a_message_does_not_break_the_answer() -> None:
     status = status_of(errors.ProcessNotFound("bad \ud800 name", []))
     assert "ud800" in status.message
 
 
-def test_database_loss_is_unavailable_and_anything_else_internal_with_only_an_incident(caplog):
+def test_database_loss_is_unavailable_and_anything_else_internal_with_only_an_incident(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     assert isinstance(service_error(JournalUnavailable("no route"), "M"), errors.DatabaseUnavailable)
     hidden = service_error(ValueError("the secret"), "M")
     assert isinstance(hidden, errors.InternalError)

@@ -56,14 +56,14 @@ def row(kind, data):
     return Event(3, kind, NOW, 2, "e" if kind.startswith("EFFECT") else "", "k", 1, "scheduler/a", data)
 
 
-def test_every_event_type_has_a_data_message_of_its_own():
+def test_every_event_type_has_a_data_message_of_its_own() -> None:
     fields = [field.name for field in pb.JournalEvent.DESCRIPTOR.oneofs_by_name["data"].fields]
     assert sorted(DATA_FIELDS.values()) == sorted(fields)
     assert len(DATA_FIELDS) == len(pb.EventType.values()) - 1
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_stored_data_round_trips(kind):
+def test_stored_data_round_trips(kind) -> None:
     field = DATA_FIELDS[kind]
     stored = example(pb.JournalEvent.DESCRIPTOR.fields_by_name[field].message_type)
     event = journal_event(row(kind, stored))
@@ -76,7 +76,7 @@ def test_stored_data_round_trips(kind):
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_no_data_message_has_a_64_bit_integer(kind):
+def test_no_data_message_has_a_64_bit_integer(kind) -> None:
     wide = {FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT64}
 
     def check(descriptor, seen):
@@ -90,12 +90,12 @@ def test_no_data_message_has_a_64_bit_integer(kind):
     check(pb.JournalEvent.DESCRIPTOR.fields_by_name[DATA_FIELDS[kind]].message_type, frozenset())
 
 
-def test_what_a_newer_release_wrote_is_skipped():
+def test_what_a_newer_release_wrote_is_skipped() -> None:
     event = journal_event(row("EFFECT_RESOLVED", {"state": "EFFECT_STATE_NEW", "novel": 1, "death": "DEATH_PROVEN"}))
     assert event.effect_resolved.state == pb.EFFECT_STATE_UNSPECIFIED
     assert event.effect_resolved.death == pb.DEATH_PROVEN
     assert journal_event(row("SOMETHING_NEW", {"a": 1})).type == pb.EVENT_TYPE_UNSPECIFIED
 
 
-def test_empty_data_is_present():
+def test_empty_data_is_present() -> None:
     assert journal_event(row("RUN_CLOSING", {})).HasField("run_closing")

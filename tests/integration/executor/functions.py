@@ -1,0 +1,107 @@
+"""Functions that the executor's tests call by name."""
+
+import asyncio
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import backburner as bb
+from executor_service.reporting import cancelled, progress
+
+#: Set by functions that a test wants to know have begun, by name.
+BEGAN: dict[str, threading.Event] = {}
+CALLS: list[str] = []
+
+
+@dataclass
+class Point:
+    x: int
+    y: int
+
+
+@bb.function(name="exec.echo")
+async def echo(value: Any) -> Any:
+    return value
+
+
+@bb.function(name="exec.noop")
+async def noop() -> None:
+    return None
+
+
+@bb.function(name="exec.blocking")
+def blocking(point: Point) -> dict[str, int]:
+    return {"sum": point.x + point.y}
+
+
+@bb.function(name="exec.count")
+async def count(name: str) -> int:
+    CALLS.append(name)
+    return CALLS.count(name)
+
+
+@bb.function(name="exec.raises")
+async def raises(message: str) -> None:
+    raise LookupError(message)
+
+
+@bb.function(name="exec.exits")
+def exits() -> None:
+    raise SystemExit(3)
+
+
+@bb.function(name="exec.bad_result")
+async def bad_result() -> Any:
+    return {"deep": [1, float("nan")]}
+
+
+@bb.function(name="exec.too_large")
+async def too_large() -> str:
+    return "x" * (2 * 1024 * 1024)
+
+
+@bb.function(name="exec.forever")
+async def forever(name: str) -> None:
+    BEGAN[name].set()
+    await asyncio.Event().wait()
+
+
+@bb.function(name="exec.stubborn")
+async def stubborn(name: str) -> None:
+    BEGAN[name].set()
+    while not cancelled():
+        try:
+            await asyncio.sleep(0.01)
+        except asyncio.CancelledError:
+            continue
+    while not BEGAN[f"{name} may end"].is_set():
+        await asyncio.sleep(0.01)
+
+
+@bb.function(name="exec.blocks_until_asked")
+def blocks_until_asked(name: str) -> str:
+    BEGAN[name].set()
+    deadline = time.monotonic() + 20
+    while not cancelled() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return "stopped when asked"
+
+
+@bb.function(name="exec.cancels_itself")
+async def cancels_itself() -> None:
+    raise asyncio.CancelledError
+
+
+@bb.function(name="exec.steps")
+async def steps(names: list[str], pause_s: float) -> int:
+    for index, name in enumerate(names):
+        progress(step=name, step_index=index + 1, step_count=len(names), percent=100 * index / len(names))
+        await asyncio.sleep(pause_s)
+    return len(names)
+
+
+@bb.function(name="exec.steps_in_thread")
+def steps_in_thread() -> int:
+    progress(step="in a thread", percent=12.5)
+    return threading.get_ident()
