@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, Final
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
@@ -18,6 +18,16 @@ def console(*, stderr: bool = False) -> Console:
     if found.is_terminal or os.environ.get("COLUMNS", "").isdigit():
         return found
     return Console(stderr=stderr, highlight=False, width=_PLAIN_WIDTH, soft_wrap=True)
+
+
+def put(out: Console, drawn: RenderableType) -> None:
+    """Print it; where a program reads, without the spaces that fill lines up."""
+    if out.is_terminal:
+        out.print(drawn)
+        return
+    with out.capture() as captured:
+        out.print(drawn)
+    out.file.writelines(f"{line.rstrip()}\n" for line in captured.get().splitlines())
 
 
 def table(*columns: str, right: Sequence[str] = ()) -> Table:

@@ -136,7 +136,7 @@ class RunView:
 
     def _take_report(self, event: journal.JournalEvent) -> list[Notice]:
         self.report.CopyFrom(event.run_reported)
-        return [Notice(text.moment(event.recorded_at), "report", describe_report(self.report))]
+        return [Notice(text.moment(event.recorded_at), "report", describe_report(self.report), 0)]
 
     def _take_request(self, event: journal.JournalEvent) -> list[Notice]:
         spec, at = event.effect_requested.spec, text.moment(event.recorded_at)

@@ -22,12 +22,13 @@ from backburner.scheduler.v1 import dispatch_service_pb2 as pb
 from scheduler_service.dispatch.durations import Durations
 from scheduler_service.dispatch.sessions import Held, Pool, Reservation, Session, Sessions
 from scheduler_service.dispatch.work import Work, harness_of
-from scheduler_service.journal import ClaimedAttempt, ClaimPool, ClaimRequest, Journal, JournalUnavailable
+from scheduler_service.journal import Claimed, ClaimedAttempt, ClaimPool, ClaimRequest, Journal, JournalUnavailable
 
 log = logging.getLogger(__name__)
 
 #: Attempts that one claim may take: bounds the commit and the locks it holds.
 CLAIM_MAX = 512
+_BUSY_SECONDS = 0.002
 
 
 class Dispatcher:
@@ -143,11 +144,17 @@ class Dispatcher:
             asks = [ask for name, pool in session.pools.items() if (ask := _ask(session, name, pool, polled=polled))]
             if not asks:
                 return
-            got = await self._claim(session, asks)
-            if got < sum(ask.foreground for ask in asks) or polled:
+            claimed = await self._claim(session, asks)
+            if claimed.busy:
+                self._again_soon()
+            if len(claimed.attempts) < sum(ask.foreground for ask in asks) or polled:
                 return
 
-    async def _claim(self, session: Session, asks: Sequence[ClaimPool]) -> int:
+    def _again_soon(self) -> None:
+        """Somebody holds runs whose effects could be taken: their commit will be through in a moment."""
+        asyncio.get_running_loop().call_later(_BUSY_SECONDS, self._wake.set)
+
+    async def _claim(self, session: Session, asks: Sequence[ClaimPool]) -> Claimed:
         for ask in asks:
             session.pools[ask.pool].claiming += ask.foreground
             session.queued -= {(ask.pool, True)} if ask.background else set()
@@ -159,9 +166,9 @@ class Dispatcher:
             for ask in asks:
                 session.pools[ask.pool].claiming -= ask.foreground
         self._remark(session, asks, claimed)
-        for attempt in claimed:
+        for attempt in claimed.attempts:
             self._start_claimed(session, attempt, tokens[attempt.token_index])
-        return len(claimed)
+        return claimed
 
     def _request(self, session: Session, asks: Sequence[ClaimPool], tokens: list[bytes]) -> ClaimRequest:
         return ClaimRequest(
@@ -177,11 +184,11 @@ class Dispatcher:
             actor=self._actor,
         )
 
-    def _remark(self, session: Session, asks: Sequence[ClaimPool], claimed: Sequence[ClaimedAttempt]) -> None:
-        """A class of which as many came as were asked for may have more."""
+    def _remark(self, session: Session, asks: Sequence[ClaimPool], claimed: Claimed) -> None:
+        """A class of which as many came as were asked for may have more; so may all when runs were busy."""
         for ask in asks:
-            mine = [attempt for attempt in claimed if attempt.pool == ask.pool]
-            if len(mine) >= ask.foreground:
+            mine = [attempt for attempt in claimed.attempts if attempt.pool == ask.pool]
+            if len(mine) >= ask.foreground or claimed.busy:
                 session.queued |= {(ask.pool, False), (ask.pool, True)}
             elif ask.background and sum(attempt.background for attempt in mine) >= ask.background:
                 session.queued.add((ask.pool, True))

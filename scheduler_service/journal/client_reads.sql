@@ -118,7 +118,8 @@ WHERE e.run_id = %(run_id)s::uuid AND e.key = ANY (%(keys)s::text[]);
 SELECT p.run_id, p.seq, p.type, p.cause, p.effect_id, p.effect_key, p.attempt, p.recorded_at, p.writer, p.data,
        p.found
 FROM (
-    SELECT j.*, count(*) OVER () AS found, sum(octet_length(j.data::text) + 200) OVER (ORDER BY j.seq) AS bytes
+    SELECT j.*, count(*) OVER () AS found, row_number() OVER (ORDER BY j.seq) AS n,
+           sum(octet_length(j.data::text) + 200) OVER (ORDER BY j.seq) AS bytes
     FROM (
         SELECT * FROM backburner.journal
         WHERE run_id = %(run_id)s::uuid AND seq > %(after_seq)s
@@ -126,7 +127,7 @@ FROM (
         LIMIT %(limit)s
     ) j
 ) p
-WHERE p.bytes <= %(bytes_max)s OR p.seq = %(after_seq)s + 1
+WHERE p.bytes <= %(bytes_max)s OR p.n = 1
 ORDER BY p.seq;
 
 -- timers --

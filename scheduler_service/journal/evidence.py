@@ -36,6 +36,23 @@ SELECT slow.effect_key AS key, slow.requested, slow.settled,
  ORDER BY slow.settled
 """
 
+#: The same with its trimmings left out, for people to read.
+OVERLAP_SQL_IN_SHORT: Final = """
+WITH span AS (
+    SELECT asked.effect_key, asked.seq AS requested, ended.seq AS settled, …
+      FROM backburner.journal AS asked
+      JOIN backburner.journal AS ended …
+       AND ended.type IN ('EFFECT_RESOLVED', 'EFFECT_CANCELLED')
+     WHERE asked.run_id = %(run_id)s AND asked.type = 'EFFECT_REQUESTED'
+)
+SELECT slow.effect_key …
+       count(quick.effect_key)…
+  FROM span AS slow
+  LEFT JOIN span AS quick
+    ON NOT quick.background AND quick.requested > slow.requested AND quick.settled < slow.settled
+ WHERE slow.background …
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Overlap:

@@ -180,6 +180,14 @@ class ClaimedAttempt:
     head_seq: int
 
 
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """What a claim took. `busy`: others hold runs with more of it, ask again soon."""
+
+    attempts: Sequence[ClaimedAttempt]
+    busy: bool
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutorHello:
     """A new session of an executor."""

@@ -149,10 +149,11 @@ class Journal:
         """Gives a running attempt to its executor's new session; answers `ok` or `stale_attempt`."""
         return str((await self._readopt.submit(dataclasses.asdict(readoption)))["outcome"])
 
-    async def claim(self, request: items.ClaimRequest) -> list[items.ClaimedAttempt]:
+    async def claim(self, request: items.ClaimRequest) -> items.Claimed:
         """Takes queued effects for one session."""
         rows = await self._call("dispatch", "claim", {"request": _json(dataclasses.asdict(request))})
-        return [_claimed(row) for row in rows]
+        taken = [_claimed(row) for row in rows if row["token_index"] >= 0]
+        return items.Claimed(taken, busy=len(taken) < len(rows))
 
     async def executor_hello(self, hello: items.ExecutorHello) -> items.HelloAnswer:
         """Registers a session of an executor."""

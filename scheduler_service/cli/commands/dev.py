@@ -107,7 +107,7 @@ def _next_commands(stack: Stack) -> list[str]:
     # The file `address` is found from below the folder of the data directory only.
     found = not options.ephemeral and options.data_dir.name == DATA_DIR
     where = "" if found or options.listen == DEFAULT_ADDRESS else f"export BACKBURNER_ADDRESS={options.listen}"
-    first = f"backburner run {sorted(ready.processes)[0]} key=value" if ready.processes else "backburner demo"
+    first = f"backburner run {sorted(ready.processes)[0]} [KEY=VALUE]..." if ready.processes else "backburner demo"
     return [line for line in (where, first, "backburner ps", f'psql "{stack.dsn}"') if line]
 
 

@@ -13,7 +13,7 @@ from scheduler_service.cli import text
 from scheduler_service.cli.address import Target
 from scheduler_service.cli.client import CALL_SECONDS, connect
 from scheduler_service.cli.options import asynchronous, with_json, with_target
-from scheduler_service.cli.output import console, table
+from scheduler_service.cli.output import console, put, table
 
 
 @click.command("executors")
@@ -35,7 +35,7 @@ async def executors_command(*, everyone: bool, as_json: bool, target: Target) ->
             cells = (_slots(executor), _harnesses(executor), _functions(executor), _seen(executor, now))
             rows.add_row(escape(executor.executor_id), Text(state, text.style(state)), *map(escape, cells))
     if not as_json:
-        out.print(rows if rows.row_count else "no executors: start one with `backburner executor`", markup=False)
+        put(out, rows if rows.row_count else "no executors: start one with `backburner executor`")
 
 
 def _slots(executor: op.Executor) -> str:

@@ -18,7 +18,7 @@ from scheduler_service.cli.client import Client, connect
 from scheduler_service.cli.errors import UsageProblem
 from scheduler_service.cli.names import read_labels
 from scheduler_service.cli.options import asynchronous, with_json, with_target
-from scheduler_service.cli.output import console, table
+from scheduler_service.cli.output import console, put, table
 from scheduler_service.cli.run_view import describe_progress, describe_report
 
 _WIDE = 130
@@ -80,7 +80,7 @@ async def _list_runs(client: Client, request: pb.ListRunsRequest, limit: int, *,
         cells = (run.process or "(client)", run.key, text.since(run.create_time, now), _counts(run.effect_counts))
         name = _short_id(run.run_id, out.width)
         rows.add_row(name, Text(state, text.style(state)), *map(escape, cells), escape(_waits(run)))
-    out.print(rows if runs else "no runs; start one with `backburner run PROCESS`")
+    put(out, rows if runs else "no runs; start one with `backburner run PROCESS`")
 
 
 async def _with_reasons(client: Client, runs: list[pb.Run]) -> list[pb.Run]:
@@ -106,7 +106,7 @@ async def _list_effects(client: Client, request: pb.ListEffectsRequest, limit: i
         cells = (kind, text.since(effect.request_time, now), describe_progress(effect.progress), _why(effect))
         rows.add_row(escape(name), Text(state, text.style(state)), *map(escape, cells))
     if not as_json:
-        out.print(rows if rows.row_count else "no open effects")
+        put(out, rows if rows.row_count else "no open effects")
 
 
 def _short_id(run_id: str, width: int) -> str:
@@ -145,6 +145,7 @@ def _waits(run: pb.Run) -> str:
 
 
 def _why(effect: pb.Effect) -> str:
-    if effect.waiting_on.message:
-        return effect.waiting_on.message
-    return effect.spec.external.prompt
+    asked = effect.spec.external
+    if asked.prompt:  # more telling than that somebody has to answer
+        return f"{asked.prompt} [{'/'.join(asked.choices)}]" if asked.choices else asked.prompt
+    return effect.waiting_on.message

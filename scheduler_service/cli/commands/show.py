@@ -17,7 +17,7 @@ from scheduler_service.cli.address import Target
 from scheduler_service.cli.client import Client, connect
 from scheduler_service.cli.options import asynchronous, with_json, with_target
 from scheduler_service.cli.outcome import describe_effect_error
-from scheduler_service.cli.output import console, details, table
+from scheduler_service.cli.output import console, details, put, table
 from scheduler_service.cli.run_view import describe_progress, describe_report
 
 _EFFECTS_SHOWN = 40
@@ -48,7 +48,7 @@ async def show_command(*, name: str, as_json: bool, target: Target) -> None:
 
 async def _show_run(client: Client, run: pb.Run) -> None:
     out = console()
-    out.print(details(_run_details(run)))
+    put(out, details(_run_details(run)))
     if run.error.traceback:
         out.print(Text(f"\n{run.error.traceback.rstrip()}"))
     wanted = pb.ListEffectsRequest(run_id=run.run_id, page_size=_EFFECTS_SHOWN)
@@ -90,7 +90,7 @@ def _print_effects(out: Console, effects: list[pb.Effect], now: dt.datetime) -> 
         what = describe_effect_error(effect) or effect.waiting_on.message or describe_progress(effect.progress)
         cells = (kind, str(effect.attempt), _took(effect, now), what)
         rows.add_row(escape(effect.key), Text(state, text.style(state)), *map(escape, cells))
-    out.print(rows)
+    put(out, rows)
 
 
 def _took(effect: pb.Effect, now: dt.datetime) -> str:
@@ -100,7 +100,7 @@ def _took(effect: pb.Effect, now: dt.datetime) -> str:
 
 
 def _show_effect(out: Console, effect: pb.Effect) -> None:
-    out.print(details(_effect_details(effect)))
+    put(out, details(_effect_details(effect)))
     for name, stream in (("stdout", effect.result.stdout), ("stderr", effect.result.stderr)):
         if stream.tail:
             omitted = f", {stream.total_bytes:.0f} bytes in all" if stream.total_bytes > len(stream.tail) else ""

@@ -27,7 +27,7 @@ from scheduler_service.cli.run_view import RunView
 from scheduler_service.cli.signals import StopRequested, StopSignals
 from scheduler_service.cli.stack import Stack, StackOptions, free_port
 from scheduler_service.cli.watching import watch_run
-from scheduler_service.journal.evidence import OVERLAP_SQL, Overlap, overlaps
+from scheduler_service.journal.evidence import OVERLAP_SQL_IN_SHORT, Overlap, overlaps
 
 T = TypeVar("T")
 
@@ -116,7 +116,7 @@ def _conclude(outcome: Outcome, *, as_json: bool) -> int:
     elif outcome.run.state == journal.RUN_STATE_COMPLETED:
         out = console()
         print_report(out, text.payload(outcome.run.result), outcome.run)
-        print_evidence(out, OVERLAP_SQL, outcome.evidence, holds=outcome.holds)
+        print_evidence(out, OVERLAP_SQL_IN_SHORT, outcome.run.run_id, outcome.evidence, holds=outcome.holds)
     else:
         say_outcome(outcome.run)
     if outcome.run.state != journal.RUN_STATE_COMPLETED:

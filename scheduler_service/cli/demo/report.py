@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -11,7 +11,7 @@ from rich.text import Text
 
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
 from scheduler_service.cli import text
-from scheduler_service.cli.output import details, table
+from scheduler_service.cli.output import details, put, table
 from scheduler_service.journal.evidence import Overlap
 
 
@@ -25,9 +25,9 @@ def print_report(out: Console, report: Mapping[str, Any], run: pb.Run) -> None:
     for skipped in report["skipped"]:
         what, _, why = skipped.partition(": ")
         background.add_row(escape(what), Text(f"skipped: {why}", "yellow"))
-    out.print(background)
+    put(out, background)
     out.print()
-    out.print(details(_foreground(report)))
+    put(out, details(_foreground(report)))
 
 
 def _foreground(report: Mapping[str, Any]) -> list[tuple[str, object]]:
@@ -47,18 +47,18 @@ def _foreground(report: Mapping[str, Any]) -> list[tuple[str, object]]:
     ]  # fmt: skip
 
 
-def print_evidence(out: Console, sql: str, evidence: Sequence[Overlap], *, holds: bool) -> None:
+def print_evidence(out: Console, sql: str, run_id: str, evidence: Sequence[Overlap], *, holds: bool) -> None:
     """The query, and the journal's answer."""
     out.print(
         Text("\nEvidence: foreground effects that were requested AND settled under each background effect", "bold")
     )
-    out.print(Text(_shortened(sql), "dim"))
+    out.print(Text(sql.replace("%(run_id)s", f"'{run_id}'"), "dim"))
     rows = table("BACKGROUND", "SEQ", "OPEN FOR", "FOREGROUND", "THE FIRST AND THE LAST OF THEM", right=("FOREGROUND",))
     for item in evidence:
         span = f"{item.requested} to {item.settled}"
         some = ", ".join([*item.first_keys, "…", item.last_key]) if item.foreground > 3 else ", ".join(item.first_keys)
         rows.add_row(*map(escape, (item.key, span, text.span(item.seconds), str(item.foreground), some)))
-    out.print(rows)
+    put(out, rows)
     out.print(_verdict(evidence, holds=holds))
 
 
@@ -67,20 +67,3 @@ def _verdict(evidence: Sequence[Overlap], *, holds: bool) -> Text:
         least = min(item.foreground for item in evidence)
         return Text(f"\nThe loop never waited: at least {least} foreground effects under each background one.", "green")
     return Text("\nThe evidence does not hold: under some background effect the foreground stood still.", "bold red")
-
-
-def _shortened(sql: str) -> str:
-    """The lines that say what is compared."""
-    telling = ("FROM backburner.journal", "type =", "type IN", "quick.requested >", "GROUP BY")
-    return "\n".join(f"  {line.strip()}" for line in _kept(sql.splitlines(), telling))
-
-
-def _kept(lines: Iterable[str], telling: Sequence[str]) -> Iterable[str]:
-    skipping = False
-    for line in lines:
-        if any(part in line for part in telling):
-            skipping = False
-            yield line
-        elif not skipping and line.strip():
-            skipping = True
-            yield "…"

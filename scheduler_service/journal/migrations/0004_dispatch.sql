@@ -1,7 +1,8 @@
 -- Dispatch: claims from the queue, sessions of executors, attempts that are lost.
 
 -- Takes queued effects for one session: foreground first, then by rank. Picks without lock, locks the heads of what it
--- picked, looks again, and only then assigns. A head that somebody holds is left for the next claim.
+-- picked, looks again, and only then assigns. A head that somebody holds is left for the next claim, which a last row
+-- with token_index -1 tells the caller to make soon.
 CREATE FUNCTION claim_v1(p jsonb)
 RETURNS TABLE (token_index int, run_id uuid, effect_id uuid, effect_key text, attempt int, name text, harness text,
                pool text, background boolean, spec text, total_remaining_s double precision, seq bigint,
@@ -16,7 +17,7 @@ DECLARE
     tokens text[] := ARRAY(SELECT jsonb_array_elements_text(p->'token_hashes'));
     executor text := p->>'executor_id';
     pl record; bucket record; h run_heads; ts timestamptz;
-    picked uuid[] := '{}'; fore uuid[]; back uuid[]; taken int := 0; got int;
+    picked uuid[] := '{}'; fore uuid[]; back uuid[]; taken int := 0; got int; held boolean := false;
 BEGIN
     IF NOT EXISTS (SELECT FROM executors e WHERE e.executor_id = executor AND e.incarnation = p->>'incarnation'
                    AND e.session_no = (p->>'session_no')::int AND e.state = 'CONNECTED') THEN
@@ -40,6 +41,7 @@ BEGIN
              WHERE q.effect_id = ANY (picked) GROUP BY q.run_id ORDER BY q.run_id
     LOOP
         SELECT * INTO h FROM run_heads u WHERE u.run_id = bucket.run_id FOR UPDATE SKIP LOCKED;
+        held := held OR NOT FOUND;
         IF NOT FOUND OR h.state IN ('HALTED', 'PROCESS_ERROR') THEN
             CONTINUE;
         END IF;
@@ -89,6 +91,10 @@ BEGIN
             UPDATE run_heads u SET seq = h.seq + got, recorded_at = ts WHERE u.run_id = h.run_id;
         END IF;
     END LOOP;
+    IF held THEN
+        token_index := -1;
+        RETURN NEXT;
+    END IF;
 END
 $$;
 

@@ -8,7 +8,7 @@ import json
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import psycopg
@@ -212,7 +212,7 @@ async def refused(call: Any, code: grpc.StatusCode, reason: str) -> error_detail
     """Asserts that a call is refused with this code and reason; answers with the ErrorInfo."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
-    status = rpc_status.from_call(caught.value)
+    status = rpc_status.from_call(cast("grpc.Call", caught.value))
     assert status is not None, caught.value
     info = error_details_pb2.ErrorInfo()
     assert any(packed.Unpack(info) for packed in status.details)

@@ -1,6 +1,7 @@
 """Effects over the wire: listed, waited for, cancelled, answered; each says why it does not go on."""
 
 import asyncio
+from typing import Any
 
 import grpc
 import pytest
@@ -10,7 +11,7 @@ from google.protobuf.struct_pb2 import Value
 from backburner.journal.v1 import journal_pb2
 from backburner.scheduler.v1 import operator_service_pb2 as operator_pb
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
-from tests.integration.api.scene import INCARNATION, Scene, effect_id_of, external, refused, shell
+from tests.integration.api.scene import INCARNATION, Row, Scene, effect_id_of, external, refused, shell
 
 PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
 
@@ -74,7 +75,9 @@ async def test_an_eta_makes_the_poll_hint_shorter(at: Scene) -> None:
         (shell(), True, pb.WaitingOn.CAUSE_RUNNING),
     ],
 )
-async def test_why_an_effect_does_not_go_on(at: Scene, spec, dispatch, cause) -> None:
+async def test_why_an_effect_does_not_go_on(
+    at: Scene, spec: Row, dispatch: bool, cause: pb.WaitingOn.Cause.ValueType
+) -> None:
     await at.connect_executor()
     run_id = await at.create()
     effect_id = await at.request(run_id, "e", spec, dispatch=dispatch)
@@ -117,12 +120,11 @@ async def test_waiting_for_any_and_for_all(at: Scene) -> None:
     first = await at.request(run_id, "a", external())
     second = await at.request(run_id, "b", external())
 
-    def wait(mode) -> asyncio.Future:
-        return asyncio.ensure_future(
-            at.client.WaitEffects(pb.WaitEffectsRequest(run_id=run_id, keys=["b", "a"], mode=mode))
-        )
+    async def wait(mode: pb.WaitEffectsRequest.Mode.ValueType) -> pb.WaitEffectsResponse:
+        return await at.client.WaitEffects(pb.WaitEffectsRequest(run_id=run_id, keys=["b", "a"], mode=mode))
 
-    any_of_them, all_of_them = wait(pb.WaitEffectsRequest.MODE_ANY), wait(pb.WaitEffectsRequest.MODE_ALL)
+    any_of_them = asyncio.create_task(wait(pb.WaitEffectsRequest.MODE_ANY))
+    all_of_them = asyncio.create_task(wait(pb.WaitEffectsRequest.MODE_ALL))
     await asyncio.sleep(0.1)
     assert not any_of_them.done()
     await at.client.ResolveEffect(
@@ -143,7 +145,7 @@ async def test_an_answer_may_be_repeated_and_not_changed(at: Scene) -> None:
     run_id = await at.create()
     effect_id = await at.request(run_id, "ask", external("yes", "no"))
 
-    def answer(choice: str, actor: str = "ann"):
+    def answer(choice: str, actor: str = "ann") -> Any:
         success = pb.ExternalSuccess(choice=choice)
         return at.client.ResolveEffect(pb.ResolveEffectRequest(effect=named(effect_id), succeeded=success, actor=actor))
 

@@ -3,11 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2
+from google.rpc import error_details_pb2  # type: ignore[import-untyped]
 from grpc_status import rpc_status
 
 from scheduler_service.api.interceptor import ErrorInterceptor
@@ -58,7 +58,7 @@ async def call(channel: grpc.aio.Channel, arity: str) -> grpc.aio.AioRpcError:
 
 
 def detail(error: grpc.aio.AioRpcError, kind: type[Any]) -> Any:
-    status = rpc_status.from_call(error)
+    status = rpc_status.from_call(cast("grpc.Call", error))
     assert status is not None
     for packed in status.details:
         message = kind()

@@ -59,7 +59,7 @@ def messages(kind: type[Message], known: Known, depth: int = 0) -> st.SearchStra
     def build(draw: Any) -> Message:
         message = kind()
         for field in fields:
-            if draw(st.booleans()) and depth < 5:
+            if depth < 5 and draw(st.integers(0, 7)) < (7 if field.name in known else 2):
                 put(message, field, draw, known, depth)
         return message
 
@@ -154,8 +154,7 @@ async def test_no_message_makes_an_internal_error_or_hangs(at: Scene, caplog: py
     for stub, name in METHODS:
         await asyncio.to_thread(attack, stub, name)
     assert "incident" not in caplog.text
-    deep = {grpc.StatusCode.OK, grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.FAILED_PRECONDITION}
-    shallow = [name for name, codes in answers.items() if not codes & deep]
+    shallow = [name for name, codes in answers.items() if not codes - {grpc.StatusCode.INVALID_ARGUMENT}]
     assert not shallow, f"{answers}: the attack never got past the checks of these"
     page = await at.client.ReadJournal(scheduler_service_pb2.ReadJournalRequest(run_id=run_id, page_size=1000))
     assert [event.seq for event in page.events] == list(range(1, page.head_seq + 1))

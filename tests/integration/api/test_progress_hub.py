@@ -77,6 +77,13 @@ def ordinals(feed: Feed, into: list[int]) -> list[int]:
     return into
 
 
+async def came(feed: Feed, so_far: list[int], expected: list[int]) -> None:
+    def all_there() -> bool:
+        return ordinals(feed, so_far) == expected
+
+    await eventually(all_there)
+
+
 async def test_many_watchers_share_one_stream_and_late_ones_are_brought_up_to_date() -> None:
     async with executor() as (servicer, source), hub() as shared:
         first, second, late = Feed(), Feed(), Feed()
@@ -84,7 +91,8 @@ async def test_many_watchers_share_one_stream_and_late_ones_are_brought_up_to_da
         assert shared.subscribe(second, source, with_output=False)
         servicer.say(progress=journal_pb2.Progress(ordinal=1))
         got: tuple[list[int], list[int]] = ([], [])
-        await eventually(lambda: ordinals(first, got[0]) == [1] and ordinals(second, got[1]) == [1])
+        await came(first, got[0], [1])
+        await came(second, got[1], [1])
         shared.subscribe(late, source, with_output=False)
         assert ordinals(late, []) == [1]
         assert len(servicer.requests) == 1
@@ -96,16 +104,17 @@ async def test_many_watchers_share_one_stream_and_late_ones_are_brought_up_to_da
 
 async def test_a_broken_stream_is_resumed_from_its_cursor() -> None:
     async with executor() as (servicer, source), hub() as shared:
-        feed, got = Feed(), []
+        feed = Feed()
+        got: list[int] = []
         shared.subscribe(feed, source, with_output=False)
         servicer.say(progress=journal_pb2.Progress(ordinal=1))
-        await eventually(lambda: ordinals(feed, got) == [1])
+        await came(feed, got, [1])
         servicer.cut.set()
         servicer.grown.set()
         await eventually(lambda: servicer.open == 0)
         servicer.cut.clear()
         servicer.say(progress=journal_pb2.Progress(ordinal=2))
-        await eventually(lambda: ordinals(feed, got) == [1, 2])
+        await came(feed, got, [1, 2])
         assert servicer.requests[-1].after_cursor == 1
 
 

@@ -28,6 +28,10 @@ async def rest(call: Any) -> AsyncIterator[Any]:
         yield frame
 
 
+async def read(call: Any) -> Any:
+    return await call.read()
+
+
 async def collect(call: Any) -> list[Any]:
     return [frame async for frame in rest(call)]
 
@@ -80,7 +84,7 @@ async def test_without_a_position_there_is_a_snapshot_and_then_what_follows_it(a
     run_id = await at.create()
     effect_id = await at.request(run_id, "ask", external())
     call = at.client.WatchRun(pb.WatchRunRequest(run_id=run_id))
-    first = await call.read()
+    first = await read(call)
     assert (first.snapshot.seq, first.snapshot.run.head_seq) == (2, 2)
     assert [effect.effect_id for effect in first.snapshot.effects] == [effect_id]
     await at.append(run_id, log_row(1))
@@ -108,7 +112,7 @@ async def test_a_watch_ends_when_the_run_is_parked_and_can_go_on_when_it_is_resu
     assert frames[-1].end.reason == End.REASON_PARKED
     await at.append(run_id, {"type": "RUN_RESUMED", "cause": 0, "data": {}})
     call = at.client.WatchRun(pb.WatchRunRequest(run_id=run_id, after_seq=1))
-    assert [(await call.read()).event.seq for _ in range(2)] == [2, 3]
+    assert [(await read(call)).event.seq for _ in range(2)] == [2, 3]
     await at.end(run_id)
     frames = await collect(call)
     assert seqs(frames) == [4]
@@ -130,13 +134,13 @@ async def test_the_number_of_watches_is_bounded_and_a_cut_one_makes_room(databas
     async with scene(database_url, watchers_max=1) as at:
         run_id = await at.create()
         first = at.client.WatchRun(pb.WatchRunRequest(run_id=run_id))
-        await first.read()
+        await read(first)
         second = at.client.WatchRun(pb.WatchRunRequest(run_id=run_id)).read()
         await refused(second, grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_WATCHERS")
         first.cancel()
         await eventually(lambda: len(at.api.watchers) == 0)
         third = at.client.WatchRun(pb.WatchRunRequest(run_id=run_id))
-        assert (await third.read()).HasField("snapshot")
+        assert (await read(third)).HasField("snapshot")
         third.cancel()
 
 
@@ -152,7 +156,7 @@ async def test_heartbeats_come_while_nothing_happens_and_a_lifetime_ends_the_wat
 async def test_a_replica_that_goes_away_sends_its_watchers_on(at: Scene) -> None:
     run_id = await at.create()
     call = at.client.WatchRun(pb.WatchRunRequest(run_id=run_id))
-    await call.read()
+    await read(call)
     at.engine.draining = True
     frames = await collect(call)
     assert (frames[-1].end.reason, frames[-1].end.resume_after_seq) == (End.REASON_MOVED, 1)
@@ -168,7 +172,7 @@ async def test_a_reader_that_does_not_read_is_cut_and_resumes_without_a_gap(data
         for _ in range(20):
             await at.append(run_id, *[big] * 50)
         call = at.client.WatchRun(pb.WatchRunRequest(run_id=run_id, after_seq=0))
-        seen = [(await call.read()).event.seq]
+        seen = [(await read(call)).event.seq]
         await eventually(lambda: len(at.api.watchers) == 0)  # given up while the reader sleeps
         frames = await collect(call)
         seen += seqs(frames)
@@ -200,15 +204,15 @@ async def test_live_frames_stand_between_an_attempts_dispatch_and_its_end(at: Sc
     async with live_executor(at) as executor:
         run_id = await at.create()
         call = at.client.WatchRun(pb.WatchRunRequest(run_id=run_id, include=LIVE))
-        await call.read()
+        await read(call)
         effect_id = await at.request(run_id, "e", shell(), dispatch=True)
         frames: list[Any] = []
 
-        async def read() -> None:
+        async def take() -> None:
             async for frame in rest(call):
                 frames.append(frame)  # noqa: PERF401  # seen while they come
 
-        reading = asyncio.create_task(read())
+        reading = asyncio.create_task(take())
         await eventually(lambda: executor.open == 1)
         executor.say(progress=journal_pb2.Progress(ordinal=1, percent=10))
         executor.say(usage=journal_pb2.Usage(output_tokens=5))
@@ -241,14 +245,14 @@ async def test_output_goes_on_where_the_watcher_left_off(at: Scene) -> None:
         call = at.client.WatchRun(pb.WatchRunRequest(run_id=run_id, include=LIVE, output_positions=[position]))
         got: list[Any] = []
 
-        async def read() -> None:
+        async def take() -> None:
             async for frame in call:
                 if frame.HasField("output"):
                     got.append((frame.output.chunk.offset, frame.output.chunk.data))
                 elif frame.HasField("gap"):
                     got.append("gap")
 
-        reading = asyncio.create_task(read())
+        reading = asyncio.create_task(take())
         await eventually(lambda: got == [(4, b"456789")] and executor.open)
         await at.record_output(run_id, effect_id, 1, 10, b"ab")
         executor.say(output=executor_pb.OutputChunk(stream=1, offset=8, data=b"89abcd"))  # type: ignore[arg-type]
@@ -268,8 +272,8 @@ async def test_an_executor_that_cannot_be_dialled_is_said_and_heartbeats_show_pr
         LiveAttempt(effect_id=effect_id, effect_key="e", attempt=1, executor_id="x", progress=progress)
     ]
     call = at.client.WatchRun(pb.WatchRunRequest(run_id=run_id, include=LIVE[:1]))
-    await call.read()
-    gap, live = await call.read(), await call.read()
+    await read(call)
+    gap, live = await read(call), await read(call)
     assert (gap.gap.reason, gap.gap.effect_id) == (pb.LiveGap.REASON_EXECUTOR_UNREACHABLE, effect_id)
     assert live.progress.progress.ordinal == 4
     call.cancel()
@@ -281,7 +285,7 @@ async def test_one_effect_is_watched_until_it_has_settled(at: Scene) -> None:
     other = await at.request(run_id, "other", external())
     name = pb.EffectName(effect_id=effect_id)
     call = at.client.WatchEffect(pb.WatchEffectRequest(effect=name))
-    assert (await call.read()).snapshot.effect_id == effect_id
+    assert (await read(call)).snapshot.effect_id == effect_id
     for which in (other, effect_id):
         request = pb.ResolveEffectRequest(
             effect=pb.EffectName(effect_id=which), succeeded=pb.ExternalSuccess(choice="ok")

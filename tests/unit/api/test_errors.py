@@ -1,11 +1,12 @@
 """Every error class has one place on the wire, and what it says survives the way there."""
 
 import pickle
+from typing import Any
 from urllib.parse import quote
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2
+from google.rpc import error_details_pb2  # type: ignore[import-untyped]
 
 from scheduler_service import errors
 from scheduler_service.api.status import service_error, status_of
@@ -35,7 +36,7 @@ EXAMPLES = [
 ]
 
 
-def details(error, kind):
+def details(error: errors.ServiceError, kind: type[Any]) -> list[Any]:
     found = []
     for packed in status_of(error).details:
         message = kind()
@@ -45,7 +46,7 @@ def details(error, kind):
 
 
 def test_every_class_stands_in_the_table_and_has_an_example() -> None:
-    def subclasses(kind):
+    def subclasses(kind: type[Any]) -> set[type[Any]]:
         return {kind}.union(*(subclasses(sub) for sub in kind.__subclasses__()))
 
     assert subclasses(errors.ServiceError) - {errors.ServiceError} == set(errors.STATUS)
@@ -53,7 +54,7 @@ def test_every_class_stands_in_the_table_and_has_an_example() -> None:
 
 
 @pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
-def test_status_carries_one_error_info_with_reason_domain_and_data(error) -> None:
+def test_status_carries_one_error_info_with_reason_domain_and_data(error: errors.ServiceError) -> None:
     (info,) = details(error, error_details_pb2.ErrorInfo)
     assert info.domain == "backburner"
     assert info.reason == error.reason
@@ -63,7 +64,7 @@ def test_status_carries_one_error_info_with_reason_domain_and_data(error) -> Non
 
 
 @pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
-def test_errors_survive_pickling(error) -> None:
+def test_errors_survive_pickling(error: errors.ServiceError) -> None:
     copy = pickle.loads(pickle.dumps(error))
     assert (type(copy), str(copy), copy.metadata, copy.code) == (type(error), str(error), error.metadata, error.code)
 
@@ -94,9 +95,7 @@ def test_a_lone_surrogate_in_a_message_does_not_break_the_answer() -> None:
     assert "ud800" in status.message
 
 
-def test_database_loss_is_unavailable_and_anything_else_internal_with_only_an_incident(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_database_loss_is_unavailable_and_a_bug_is_internal(caplog: pytest.LogCaptureFixture) -> None:
     assert isinstance(service_error(JournalUnavailable("no route"), "M"), errors.DatabaseUnavailable)
     hidden = service_error(ValueError("the secret"), "M")
     assert isinstance(hidden, errors.InternalError)

@@ -1,6 +1,7 @@
 """One definition serves psql, the SQL functions and every client: the stored JSON is the data message."""
 
 import datetime as dt
+from typing import Any
 
 import pytest
 from google.protobuf import json_format
@@ -21,7 +22,7 @@ WELL_KNOWN = {
 }
 
 
-def example(descriptor, depth=0):
+def example(descriptor: Any, depth: int = 0) -> dict[str, Any]:
     """Stored JSON with every field set once."""
     return {
         field.name: value
@@ -31,14 +32,14 @@ def example(descriptor, depth=0):
     }
 
 
-def value_of(field, depth):
+def value_of(field: Any, depth: int) -> Any:
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
         return {"k": "v"}
     single = scalar_of(field, depth)
     return [single] if field.is_repeated else single
 
 
-def scalar_of(field, depth):
+def scalar_of(field: Any, depth: int) -> Any:
     if field.message_type is not None:
         known = WELL_KNOWN.get(field.message_type.full_name)
         return example(field.message_type, depth + 1) if known is None else known
@@ -52,7 +53,7 @@ def scalar_of(field, depth):
     }[field.cpp_type]
 
 
-def row(kind, data):
+def row(kind: str, data: dict[str, Any]) -> Event:
     return Event(3, kind, NOW, 2, "e" if kind.startswith("EFFECT") else "", "k", 1, "scheduler/a", data)
 
 
@@ -63,7 +64,7 @@ def test_every_event_type_has_a_data_message_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_stored_data_round_trips(kind) -> None:
+def test_stored_data_round_trips(kind: str) -> None:
     field = DATA_FIELDS[kind]
     stored = example(pb.JournalEvent.DESCRIPTOR.fields_by_name[field].message_type)
     event = journal_event(row(kind, stored))
@@ -76,10 +77,10 @@ def test_stored_data_round_trips(kind) -> None:
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_no_data_message_has_a_64_bit_integer(kind) -> None:
+def test_no_data_message_has_a_64_bit_integer(kind: str) -> None:
     wide = {FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT64}
 
-    def check(descriptor, seen):
+    def check(descriptor: Any, seen: frozenset[str]) -> None:
         if descriptor.full_name in seen or descriptor.full_name.startswith("google.protobuf."):
             return
         for field in descriptor.fields:

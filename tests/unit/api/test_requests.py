@@ -1,6 +1,8 @@
 """Requests are refused with every violation at once, each with the path of its field."""
 
 import uuid
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from google.protobuf import struct_pb2
@@ -9,6 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backburner.executor.v1 import executor_service_pb2 as executor_pb
 from backburner.journal.v1 import journal_pb2
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
 from scheduler_service.api import effect_requests, inputs, limits, run_requests
@@ -18,10 +21,11 @@ from scheduler_service.api.pages import decode_token, encode_token
 from scheduler_service.authoring.definitions import ProcessDefinition
 from scheduler_service.errors import InvalidRequest, NotImplementedYet, PayloadTooLarge
 
+STDOUT = executor_pb.OUTPUT_STREAM_STDOUT
 RUN = "01890a5d-ac96-774b-bcce-b302099a8057"
 
 
-def fields(parse, request):
+def fields(parse: Callable[[Any], object], request: Any) -> list[str]:
     with pytest.raises(InvalidRequest) as caught:
         parse(request)
     return [item.field for item in caught.value.violations]
@@ -60,7 +64,7 @@ def test_a_run_is_named_by_id_or_by_key() -> None:
 
 
 @pytest.mark.parametrize("bad", ["x", "01890a5dac96774bbcceb302099a8057", f"{{{RUN}}}", f"{RUN}\n", "0" * 37])
-def test_ids_have_one_spelling(bad) -> None:
+def test_ids_have_one_spelling(bad: str) -> None:
     assert fields(run_requests.run_wait, pb.WaitRunRequest(run_id=bad)) == ["run_id"]
 
 
@@ -75,7 +79,7 @@ def test_an_effect_is_named_by_id_or_by_run_and_key() -> None:
 
 
 def test_waits_are_capped_and_negative_ones_refused() -> None:
-    def wait(seconds):
+    def wait(seconds: int) -> float:
         return run_requests.run_wait(pb.WaitRunRequest(run_id=RUN, max_wait=Duration(seconds=seconds)))[1]
 
     assert run_requests.run_wait(pb.WaitRunRequest(run_id=RUN))[1] == limits.WAIT_SECONDS_DEFAULT
@@ -107,7 +111,9 @@ def test_negative_positions_are_refused() -> None:
     assert fields(run_requests.run_watch, pb.WatchRunRequest(run_id=RUN, after_seq=-1)) == ["after_seq"]
     assert fields(run_requests.journal_page, pb.ReadJournalRequest(run_id=RUN, after_seq=-1)) == ["after_seq"]
     name = pb.EffectName(effect_id=RUN)
-    assert fields(effect_requests.output_query, pb.StreamOutputRequest(effect=name, stream=1, offset=-1)) == ["offset"]
+    assert fields(effect_requests.output_query, pb.StreamOutputRequest(effect=name, stream=STDOUT, offset=-1)) == [
+        "offset"
+    ]
     assert fields(effect_requests.output_query, pb.StreamOutputRequest(effect=name, offset=5)) == ["stream"]
 
 
@@ -161,7 +167,7 @@ def test_run_ids_are_uuid7_and_sort_by_time() -> None:
 
 
 @given(st.lists(st.text(max_size=20), min_size=1, max_size=3), st.dictionaries(st.text(), st.integers(0, 9)))
-def test_page_tokens_round_trip_for_the_same_filter_only(position, bound_to) -> None:
+def test_page_tokens_round_trip_for_the_same_filter_only(position: list[str], bound_to: dict[str, int]) -> None:
     token = encode_token(position, bound_to)
     with checked() as check:
         assert decode_token(check, token, bound_to) == tuple(position)
@@ -170,7 +176,7 @@ def test_page_tokens_round_trip_for_the_same_filter_only(position, bound_to) -> 
 
 
 @given(st.integers(0, 200), st.characters(codec="utf-8"))
-def test_a_tampered_page_token_is_refused(index, letter) -> None:
+def test_a_tampered_page_token_is_refused(index: int, letter: str) -> None:
     token = encode_token(["01890a5d", "key"], {"namespace": "default"})
     tampered = token[: index % len(token)] + letter + token[index % len(token) + 1 :]
     if tampered != token:
@@ -179,7 +185,7 @@ def test_a_tampered_page_token_is_refused(index, letter) -> None:
 
 
 @given(st.text(max_size=60))
-def test_any_text_as_page_token_is_refused_cleanly(text) -> None:
+def test_any_text_as_page_token_is_refused_cleanly(text: str) -> None:
     if text:
         token = text.encode(errors="ignore").decode() or "x"
         assert fields(run_requests.run_list, pb.ListRunsRequest(page_token=token)) == ["page_token"]

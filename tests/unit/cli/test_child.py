@@ -37,7 +37,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     def run(program: str) -> tuple[Child, Lines]:
         (tmp_path / "played.py").write_text(program)
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+        env = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
         lines: Lines = []
         child = Child("scheduler", "played", env, tmp_path / "logs" / "scheduler.log", lambda *said: lines.append(said))
         started.append(child)
@@ -123,7 +123,7 @@ def test_a_service_stops_when_its_owner_is_gone(tmp_path: Path) -> None:
         "                         stdin=subprocess.PIPE, start_new_session=True)\n"
         "print(child.pid, flush=True); time.sleep(60)"
     )
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    env = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     with psutil.Popen([sys.executable, "-c", owner], env=env, stdout=-1) as process:
         service = psutil.Process(int(process.stdout.readline()))
         process.kill()

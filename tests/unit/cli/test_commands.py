@@ -170,7 +170,8 @@ def test_tables_fold_at_columns(shell: Shell) -> None:
 def test_open_effects_say_what_they_wait_for(shell: Shell) -> None:
     code, out, _ = shell("ps", "--effects", "--state", "waiting")
     assert code == 0
-    assert "somebody has to answer" in out
+    assert "effect tests runs on local" not in out
+    assert "Deploy? [yes/no]" in out
     assert shell.fake.asked[-1].states == [journal.EFFECT_STATE_WAITING]
 
 

@@ -13,6 +13,12 @@ from scheduler_service.cli.demo.survey import Survey, survey_of
 GIT = ["git", "-c", "user.name=Ada", "-c", "user.email=ada@example.org", "-c", "commit.gpgsign=false"]
 
 
+@pytest.fixture(autouse=True)
+def no_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    # When the demo runs these tests, what they report would be taken for their own progress.
+    monkeypatch.delenv("BACKBURNER_PROGRESS_FD", raising=False)
+
+
 def git(folder: Path, *arguments: str) -> None:
     subprocess.run([*GIT, *arguments], cwd=folder, check=True, capture_output=True)
 
@@ -106,10 +112,7 @@ def test_the_fingerprint_changes_with_the_content_only(repository: Path) -> None
     assert children.content(repository)["sha256"] != first["sha256"]
 
 
-def test_without_a_pipe_reports_go_to_stdout_with_their_prefix(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("BACKBURNER_PROGRESS_FD", raising=False)
+def test_without_a_pipe_reports_go_to_stdout_with_their_prefix(capfd: pytest.CaptureFixture[str]) -> None:
     children.say(percent=1)
     assert capfd.readouterr().out == '::backburner {"percent": 1}\n'
 
