@@ -51,8 +51,8 @@ class Settings:
     watch_lifetime_seconds: float = 1200.0
     #: Watches at a time on this replica.
     watchers_max: int = 1000
-    #: True checks forbidden calls in process code on live steps (clock, randomness, threads).
-    check_calls: bool = True
+    #: Which live steps of process code are watched for forbidden calls of clocks and randomness: sampled, all, off.
+    check_calls: str = "sampled"
     #: DEBUG, INFO, WARNING or ERROR.
     log_level: str = "INFO"
 
@@ -68,6 +68,8 @@ def settings_from_env(env: Mapping[str, str] | None = None, **overrides: Any) ->
             values[item.name] = overrides[item.name]
         elif raw is not None and raw != "":
             values[item.name] = _parse(variable(item.name), hints[item.name], raw)
+    if values.get("check_calls", "sampled") not in ("sampled", "all", "off"):
+        raise SettingsError(f"BACKBURNER_CHECK_CALLS={values['check_calls']!r}: use sampled, all or off")
     if "database_url" not in values:
         raise SettingsError("DATABASE_URL is not set: give the Postgres to use, or run `backburner dev`")
     return Settings(**values)

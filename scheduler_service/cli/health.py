@@ -41,25 +41,37 @@ class Readiness:
     functions: tuple[str, ...] = ()
 
 
-def wait_until_ready(address: str, executor_id: str, check: Callable[[], None]) -> Readiness:
-    """Wait until scheduler and executor serve; `check` is called between tries and raises when waiting is pointless."""
-    return asyncio.run(_wait(address, executor_id, check))
+def wait_until_serving(address: str, check: Callable[[], None]) -> None:
+    """Wait until the scheduler serves; `check` is called between tries and raises when waiting is pointless."""
+
+    async def wait() -> None:
+        async with _dial(address) as channel:
+            await _until(lambda: _serves(channel), "scheduler", check)
+
+    asyncio.run(wait())
 
 
-async def _wait(address: str, executor_id: str, check: Callable[[], None]) -> Readiness:
-    deadline = time.monotonic() + START_SECONDS
+def wait_until_connected(address: str, executor_id: str, check: Callable[[], None]) -> Readiness:
+    """Wait until the executor is connected to the scheduler; gives what both have."""
+
+    async def wait() -> Readiness:
+        async with _dial(address) as channel:
+            executor = await _until(lambda: _connected(channel, executor_id), "executor", check)
+            stub = scheduler_service_pb2_grpc.SchedulerServiceStub(channel)
+            info = await stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=_CALL_SECONDS)
+        return Readiness(tuple(info.processes), executor.address, tuple(executor.functions))
+
+    return asyncio.run(wait())
+
+
+def _dial(address: str) -> grpc.aio.Channel:
     # A channel that was refused pauses before it dials again; services that start now should be seen at once.
     options = (("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 200))
-    async with grpc.aio.insecure_channel(address, options=options) as channel:
-        await _until(lambda: _serves(channel), "scheduler", deadline, check)
-        executor = await _until(lambda: _connected(channel, executor_id), "executor", deadline, check)
-        info = await scheduler_service_pb2_grpc.SchedulerServiceStub(channel).GetServerInfo(
-            pb.GetServerInfoRequest(), timeout=_CALL_SECONDS
-        )
-    return Readiness(tuple(info.processes), executor.address, tuple(executor.functions))
+    return grpc.aio.insecure_channel(address, options=options)
 
 
-async def _until(ask: Callable[[], Awaitable[T | None]], name: str, deadline: float, check: Callable[[], None]) -> T:
+async def _until(ask: Callable[[], Awaitable[T | None]], name: str, check: Callable[[], None]) -> T:
+    deadline = time.monotonic() + START_SECONDS
     while True:
         check()
         try:

@@ -15,7 +15,7 @@ from scheduler_service.cli.address import remove_address, write_address
 from scheduler_service.cli.child import Child, LineSink
 from scheduler_service.cli.database import migrate_now, service_dsns
 from scheduler_service.cli.errors import CliError
-from scheduler_service.cli.health import Readiness, wait_until_ready
+from scheduler_service.cli.health import Readiness, wait_until_connected, wait_until_serving
 from scheduler_service.postgres import EmbeddedPostgres, EmbeddedPostgresError
 
 STOP_SECONDS: Final = 15.0
@@ -65,8 +65,11 @@ class Stack:
         self.options.data_dir.mkdir(parents=True, exist_ok=True)
         self.dsn = self.options.database_url or self._start_postgres()
         migrate_now(self.dsn, roles=self.options.database_url is None, say=self._say)
-        self._start_services()
-        self.readiness = wait_until_ready(self.options.listen, EXECUTOR_ID, self.raise_if_died)
+        scheduler_dsn, executor_dsn = service_dsns(self.dsn, embedded=self._postgres is not None)
+        self._start_scheduler(scheduler_dsn)
+        wait_until_serving(self.options.listen, self.raise_if_died)
+        self._start_executor(executor_dsn)
+        self.readiness = wait_until_connected(self.options.listen, EXECUTOR_ID, self.raise_if_died)
         write_address(self.options.data_dir, self.options.listen)
 
     def supervise(self, until: threading.Event) -> None:
@@ -109,17 +112,18 @@ class Stack:
             self._postgres.stop("immediate" if self.force.is_set() else "fast")
             self._postgres = None
 
-    def _start_services(self) -> None:
-        scheduler_dsn, executor_dsn = service_dsns(self.dsn, embedded=self._postgres is not None)
+    def _start_scheduler(self, dsn: str) -> None:
         self._start_child("scheduler", "scheduler_service", {
-            "DATABASE_URL": scheduler_dsn,
+            "DATABASE_URL": dsn,
             "BACKBURNER_LISTEN": self.options.listen,
             "BACKBURNER_LEASE_SECONDS": "2",  # one replica: after kill -9 its successor should not wait
             "BACKBURNER_PROCESS_MODULES": ",".join(self.options.process_modules),
         })  # fmt: skip
+
+    def _start_executor(self, dsn: str) -> None:
         self._start_child("executor", "executor_service", {
-            "DATABASE_URL": executor_dsn,
-            "BACKBURNER_EXECUTOR_DATABASE_URL": executor_dsn,
+            "DATABASE_URL": dsn,
+            "BACKBURNER_EXECUTOR_DATABASE_URL": dsn,
             "BACKBURNER_SCHEDULER": self.options.listen,
             "BACKBURNER_EXECUTOR_ID": EXECUTOR_ID,
             "BACKBURNER_EXECUTOR_LISTEN": "127.0.0.1:0",

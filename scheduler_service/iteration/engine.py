@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
@@ -19,6 +19,7 @@ from scheduler_service.dispatch.durations import Durations
 from scheduler_service.dispatch.queue import Dispatcher
 from scheduler_service.dispatch.reconcile import Reconciler
 from scheduler_service.dispatch.sessions import Session, Sessions
+from scheduler_service.iteration.call_checks import CallChecks, Mode
 from scheduler_service.iteration.closing import Closing
 from scheduler_service.iteration.loading import Loader
 from scheduler_service.iteration.loop import Loop
@@ -65,9 +66,10 @@ class Engine:
         )
         self.dispatcher.on_dispatched = self._claimed
         self.threads = IterationThreads(settings.step_seconds_max)
-        self.loop = Loop(journal, self.sessions, self.dispatcher, self.threads, actor=actor, spawn=self._spawn)
+        checks = CallChecks(cast("Mode", settings.check_calls))
+        self.loop = Loop(journal, self.sessions, self.dispatcher, self.threads, checks, actor=actor, spawn=self._spawn)
         self.closing = Closing(self.loop)
-        self.loop.load = Loader(self.loop, processes, check_calls=settings.check_calls).load
+        self.loop.load = Loader(self.loop, processes, checks).load
         self.loop.observe = self.closing.observe
         self.loop.observe_parked = self.closing.observe_parked
         self.shards = Shards(

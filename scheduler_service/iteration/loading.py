@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from scheduler_service.authoring.definitions import AnyProcess
+from scheduler_service.iteration.call_checks import CallChecks
 from scheduler_service.iteration.loop import TERMINAL, Loop, error_of
 from scheduler_service.iteration.runs import Phase, RunState
 from scheduler_service.iteration.worker import Blocked
@@ -28,9 +29,9 @@ _LOADS_AT_A_TIME = 8
 class Loader:
     """Loads runs, a few at a time."""
 
-    def __init__(self, loop: Loop, processes: Mapping[str, AnyProcess], *, check_calls: bool) -> None:
+    def __init__(self, loop: Loop, processes: Mapping[str, AnyProcess], checks: CallChecks) -> None:
         self._loop = loop
-        self._check_calls = check_calls
+        self._checks = checks
         self._processes = processes
         self._turn = asyncio.Semaphore(_LOADS_AT_A_TIME)
 
@@ -77,7 +78,9 @@ class Loader:
             log.error("run %s waits: no process %r is loaded here (--process-module)", run.run_id, run.process)
             run.phase = Phase.PARKED
             return
-        execution = Execution(definition, run.run_id, recorded=Recorded(events), watch_calls=self._check_calls)
+        execution = Execution(
+            definition, run.run_id, recorded=Recorded(events), watch_calls=self._checks.due(run.process)
+        )
         work = partial(_replay, execution, events, self._loop.threads.pulse)
         self._loop.threads.submit(work, partial(self._replayed, run, events, fresh), execution.block)
 

@@ -21,6 +21,7 @@ from backburner.scheduler.v1 import dispatch_service_pb2 as pb
 from scheduler_service.dispatch.queue import Dispatcher
 from scheduler_service.dispatch.sessions import Held, Reservation, Sessions
 from scheduler_service.dispatch.work import POOLS, harness_of
+from scheduler_service.iteration.call_checks import CallChecks
 from scheduler_service.iteration.heads import Heads
 from scheduler_service.iteration.rows import row_of, timestamp, work_of
 from scheduler_service.iteration.runs import Phase, Runs, RunState
@@ -51,6 +52,7 @@ class Loop:
         sessions: Sessions,
         dispatcher: Dispatcher,
         threads: IterationThreads,
+        checks: CallChecks,
         *,
         actor: str,
         spawn: Callable[[Coroutine[Any, Any, None], str], None],
@@ -59,6 +61,7 @@ class Loop:
         self.sessions = sessions
         self.dispatcher = dispatcher
         self.threads = threads
+        self._checks = checks
         self.actor = actor
         self.spawn = spawn
         self.runs = Runs()
@@ -130,6 +133,7 @@ class Loop:
         commands: list[Command] = []
         for event in events:
             self.threads.pulse()
+            execution.watch_calls = self._checks.due(execution.process.name)
             step = execution.feed(event)
             commands += step
             if any(command.type in PARKING for command in step):

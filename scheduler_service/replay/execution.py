@@ -42,7 +42,8 @@ class Execution:
         self.run_id = run_id
         self.state = RunState.RUNNING
         self._recorded = recorded or Recorded()
-        self._watch_calls = watch_calls
+        #: Net (c) of the guards for the next new step; it costs as much as the step itself.
+        self.watch_calls = watch_calls
         self._blocked = ""
         self._loop = DeterministicLoop(Guard())  # type: ignore[abstract]  # set in ForbiddenCalls
         self._asking = Asking(run_id, self._loop)
@@ -156,7 +157,7 @@ class Execution:
 
     def _run_process(self, *, replaying: bool) -> BaseException | None:
         """Run to quiescence. Gives the error that parks the run, if there is one."""
-        watch = self._watch_calls and not replaying
+        watch = self.watch_calls and not replaying
         try:
             self._loop.run_ready(watch_calls=watch)
             while self._closing.advance():

@@ -62,6 +62,7 @@ CREATE TABLE run_heads (
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE run_heads IS 'The narrow row that serialises the appends of a run and carries its fence.';
 CREATE INDEX run_heads_open ON run_heads (shard, run_id) WHERE open;
+CREATE INDEX run_heads_detached ON run_heads (shard, run_id) WHERE NOT open AND open_effects > 0;
 
 CREATE TABLE journal (
     run_id uuid NOT NULL,
@@ -92,6 +93,7 @@ CREATE UNIQUE INDEX journal_settles_once ON journal (effect_id)
 CREATE UNIQUE INDEX journal_dispatches_once ON journal (effect_id, attempt) WHERE type = 'EFFECT_DISPATCHED';
 CREATE UNIQUE INDEX journal_fails_once ON journal (effect_id, attempt)
     WHERE type IN ('EFFECT_ATTEMPT_FAILED', 'EFFECT_ATTEMPT_LOST');
+CREATE INDEX journal_superseded ON journal (effect_id, attempt) WHERE type = 'EFFECT_SUPERSEDED';
 
 CREATE TABLE effects (
     effect_id uuid PRIMARY KEY,

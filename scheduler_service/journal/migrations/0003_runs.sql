@@ -8,6 +8,9 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = backburner, pg_temp AS $$
 DECLARE
     it record; known record; ep bigint; ts timestamptz;
 BEGIN
+    -- A new run must not get the epoch of an owner whose successor has adopted the shard's runs meanwhile.
+    PERFORM 1 FROM shards s WHERE s.shard IN (
+        SELECT shard_of((i->>'run_id')::uuid) FROM jsonb_array_elements(items) i) ORDER BY s.shard FOR SHARE;
     FOR it IN
         SELECT (t.n - 1)::int AS ord, i.*
         FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n),
@@ -71,10 +74,10 @@ BEGIN
         outcome := CASE
             WHEN h.run_id IS NULL AND EXISTS (SELECT FROM run_heads WHERE run_id = it.run_id) THEN 'busy'
             WHEN h.run_id IS NULL THEN 'not_found'
-            WHEN h.epoch <> it.epoch THEN 'stale_epoch'
+            WHEN h.epoch IS DISTINCT FROM it.epoch THEN 'stale_epoch'
             WHEN h.iteration = it.iteration THEN 'already'
-            WHEN h.iteration + 1 <> it.iteration THEN 'stale_iteration'
-            WHEN NOT h.open THEN 'run_closed'
+            WHEN h.iteration + 1 IS DISTINCT FROM it.iteration THEN 'stale_iteration'
+            WHEN NOT h.open AND NOT types <@ '{EFFECT_CANCEL_REQUESTED,EFFECT_RESOLVED}' THEN 'run_closed'
             WHEN h.seq + n > history_max() AND types && '{EFFECT_REQUESTED,TIMER_SET,PROCESS_LOG,RUN_REPORTED}'
                 THEN 'history_limit'
             ELSE 'ok' END;
@@ -148,8 +151,9 @@ BEGIN
                  poll_interval_s double precision, dispatch jsonb)
         WHERE r.item->>'type' = 'EFFECT_REQUESTED'
     ), decided AS (
-        SELECT a.*, e.executor_id IS NOT NULL AND h.state IN ('RUNNING', 'CANCELLING')
-                    AND (a.group_id IS NULL OR a.group_max >=
+        SELECT a.*, e.executor_id IS NOT NULL AND h.state NOT IN ('HALTED', 'PROCESS_ERROR')
+                    AND a.kind IN ('SHELL', 'FUNCTION', 'AGENT') AND coalesce(a.not_before <= ts, true)
+                    AND (a.group_id IS NULL OR coalesce(a.group_max, 1) >=
                         row_number() OVER (PARTITION BY a.group_id, e.executor_id IS NULL ORDER BY a.o)
                         + (SELECT count(*) FROM effects l
                            WHERE l.run_id = h.run_id AND l.group_id = a.group_id
@@ -157,6 +161,7 @@ BEGIN
                a.kind IN ('SHELL', 'FUNCTION', 'AGENT') AS by_executor
         FROM asked a LEFT JOIN executors e
              ON e.executor_id = a.d_executor AND e.incarnation = a.d_incarnation AND e.session_no = a.d_session
+                AND e.state = 'CONNECTED' AND a.dispatch->>'token_hash' IS NOT NULL
     ), placed AS (
         INSERT INTO effects (effect_id, run_id, key, namespace, kind, name, harness, pool, background, state, attempt,
                              starts, capabilities, executor_labels, executor_id, incarnation, session_no, token_hash,
@@ -173,13 +178,13 @@ BEGIN
                    h.seq + d.o, ts, CASE WHEN granted THEN ts END, d.not_before,
                    ts + make_interval(secs => d.queue_timeout_s), ts + make_interval(secs => d.total_timeout_s),
                    d.max_attempts, d.initial_s, d.backoff, d.max_interval_s, d.non_retryable, d.priority, d.group_id,
-                   d.group_max, d.on_run_end, d.labels, d.poll_interval_s
+                   coalesce(d.group_max, 1), d.on_run_end, d.labels, d.poll_interval_s
             FROM decided d
     ), queued AS (
         INSERT INTO dispatch_queue (effect_id, run_id, namespace, pool, capabilities, executor_labels, background,
                                     priority, group_id, group_max, enqueued_at, not_before, rank)
             SELECT d.effect_id, h.run_id, ns, d.pool, d.capabilities, d.executor_labels, d.background, d.priority,
-                   d.group_id, d.group_max, ts, coalesce(d.not_before, ts), ts - d.priority * interval '30 s'
+                   d.group_id, coalesce(d.group_max, 1), ts, coalesce(d.not_before, ts), ts - d.priority * interval '30 s'
             FROM decided d WHERE d.by_executor AND NOT d.granted
     )
     SELECT count(*),
@@ -213,10 +218,11 @@ BEGIN
     LOOP
         SELECT * INTO e FROM effects WHERE effect_id = (r.item->>'effect_id')::uuid AND run_id = h.run_id;
         IF r.item->>'type' = 'EFFECT_RESOLVED' THEN
-            IF e.settled_seq IS NOT NULL OR is_live(e.state) THEN
+            IF e.effect_id IS NULL OR e.settled_seq IS NOT NULL OR is_live(e.state) THEN
                 row_ := r.item || jsonb_build_object('type', 'EFFECT_SUPERSEDED', 'data', jsonb_build_object(
                     'refused_type', 'EFFECT_RESOLVED', 'refused_data', r.item->'data',
-                    'cause', CASE WHEN e.settled_seq IS NULL THEN 'live_attempt' ELSE 'settled' END));
+                    'cause', CASE WHEN e.effect_id IS NULL THEN 'not_found'
+                                  WHEN e.settled_seq IS NULL THEN 'live_attempt' ELSE 'settled' END));
                 rws := jsonb_set(rws, ARRAY[r.o::text], row_);
                 refused := refused || to_jsonb(r.o);
             ELSE
@@ -227,10 +233,10 @@ BEGIN
                 DELETE FROM dispatch_queue WHERE effect_id = e.effect_id;
                 settled := settled + 1;
             END IF;
-        ELSIF e.settled_seq IS NOT NULL THEN
+        ELSIF e.effect_id IS NULL OR e.settled_seq IS NOT NULL THEN
             rws := jsonb_set(rws, ARRAY[r.o::text, 'data', 'no_op'], 'true');
         ELSE
-            UPDATE effects SET cancel_reason = coalesce(cancel_reason, r.item->'data'->>'reason'),
+            UPDATE effects SET cancel_reason = coalesce(cancel_reason, r.item->'data'->>'reason', 'EFFECT_REASON_UNSPECIFIED'),
                     cancel_message = coalesce(cancel_message, r.item->'data'->>'message'),
                     state = CASE WHEN is_live(state) THEN 'CANCELLING' ELSE state END
                 WHERE effect_id = e.effect_id;
@@ -273,7 +279,8 @@ DECLARE
 BEGIN
     FOR r IN SELECT item->>'type' AS type, item->'data' AS data
              FROM jsonb_array_elements(rws) WITH ORDINALITY t(item, o)
-             WHERE item->>'type' LIKE 'RUN\_%' OR item->>'type' = 'PROCESS_RUNTIME_ERROR' ORDER BY o
+             WHERE item->>'type' IN ('RUN_CLOSING', 'RUN_COMPLETED', 'RUN_FAILED', 'RUN_CANCELLED', 'RUN_CONTINUED',
+                                     'RUN_HALTED', 'RUN_RESUMED', 'RUN_REPORTED', 'PROCESS_RUNTIME_ERROR') ORDER BY o
     LOOP
         IF r.type = 'RUN_REPORTED' THEN
             UPDATE runs SET report = r.data WHERE run_id = h.run_id;
@@ -305,15 +312,21 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = backburner, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     it record; h run_heads; e effects; ts timestamptz; rws jsonb; a record;
+    many boolean := jsonb_array_length(items) > 1;
 BEGIN
     FOR it IN
         SELECT (t.n - 1)::int AS ord, i.* FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n),
              jsonb_to_record(t.item) AS i(run_id uuid, effect_id uuid, reason text, message text, actor text)
         ORDER BY i.run_id, i.effect_id
     LOOP
-        SELECT * INTO h FROM run_heads WHERE run_id = it.run_id FOR UPDATE;
+        IF many THEN
+            SELECT * INTO h FROM run_heads WHERE run_id = it.run_id FOR UPDATE SKIP LOCKED;
+        ELSE
+            SELECT * INTO h FROM run_heads WHERE run_id = it.run_id FOR UPDATE;
+        END IF;
         SELECT * INTO e FROM effects WHERE effect_id = it.effect_id AND run_id = it.run_id;
         outcome := CASE
+            WHEN h.run_id IS NULL AND EXISTS (SELECT FROM run_heads WHERE run_id = it.run_id) THEN 'busy'
             WHEN h.run_id IS NULL OR (it.effect_id IS NOT NULL AND e.effect_id IS NULL) THEN 'not_found'
             WHEN e.settled_seq IS NOT NULL THEN 'settled'
             WHEN e.cancel_reason IS NOT NULL THEN 'already'
@@ -359,18 +372,24 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = backburner, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     it record; h run_heads; e effects; ts timestamptz; d jsonb; was jsonb; rws jsonb;
+    many boolean := jsonb_array_length(items) > 1;
 BEGIN
     FOR it IN
         SELECT (t.n - 1)::int AS ord, i.* FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n),
              jsonb_to_record(t.item) AS i(run_id uuid, effect_id uuid, actor text, state text, result jsonb, error jsonb)
         ORDER BY i.run_id, i.effect_id
     LOOP
-        SELECT * INTO h FROM run_heads WHERE run_id = it.run_id FOR UPDATE;
+        IF many THEN
+            SELECT * INTO h FROM run_heads WHERE run_id = it.run_id FOR UPDATE SKIP LOCKED;
+        ELSE
+            SELECT * INTO h FROM run_heads WHERE run_id = it.run_id FOR UPDATE;
+        END IF;
         SELECT * INTO e FROM effects WHERE effect_id = it.effect_id AND run_id = it.run_id;
         d := jsonb_build_object('state', it.state) || field('result', it.result) || field('error', it.error)
              || field('resolved_by', to_jsonb(it.actor));
         SELECT data INTO was FROM journal WHERE run_id = it.run_id AND seq = e.settled_seq;
         outcome := CASE
+            WHEN h.run_id IS NULL AND EXISTS (SELECT FROM run_heads WHERE run_id = it.run_id) THEN 'busy'
             WHEN h.run_id IS NULL OR e.effect_id IS NULL THEN 'not_found'
             WHEN e.kind <> 'EXTERNAL' THEN 'has_executor'
             WHEN e.settled_seq IS NULL THEN 'ok'

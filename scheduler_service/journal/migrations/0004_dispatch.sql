@@ -24,13 +24,9 @@ BEGIN
         RETURN;
     END IF;
     FOR pl IN SELECT * FROM jsonb_to_recordset(p->'pools') AS x(pool text, foreground int, background int) LOOP
-        fore := ARRAY(SELECT q.effect_id FROM dispatch_queue q
-            WHERE q.namespace = ns AND q.pool = pl.pool AND NOT q.background AND q.not_before <= clock_timestamp()
-              AND q.capabilities && caps AND q.executor_labels <@ (p->'labels') ORDER BY q.rank LIMIT pl.foreground);
-        back := ARRAY(SELECT q.effect_id FROM dispatch_queue q
-            WHERE q.namespace = ns AND q.pool = pl.pool AND q.background AND q.not_before <= clock_timestamp()
-              AND q.capabilities && caps AND q.executor_labels <@ (p->'labels') ORDER BY q.rank
-            LIMIT least(pl.background, pl.foreground - cardinality(fore)));
+        fore := ARRAY(SELECT * FROM claimable(ns, pl.pool, false, caps, p->'labels', pl.foreground));
+        back := ARRAY(SELECT * FROM claimable(ns, pl.pool, true, caps, p->'labels',
+                                              least(pl.background, pl.foreground - cardinality(fore))));
         picked := picked || fore || back;
     END LOOP;
     IF cardinality(picked) = 0 THEN
@@ -83,9 +79,10 @@ BEGIN
         FROM chosen c JOIN written w ON w.effect_id = c.effect_id
              JOIN journal r ON r.run_id = h.run_id AND r.seq = c.requested_seq;
         GET DIAGNOSTICS got = ROW_COUNT;
-        -- rows of effects that are settled, cancelled or dispatched already are of no use to anybody
+        -- rows of effects that are settled, cancelled or dispatched already, or whose run is over, are of no use
         DELETE FROM dispatch_queue q USING effects e
-            WHERE q.effect_id = ANY (bucket.ids) AND e.effect_id = q.effect_id AND e.state <> 'QUEUED';
+            WHERE q.effect_id = ANY (bucket.ids) AND e.effect_id = q.effect_id
+              AND (e.state <> 'QUEUED' OR NOT (h.open OR e.on_run_end = 'DETACH'));
         taken := taken + got;
         IF got > 0 THEN
             UPDATE run_heads u SET seq = h.seq + got, recorded_at = ts WHERE u.run_id = h.run_id;
@@ -94,6 +91,38 @@ BEGIN
     IF held THEN
         token_index := -1;
         RETURN NEXT;
+    END IF;
+END
+$$;
+
+-- The first queued effects of a class that an executor could take now. What cannot be dispatched whoever asks (its run
+-- is parked, its group is full) is passed over, or it would keep everything behind it from being seen.
+CREATE FUNCTION claimable(p_namespace text, p_pool text, p_background boolean, p_capabilities text[], p_labels jsonb,
+                          p_limit int) RETURNS SETOF uuid
+LANGUAGE plpgsql STABLE SET search_path = backburner, pg_temp AS $$
+DECLARE
+    q record; room int; rooms jsonb := '{}'; place text; left_ int := p_limit;
+BEGIN
+    IF left_ > 0 THEN
+        FOR q IN
+            SELECT w.effect_id, w.run_id, w.group_id, w.group_max FROM dispatch_queue w
+                JOIN run_heads h ON h.run_id = w.run_id AND h.state NOT IN ('HALTED', 'PROCESS_ERROR')
+            WHERE w.namespace = p_namespace AND w.pool = p_pool AND w.background = p_background
+              AND w.not_before <= clock_timestamp() AND w.capabilities && p_capabilities
+              AND w.executor_labels <@ p_labels ORDER BY w.rank
+        LOOP
+            IF q.group_id IS NOT NULL THEN
+                place := q.run_id || q.group_id;
+                room := coalesce((rooms->>place)::int, q.group_max - (SELECT count(*)::int FROM effects l
+                    WHERE l.run_id = q.run_id AND l.group_id = q.group_id
+                      AND l.state IN ('DISPATCHED', 'RUNNING', 'CANCELLING')));
+                rooms := rooms || jsonb_build_object(place, room - 1);
+                CONTINUE WHEN room <= 0;
+            END IF;
+            RETURN NEXT q.effect_id;
+            left_ := left_ - 1;
+            EXIT WHEN left_ <= 0;
+        END LOOP;
     END IF;
 END
 $$;
@@ -129,8 +158,11 @@ $$;
 
 -- Heartbeats. Not worth a flush: losing the last of them only makes an executor look a little older.
 CREATE FUNCTION executors_seen_v1(items jsonb) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backburner, pg_temp SET synchronous_commit = off AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backburner, pg_temp AS $$
 BEGIN
+    PERFORM set_config('synchronous_commit', 'off', true);  -- a SET clause would be undone before the commit
+    PERFORM 1 FROM executors e WHERE e.executor_id IN (SELECT i->>'executor_id' FROM jsonb_array_elements(items) i)
+        ORDER BY e.executor_id FOR UPDATE;
     UPDATE executors e SET seen_at = clock_timestamp(), state = i.state
         FROM jsonb_to_recordset(items) AS i(executor_id text, session_no int, state text)
         WHERE e.executor_id = i.executor_id AND e.session_no = i.session_no;
@@ -153,7 +185,7 @@ BEGIN
     FOR it IN SELECT (t.n - 1)::int AS ord, i.* FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n),
                      jsonb_to_record(t.item) AS i(run_id uuid, effect_id uuid, attempt int, executor_id text,
                                                   incarnation text, session_no int)
-              ORDER BY i.effect_id
+              ORDER BY i.run_id, i.effect_id
     LOOP
         UPDATE effects e SET session_no = it.session_no
             WHERE e.effect_id = it.effect_id AND e.run_id = it.run_id AND e.attempt = it.attempt
@@ -184,13 +216,14 @@ BEGIN
         ELSE
             SELECT * INTO h FROM run_heads WHERE run_id = it.run_id FOR UPDATE;
         END IF;
-        SELECT * INTO e FROM effects WHERE effect_id = it.effect_id AND run_id = it.run_id FOR UPDATE;
+        -- never the effect without the head: h is empty when somebody else has it
+        SELECT * INTO e FROM effects WHERE effect_id = it.effect_id AND run_id = h.run_id FOR UPDATE;
         outcome := CASE
             WHEN h.run_id IS NULL AND EXISTS (SELECT FROM run_heads WHERE run_id = it.run_id) THEN 'busy'
             WHEN h.run_id IS NULL OR e.effect_id IS NULL THEN 'not_found'
-            WHEN h.epoch <> it.epoch THEN 'stale_epoch'
+            WHEN h.epoch IS DISTINCT FROM it.epoch THEN 'stale_epoch'
             WHEN e.settled_seq IS NOT NULL THEN 'settled'
-            WHEN e.attempt <> it.attempt OR NOT is_live(e.state) THEN 'stale_attempt'
+            WHEN e.attempt IS DISTINCT FROM it.attempt OR NOT is_live(e.state) THEN 'stale_attempt'
             ELSE 'ok' END;
         IF outcome <> 'ok' THEN
             RETURN QUERY SELECT it.ord, outcome, coalesce(h.seq, 0), h.recorded_at, '[]'::jsonb;
@@ -248,12 +281,12 @@ CREATE FUNCTION retry_pause(initial_s double precision, backoff double precision
            * (1 - 0.5 * random())
 $$;
 
--- Puts an effect back in the queue after an attempt.
+-- Puts an effect back in the queue after an attempt was lost; what comes of that attempt later is evidence.
 CREATE FUNCTION requeue(e effects, ts timestamptz, at timestamptz, counted int) RETURNS void
 LANGUAGE plpgsql SET search_path = backburner, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
-    UPDATE effects SET state = 'QUEUED', starts = counted, not_before = at WHERE effect_id = e.effect_id;
+    UPDATE effects SET state = 'QUEUED', starts = counted, not_before = at, token_hash = NULL WHERE effect_id = e.effect_id;
     INSERT INTO dispatch_queue (effect_id, run_id, namespace, pool, capabilities, executor_labels, background, priority,
                                 group_id, group_max, enqueued_at, not_before, rank)
         VALUES (e.effect_id, e.run_id, e.namespace, e.pool, e.capabilities, e.executor_labels, e.background, e.priority,

@@ -29,7 +29,7 @@ BEGIN
         FOREACH it IN ARRAY bucket.all_items LOOP
             SELECT * INTO e FROM effects x WHERE x.effect_id = it.effect_id AND x.run_id = it.run_id FOR UPDATE;
             outcome := CASE WHEN e.effect_id IS NULL THEN 'not_found'
-                WHEN e.attempt <> it.attempt OR e.token_hash IS DISTINCT FROM it.token THEN 'stale'
+                WHEN (e.attempt = it.attempt AND e.token_hash = it.token) IS NOT TRUE THEN 'stale'
                 WHEN e.settled_seq IS NOT NULL OR NOT is_live(e.state) THEN 'settled'
                 WHEN e.started_at IS NOT NULL THEN 'already' ELSE 'ok' END;
             d := field('pid', it.item->'pid');
@@ -71,11 +71,11 @@ BEGIN
             SELECT * INTO e FROM effects x WHERE x.effect_id = it.effect_id AND x.run_id = it.run_id FOR UPDATE;
             n := (it.item->>'ordinal')::int;
             outcome := CASE WHEN e.effect_id IS NULL THEN 'not_found'
-                WHEN e.attempt <> it.attempt OR e.token_hash IS DISTINCT FROM it.token THEN 'stale'
+                WHEN (e.attempt = it.attempt AND e.token_hash = it.token) IS NOT TRUE THEN 'stale'
                 WHEN e.settled_seq IS NOT NULL OR NOT is_live(e.state) THEN 'settled'
                 WHEN n <= e.progress_ordinal THEN 'already'
                 WHEN pg_column_size(it.item) > 65536 THEN 'too_large'
-                WHEN NOT (it.item->>'durable')::boolean OR e.progress_rows >= 100 OR lately >= 10 THEN 'thinned'
+                WHEN (it.item->>'durable')::boolean IS NOT TRUE OR e.progress_rows >= 100 OR lately >= 10 THEN 'thinned'
                 ELSE 'ok' END;
             d := field('progress', it.item->'progress') || field('usage', it.item->'usage');
             IF outcome = 'ok' THEN
@@ -133,13 +133,16 @@ BEGIN
             SELECT i.ord, i.item, i.attempt AS asked_attempt, e.*,
                    i.effect_id AS asked_effect, i.item->>'outcome' AS came,
                    replace(coalesce(i.item->>'reason', ''), 'EFFECT_REASON_', '') AS came_reason,
-                   (i.item->>'elapsed_s')::double precision AS took,
+                   least(greatest((i.item->>'elapsed_s')::double precision, 0), 1e9) AS took,
                    CASE WHEN e.effect_id IS NULL THEN 'not_found'
-                        WHEN e.attempt = i.attempt AND e.token_hash IS NOT DISTINCT FROM i.token THEN
+                        WHEN row_number() OVER (PARTITION BY i.effect_id ORDER BY i.ord) > 1 THEN 'busy'
+                        WHEN e.attempt = i.attempt AND e.token_hash = i.token THEN
                             CASE WHEN is_live(e.state) THEN 'ok' ELSE 'already' END
                         WHEN past.type = 'EFFECT_ATTEMPT_FAILED' THEN 'already'
                         ELSE 'stale' END AS verdict,
-                   coalesce((i.item->>'retry_after_s')::double precision,
+                   -- evidence once, and only of attempts that were: nobody fills a run with forged ones
+                   e.attempt > i.attempt OR NOT is_live(e.state) AS was_lost,
+                   coalesce(least(greatest((i.item->>'retry_after_s')::double precision, 0), 2592000),
                             retry_pause(e.initial_s, e.backoff, e.max_interval_s, e.starts)) AS pause,
                    CASE WHEN e.attempt = i.attempt AND e.settled_seq IS NOT NULL THEN e.settled_seq ELSE past.seq END AS past_seq
             FROM unnest(bucket.all_items) i
@@ -220,17 +223,19 @@ $$;
 -- Output chunks. Not worth a flush; what is stored twice is stored once; what comes without its token is dropped.
 CREATE FUNCTION output_append_v1(run_ids uuid[], effect_ids uuid[], attempts int[], tokens bytea[], streams smallint[],
                                  offsets bigint[], chunks bytea[]) RETURNS int
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = backburner, pg_temp SET synchronous_commit = off AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = backburner, pg_temp AS $$
 DECLARE
     stored int;
 BEGIN
+    PERFORM set_config('synchronous_commit', 'off', true);  -- a SET clause would be undone before the commit
     INSERT INTO effect_output (effect_id, attempt, stream, offset_, run_id, data)
         SELECT c.effect_id, c.attempt, c.stream, c.at, c.run_id, c.chunk
         FROM unnest(run_ids, effect_ids, attempts, tokens, streams, offsets, chunks)
                  AS c(run_id, effect_id, attempt, token, stream, at, chunk)
              JOIN effects e ON e.effect_id = c.effect_id AND e.run_id = c.run_id AND e.attempt = c.attempt
                             AND e.token_hash = sha256(c.token)
-        WHERE octet_length(c.chunk) <= 1048576
+        WHERE octet_length(c.chunk) BETWEEN 1 AND 1048576 AND c.at >= 0 AND c.stream IN (1, 2)
+          AND (SELECT count(*) FROM effect_output o WHERE o.effect_id = c.effect_id AND o.attempt = c.attempt) < output_chunks_max()
         ON CONFLICT DO NOTHING;
     GET DIAGNOSTICS stored = ROW_COUNT;
     RETURN stored;

@@ -11,23 +11,31 @@ BEGIN
         ON CONFLICT (scheduler_id) DO UPDATE SET seen_at = clock_timestamp(), address = excluded.address;
     DELETE FROM schedulers s WHERE s.seen_at < clock_timestamp() - interval '1 day';
     RETURN QUERY
+    WITH free AS MATERIALIZED (
+        SELECT f.shard FROM shards f WHERE f.expires_at <= clock_timestamp()
+        ORDER BY f.shard LIMIT p_max FOR UPDATE SKIP LOCKED
+    )
     UPDATE shards s SET owner = p_scheduler_id, epoch = s.epoch + 1,
             expires_at = clock_timestamp() + make_interval(secs => p_ttl_s)
-        WHERE s.shard IN (SELECT f.shard FROM shards f WHERE f.expires_at <= clock_timestamp()
-                          ORDER BY f.shard LIMIT p_max FOR UPDATE SKIP LOCKED)
+        FROM free WHERE s.shard = free.shard
         RETURNING s.shard, s.epoch;
 END
 $$;
 
 CREATE FUNCTION renew_shards_v1(p_scheduler_id text, p_ttl_s double precision) RETURNS SETOF int
 LANGUAGE sql SECURITY DEFINER SET search_path = backburner, pg_temp AS $$
-    UPDATE shards SET expires_at = clock_timestamp() + make_interval(secs => p_ttl_s)
-        WHERE owner = p_scheduler_id AND expires_at > clock_timestamp() RETURNING shard
+    WITH mine AS MATERIALIZED (
+        SELECT shard FROM shards WHERE owner = p_scheduler_id AND expires_at > clock_timestamp()
+        ORDER BY shard FOR UPDATE
+    )
+    UPDATE shards s SET expires_at = clock_timestamp() + make_interval(secs => p_ttl_s)
+        FROM mine WHERE s.shard = mine.shard RETURNING s.shard
 $$;
 
 CREATE FUNCTION release_shards_v1(p_scheduler_id text) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = backburner, pg_temp AS $$
-    UPDATE shards SET owner = NULL, expires_at = '-infinity' WHERE owner = p_scheduler_id
+    WITH mine AS MATERIALIZED (SELECT shard FROM shards WHERE owner = p_scheduler_id ORDER BY shard FOR UPDATE)
+    UPDATE shards s SET owner = NULL, expires_at = '-infinity' FROM mine WHERE s.shard = mine.shard
 $$;
 
 CREATE FUNCTION adopt_runs_v1(p_scheduler_id text, p_shard int, p_epoch bigint, p_after uuid, p_limit int)
@@ -39,6 +47,14 @@ BEGIN
     IF NOT EXISTS (SELECT FROM shards s WHERE s.shard = p_shard AND s.owner = p_scheduler_id AND s.epoch = p_epoch
                    AND s.expires_at > clock_timestamp()) THEN
         RETURN;
+    END IF;
+    IF p_after IS NULL THEN
+        -- Runs that are over and have detached effects: nobody reads them, but their lost attempts are declared by us.
+        WITH over AS MATERIALIZED (
+            SELECT h.run_id FROM run_heads h WHERE h.shard = p_shard AND NOT h.open AND h.open_effects > 0
+            ORDER BY h.run_id FOR UPDATE
+        )
+        UPDATE run_heads h SET epoch = p_epoch FROM over WHERE h.run_id = over.run_id AND h.epoch < p_epoch;
     END IF;
     RETURN QUERY
     WITH page AS (

@@ -59,11 +59,15 @@ def messages(kind: type[Message], known: Known, depth: int = 0) -> st.SearchStra
     def build(draw: Any) -> Message:
         message = kind()
         for field in fields:
-            if depth < 5 and draw(st.integers(0, 7)) < (7 if field.name in known else 2):
+            if depth < 5 and draw(st.integers(0, 7)) < (7 if field.name in known or field.name == "effect" else 1):
                 put(message, field, draw, known, depth)
         return message
 
-    return build()
+    if kind is not scheduler_service_pb2.EffectName:
+        return build()
+    by_id = scheduler_service_pb2.EffectName(effect_id=known["effect_id"][0])
+    by_key = scheduler_service_pb2.EffectName(run_id=known["run_id"][0], key="sh")
+    return st.sampled_from([by_id, by_key]) | build()
 
 
 def put(message: Message, field: Any, draw: Any, known: Known, depth: int) -> None:
@@ -141,7 +145,7 @@ async def test_no_message_makes_an_internal_error_or_hangs(at: Scene, caplog: py
         request_type = at_type(service.methods_by_name[name].input_type)
         method = getattr(at.client if stub == "client" else at.operator, name)
 
-        @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+        @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
         @given(messages(request_type, known))
         def example(request: Message) -> None:
             cap_waits(request)
