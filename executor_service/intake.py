@@ -61,6 +61,7 @@ class Intake:
         self._heartbeat_s = 3.0
         self._last_frame = 0.0
         self._failures = 0
+        self._leaving = False
         self.on_welcome: Callable[[], None] = lambda: None
 
     @property
@@ -74,9 +75,10 @@ class Intake:
             pause = await self._session()
             await asyncio.sleep(pause)
 
-    def drain(self, reason: str) -> None:
-        """Takes nothing new, and says so."""
+    def drain(self, reason: str, *, for_good: bool = False) -> None:
+        """Takes nothing new, and says so; `for_good` when nobody can undo it."""
         self._attempts.draining = reason
+        self._leaving = self._leaving or for_good
         self._outbox.send(pb.ConnectRequest(draining=pb.Draining(reason=reason)))
 
     async def _session(self) -> float:
@@ -148,7 +150,7 @@ class Intake:
     def _drain(self, command: pb.DrainCommand) -> None:
         if command.drain:
             self.drain(command.reason or "drained by an operator")
-        else:
+        elif not self._leaving:
             self._attempts.draining = ""
 
     async def _write(self, call: Call) -> None:
@@ -182,12 +184,12 @@ class Intake:
 
     def _heartbeat(self, *, report: bool) -> pb.ConnectRequest:
         beat = pb.ExecutorHeartbeat(report=report, clock_time=_now())
-        for held in self._attempts:
-            if held.changed and len(beat.changed) < SNAPSHOTS_MAX:
-                held.changed = False
-                beat.changed.append(held.snapshot(small=True))
-            if report:
-                beat.attempts.append(_reported(held))
+        changed = [held for held in self._attempts if held.changed]
+        for held in random.sample(changed, min(len(changed), SNAPSHOTS_MAX)):  # so that each gets its turn
+            held.changed = False
+            beat.changed.append(held.snapshot(small=True))
+        if report:
+            beat.attempts.extend(_reported(held) for held in self._attempts)
         return pb.ConnectRequest(heartbeat=beat)
 
     def _pause(self, ended: Sequence[BaseException | None]) -> float:

@@ -61,7 +61,7 @@ class Invocation:
         self._ending: Ending | None = None
         self._end_work: Callable[[], None] | None = None
         self._end_seconds_max = 0.0
-        self._timers: list[asyncio.TimerHandle] = []
+        self._timers: dict[str, asyncio.TimerHandle] = {}
 
     async def run(self, harnesses: Harnesses) -> None:
         """Does the work; when it returns the outcome waits for the journal."""
@@ -77,7 +77,7 @@ class Invocation:
         self.changed = True
         if self._end_work is not None:
             self._end_work()
-            self._after(self.end_seconds, self._give_up)
+            self._after(self.end_seconds, self._give_up, name="give up")
 
     @property
     def end_seconds(self) -> float:
@@ -107,16 +107,17 @@ class Invocation:
         self._end_seconds_max = harness.end_seconds_max
         if limits.start_to_close_s is not None:
             message = f"ran longer than its timeout of {limits.start_to_close_s:g} s"
-            self._after(limits.start_to_close_s, self.end, Ending("timed_out", "TIMEOUT_START_TO_CLOSE", message))
+            ending = Ending("timed_out", "TIMEOUT_START_TO_CLOSE", message)
+            self._after(limits.start_to_close_s, self.end, ending, name="start to close")
         if limits.total_s is not None:
-            self._after(limits.total_s, self.end, TOTAL)
+            self._after(limits.total_s, self.end, TOTAL, name="total")
         if limits.silence_s is not None:
-            self._after(limits.silence_s, self._check_silence, limits.silence_s)
+            self._after(limits.silence_s, self._check_silence, limits.silence_s, name="silence")
 
     def _finish(self, outcome: Outcome) -> None:
         if self.outcome is not None:
             return  # it was given up before
-        for timer in self._timers:
+        for timer in self._timers.values():
             timer.cancel()
         if self._ending is not None:
             outcome.ended_by(self._ending)
@@ -131,8 +132,8 @@ class Invocation:
         log.error("attempt %s did not end when asked to: given up, not proven dead", self.assignment.ref)
         self._finish(Outcome(death_proven=False))
 
-    def _after(self, seconds: float, callback: Callable[..., None], *args: object) -> None:
-        self._timers.append(asyncio.get_running_loop().call_later(max(0.0, seconds), callback, *args))
+    def _after(self, seconds: float, callback: Callable[..., None], *args: object, name: str) -> None:
+        self._timers[name] = asyncio.get_running_loop().call_later(max(0.0, seconds), callback, *args)
 
     def _check_silence(self, silence_s: float) -> None:
         quiet = time.monotonic() - self.last_activity
@@ -140,7 +141,7 @@ class Invocation:
             message = f"no output and no progress for {silence_s:g} s"
             self.end(Ending("timed_out", "TIMEOUT_SILENCE", message))
         else:
-            self._after(silence_s - quiet, self._check_silence, silence_s)
+            self._after(silence_s - quiet, self._check_silence, silence_s, name="silence")
 
     # What the harness says: see harness/base.py.
 
@@ -156,7 +157,7 @@ class Invocation:
         self._end_work = callback
         if self._ending is not None:
             callback()
-            self._after(self.end_seconds, self._give_up)
+            self._after(self.end_seconds, self._give_up, name="give up")
 
     def report(self, report: Report) -> None:
         """Progress, usage or a result."""

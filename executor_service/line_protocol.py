@@ -6,10 +6,11 @@ A report is one JSON object on one line. There are two ways to give it:
 
       echo '::backburner {"percent": 40, "step": "compiling", "step_index": 2, "step_count": 5, "eta_s": 30}'
 
-- **On a pipe of its own**, better because it cannot mix with other output: the file descriptor whose number is in
-  `BACKBURNER_PROGRESS_FD`. There every line is a report, and the prefix may be left out:
+- **On a pipe of its own**, better because it cannot mix with other output: write to the file whose path is in
+  `BACKBURNER_PROGRESS`, or to the descriptor whose number is in `BACKBURNER_PROGRESS_FD` (the same pipe; not every
+  shell can redirect to a descriptor above 9). There every line is a report, and the prefix may be left out:
 
-      echo '{"step": "testing", "step_index": 3}' >&"$BACKBURNER_PROGRESS_FD"
+      echo '{"step": "testing", "step_index": 3}' >"$BACKBURNER_PROGRESS"
 
 Fields, all optional; what is not given stays as it was, and fields that are not known are skipped:
 

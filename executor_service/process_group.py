@@ -197,7 +197,12 @@ class ProcessGroup:
 def _spawn(command: Command, marker: str, writes: Sequence[int]) -> subprocess.Popen[bytes]:
     """Starts the child by vfork: no preexec_fn, no change of user."""
     stdout, stderr, report = writes
-    env = {**command.env, MARKER: marker, "BACKBURNER_PROGRESS_FD": str(report)}
+    env = {
+        **command.env,
+        MARKER: marker,
+        "BACKBURNER_PROGRESS": f"/dev/fd/{report}",
+        "BACKBURNER_PROGRESS_FD": str(report),
+    }
     try:
         with _stdin(command.stdin) as stdin:
             return subprocess.Popen(

@@ -24,6 +24,8 @@ FRAMES_MAX: Final = 256
 OUTPUT_BYTES_MAX: Final = 1024 * 1024
 #: Pieces of output kept of an attempt: a child that writes single bytes must not cost a hundred times its output.
 OUTPUT_FRAMES_MAX: Final = 1024
+#: A new step of an attempt gets a row when so much of its age has passed since the last one: 100 rows last for hours.
+_THINNING: Final = 0.1
 
 _FIELDS: Final = ("percent", "step", "step_index", "step_count", "data")
 
@@ -32,7 +34,7 @@ class ProgressState:
     """How far an attempt is: the merge of all its reports, and what of it the journal does not have yet."""
 
     __slots__ = (
-        "_durable_percent", "_durable_step", "_eta_at", "_recorded_ordinal", "data", "eta_s", "expected_s", "ordinal",
+        "_durable_at", "_durable_percent", "_durable_step", "_eta_at", "_recorded_ordinal", "data", "eta_s", "expected_s", "ordinal",
         "percent", "started_at", "step", "step_count", "step_index", "usage",
     )  # fmt: skip
 
@@ -51,6 +53,7 @@ class ProgressState:
         self._recorded_ordinal = 0
         self._durable_percent: float | None = None
         self._durable_step: tuple[str, int] = ("", 0)
+        self._durable_at = 0.0
 
     def apply(self, report: Report) -> None:
         """Merges a report."""
@@ -71,18 +74,23 @@ class ProgressState:
 
     @property
     def durable(self) -> bool:
-        """True when what is new deserves a journal row: a new step, or a whole percent more."""
-        if (self.step, self.step_index) != self._durable_step:
+        """True when what is new deserves a journal row: a whole percent more, or a new step.
+
+        Steps are thinned with age, so that the budget of an attempt lasts for all of it, however many steps it has.
+        """
+        if self.percent is not None and abs(self.percent - (self._durable_percent or 0.0)) >= 1:
             return True
-        if self.percent is None or self._durable_percent is None:
-            return self.percent is not self._durable_percent
-        return abs(self.percent - self._durable_percent) >= 1
+        if (self.step, self.step_index) == self._durable_step:
+            return False
+        now = time.monotonic()
+        return now - self._durable_at >= _THINNING * (now - self.started_at)
 
     def note_recorded(self, *, durable: bool) -> None:
         """What it says now goes to the journal."""
         self._recorded_ordinal = self.ordinal
         if durable:
             self._durable_percent, self._durable_step = self.percent, (self.step, self.step_index)
+            self._durable_at = time.monotonic()
 
     def eta(self) -> tuple[float | None, bool]:
         """Expected seconds to the end, and whether that is an estimate of ours."""

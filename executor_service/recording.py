@@ -26,8 +26,10 @@ _CONNECT_SECONDS: Final = 5
 _CALL_SECONDS: Final = 40.0
 _BACKOFF_SECONDS_MAX: Final = 2.0
 #: SQLSTATE classes after which the same call may succeed: connection, resources, operator intervention, a read-only
-#: phase of a failover, and refusals that only say "again". Rights and missing functions are an operator's to mend.
-_TRANSIENT: Final = ("08", "25006", "40", "42501", "42883", "3F000", "53", "55P03", "57")
+#: phase of a failover, and refusals that only say "again".
+_TRANSIENT: Final = ("08", "25006", "40", "53", "55P03", "57")
+#: Rights and missing functions are an operator's to mend: worth waiting for when the alternative is to lose a result.
+_MENDABLE: Final = ("3F000", "42501", "42883")
 
 _ROW: Final[LiteralString] = (
     "ord, outcome, seq, type, (extract(epoch FROM recorded_at) * 1000000)::bigint, data, effect_key"
@@ -47,9 +49,13 @@ class Refused(Exception):
 
 
 class Lane:
-    """A connection for one writer, which comes back. `name` shows in pg_stat_activity."""
+    """A connection for one writer, which comes back. `name` shows in pg_stat_activity.
 
-    def __init__(self, dsn: str, name: str) -> None:
+    A `patient` lane waits even for what only an operator can mend.
+    """
+
+    def __init__(self, dsn: str, name: str, *, patient: bool = False) -> None:
+        self._transient = _TRANSIENT + _MENDABLE if patient else _TRANSIENT
         self._dsn = dsn
         self._name = name
         self._connection: psycopg.AsyncConnection[tuple[Any, ...]] | None = None
@@ -67,7 +73,7 @@ class Lane:
                 async with asyncio.timeout(_CALL_SECONDS):
                     return await self._try(statement, parameters)
             except (psycopg.Error, TimeoutError) as error:
-                if isinstance(error, psycopg.Error) and not _is_transient(error):
+                if isinstance(error, psycopg.Error) and not self._is_transient(error):
                     raise Refused(str(error).strip()) from error
                 await self._drop()
                 await self._pause(error)
@@ -114,19 +120,18 @@ class Lane:
             with contextlib.suppress(psycopg.Error, OSError):
                 await connection.close()
 
+    def _is_transient(self, error: psycopg.Error) -> bool:
+        """True when the error says nothing about what was asked, only that now is a bad time."""
+        if error.sqlstate is None:
+            return isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
+        return error.sqlstate.startswith(self._transient)
+
     async def _pause(self, error: Exception) -> None:
         self._failures += 1
         if self._failures in (1, 5) or self._failures % 20 == 0:
             log.warning("%s: Postgres does not answer (%s): results are held", self._name, _first_line(error))
         pause = min(_BACKOFF_SECONDS_MAX, 0.05 * 2 ** min(self._failures, 6))
         await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-
-
-def _is_transient(error: psycopg.Error) -> bool:
-    """True when the error says nothing about what was asked, only that now is a bad time."""
-    if error.sqlstate is None:
-        return isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
-    return error.sqlstate.startswith(_TRANSIENT)
 
 
 def _first_line(error: Exception) -> str:

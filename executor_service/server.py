@@ -111,15 +111,22 @@ class ExecutorServer:
         return Harnesses([shell, FunctionHarness(self._functions, settings.slots_functions)], self._functions)
 
     async def _open_journal(self) -> None:
-        lanes = [Lane(self._settings.database_url, f"backburner {self.executor_id} {name}") for name in _LANES]
-        for lane in lanes:
-            self._stack.push_async_callback(lane.close)
-        await lanes[0].check_contract()
-        outcomes = Outcomes(lanes[0], self.attempts, self._outbox.publish, self.executor_id)
-        reports = Reports(lanes[1], self.attempts, self._outbox.publish, outcomes)
+        await self._check_contract()
+        outcomes = Outcomes(self._lane("outcomes", patient=True), self.attempts, self._outbox.publish, self.executor_id)
+        reports = Reports(self._lane("reports"), self.attempts, self._outbox.publish, outcomes)
         self.attempts.recorder = reports
         self._spawn(outcomes.run(), "outcomes")
         self._spawn(reports.run(), "reports")
+
+    async def _check_contract(self) -> None:
+        lane = self._lane("start")
+        await lane.check_contract()
+        await lane.close()
+
+    def _lane(self, name: str, *, patient: bool = False) -> Lane:
+        lane = Lane(self._settings.database_url, f"backburner {self.executor_id} {name}", patient=patient)
+        self._stack.push_async_callback(lane.close)
+        return lane
 
     async def _serve(self) -> None:
         server = grpc.aio.server(options=_SERVER_OPTIONS)
@@ -206,7 +213,7 @@ class ExecutorServer:
     async def stop(self, grace_s: float) -> None:
         """Drains for so long, hands back what still runs, records everything, and closes."""
         await self._health.enter_graceful_shutdown()
-        self.begin_drain("the executor is shutting down")
+        self._intake.drain("the executor is shutting down", for_good=True)
         await self._until_empty(grace_s, self._grace_over)
         self.attempts.end_all(DRAINED)
         for held in self.attempts:
@@ -231,9 +238,6 @@ class ExecutorServer:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._stack.aclose()
-
-
-_LANES: Final = ("outcomes", "reports")
 
 
 def _bind(server: grpc.aio.Server, listen: str) -> str:

@@ -46,7 +46,8 @@ class ShellHarness:
         with self._working_directory(work.get("cwd") or "", attempt.assignment) as cwd:
             child = _Child(attempt, self._capture_size(work))
             try:
-                group = ProcessGroup(self._command(work, cwd, attempt), attempt.marker, self._reaper, child.sinks)
+                command = self._command(work, cwd or self._fresh_directory(attempt.assignment), attempt)
+                group = ProcessGroup(command, attempt.marker, self._reaper, child.sinks)
             except SpawnFailed as error:
                 return Outcome().fail("SPAWN_FAILED", str(error))
             status, proven = await child.watch(group)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import signal
 import subprocess
@@ -16,6 +15,8 @@ from contextlib import suppress
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import IO, Final, cast
+
+import psutil
 
 _LOG_BYTES_MAX: Final = 10 * 1024 * 1024
 _TAIL_LINES: Final = 20
@@ -66,7 +67,7 @@ class Child:
         return f"the {self.name} ended by itself ({how}); the end of {self.log}:\n{tail}"
 
     def stop(self, patience: float, force: threading.Event) -> bool:
-        """Ask it to stop; kill its group after `patience` seconds or when `force` is set. True: it obeyed."""
+        """Ask it to stop; after `patience` seconds, or when `force` is set, kill its whole tree. True: it obeyed."""
         with suppress(ProcessLookupError):
             self._process.terminate()
         deadline = time.monotonic() + patience
@@ -74,14 +75,10 @@ class Child:
             time.sleep(_POLL_SECONDS)
         obeyed = self._process.poll() is not None
         if not obeyed:
-            self._kill_group()
+            kill_tree(self.pid)
         self._process.wait()
         self._close()
         return obeyed
-
-    def _kill_group(self) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
 
     def _close(self) -> None:
         if self._process.stdin is not None:
@@ -99,6 +96,25 @@ class Child:
         finally:
             writer.close()
             self._output.close()
+
+
+def kill_tree(pid: int) -> None:
+    """Kill a process and all that descends from it."""
+    with suppress(psutil.NoSuchProcess):
+        root = psutil.Process(pid)
+        root.suspend()  # or it would start another child while we look
+        kill_descendants(pid)
+        root.kill()
+
+
+def kill_descendants(pid: int) -> None:
+    """Kill all that descends from a process, whatever groups and sessions they went to.
+
+    An executor adopts the orphans of its children, so below it this is everybody.
+    """
+    for process in psutil.Process(pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def is_warning(line: str) -> bool:

@@ -79,9 +79,10 @@ def _say_error(run: pb.Run) -> None:
     state, error = text.run_state(run.state), run.error
     said = f"{error.kind}: {error.message}" if error.message else (run.cancel_reason or error.kind)
     click.echo(f"run {run.run_id} {state}{f' ({said})' if said else ''}", err=True)
+    # A bug in process code, or several errors at once: the lines are what one needs. `backburner show` always has them.
+    if error.traceback and (run.state in text.RUN_PARKED or error.kind == "GROUP"):
+        click.echo(error.traceback.rstrip(), err=True)
     if run.state in text.RUN_PARKED:
-        # A bug in process code: its lines are what one needs. (`backburner show` has them for failed runs, too.)
-        click.echo(f"{error.traceback.rstrip()}\n" if error.traceback else "", nl=False, err=True)
         click.echo(
             "It is parked, not lost: all that it did is in its journal, to be replayed once the code is fixed. "
             f"`backburner show {run.run_id}` has the details, `backburner cancel {run.run_id}` ends it.",

@@ -127,6 +127,7 @@ class Stack:
             "BACKBURNER_SCHEDULER": self.options.listen,
             "BACKBURNER_EXECUTOR_ID": EXECUTOR_ID,
             "BACKBURNER_EXECUTOR_LISTEN": "127.0.0.1:0",
+            "BACKBURNER_DRAIN_SECONDS": "1",  # Ctrl-C means now: what runs is ended and handed back, to be run again
             "BACKBURNER_FUNCTION_MODULES": ",".join(self.options.function_modules),
             "BACKBURNER_STATE_DIR": str((self.options.data_dir / "executor").resolve()),
         })  # fmt: skip

@@ -28,6 +28,13 @@ def _stop_with_owner() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     # Nobody is left who would lose patience: a stop that hangs is ended from here.
     threading.Event().wait(_STOP_SECONDS)
+    _kill_tree()
+
+
+def _kill_tree() -> None:
+    from scheduler_service.cli.child import kill_descendants
+
+    kill_descendants(os.getpid())
     os.kill(os.getpid(), signal.SIGKILL)
 
 

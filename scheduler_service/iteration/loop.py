@@ -27,7 +27,7 @@ from scheduler_service.iteration.rows import row_of, timestamp, work_of
 from scheduler_service.iteration.runs import Phase, Runs, RunState
 from scheduler_service.iteration.timers import Timers
 from scheduler_service.iteration.worker import Blocked, IterationThreads
-from scheduler_service.journal import Append, AppendOutcome, Journal, JournalUnavailable
+from scheduler_service.journal import Append, AppendOutcome, Journal, JournalRefused, JournalUnavailable
 from scheduler_service.replay import parked_error
 from scheduler_service.replay.events import Command, Event
 from scheduler_service.replay.execution import Execution
@@ -201,10 +201,22 @@ class Loop:
             self._give_back(reservations)
             self.reload(run)
             return
+        except JournalRefused as error:
+            log.exception("an append to run %s is refused by the database", run.run_id)
+            self._give_back(reservations)
+            self._park_refused(run, rows, error)
+            return
         if outcome.outcome in ("ok", "already"):
             await self._appended(run, rows, reservations, outcome)
         else:
             self._refused(run, reservations, outcome)
+
+    def _park_refused(self, run: RunState, rows: Sequence[Mapping[str, Any]], error: JournalRefused) -> None:
+        """A run whose rows the database refuses is parked; when even that is refused, it is tried again later."""
+        if any(row["type"] == "PROCESS_RUNTIME_ERROR" for row in rows):
+            self.reload(run)
+        else:
+            self.park(run, {"kind": "EXCEPTION", "message": f"the journal refused an append: {error}"}, cause=run.fed)
 
     async def _appended(
         self,

@@ -156,6 +156,10 @@ def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
         running.end()
 
 
+def asleep(processes: list[psutil.Process]) -> bool:
+    return any(process.name() == "sleep" for process in processes)
+
+
 def none_alive(processes: list[psutil.Process]) -> bool:
     return all(not p.is_running() or p.status() == psutil.STATUS_ZOMBIE for p in processes)
 
@@ -236,8 +240,8 @@ def test_ctrl_c_stops_everything_and_data_is_kept(tmp_path: Path) -> None:
     running = Dev(tmp_path).wait_until_up()
     call(tmp_path, "run", "sleeps", "--detach")
     call(tmp_path, "run", "build", "--key", "kept")
+    running.wait_for(lambda: asleep(running.children()))
     below = running.children()
-    assert any("sleep" in " ".join(child.cmdline()) for child in below)
     running.process.send_signal(signal.SIGINT)
     assert running.wait() == 0
     stops = ["stopping the executor", "stopping the scheduler", "stopping Postgres"]
@@ -279,7 +283,8 @@ def test_a_service_that_dies_is_named_and_the_rest_is_stopped(tmp_path: Path) ->
 def test_nothing_is_left_of_a_dev_that_was_killed(tmp_path: Path) -> None:
     running = Dev(tmp_path).wait_until_up()
     call(tmp_path, "run", "sleeps", "--detach")
+    running.wait_for(lambda: asleep(running.children()))
     below = running.children()
     running.process.kill()
-    running.wait_for(lambda: none_alive(below), 60)
-    running.end()
+    running.wait()
+    running.wait_for(lambda: none_alive(below), 40)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +19,9 @@ from scheduler_service.cli.demo.survey import Slow, Survey, survey_of
 __all__ = ["Size", "Slow", "Survey", "Syntax", "answer", "marks", "pulse", "size", "survey", "syntax", "verdict"]
 
 _FILE_BYTES_MAX: Final = 2_000_000
+# Functions run in threads, and the parser of Python 3.11 counts its recursion for all threads together: two at a time
+# end in "SystemError: AST constructor recursion depth mismatch".
+_PARSER: Final = threading.Lock()
 _MARK: Final = re.compile(rb"\b(TODO|FIXME|XXX)\b")
 
 
@@ -63,7 +67,8 @@ def marks(repository: str, file: str) -> int:
 def syntax(repository: str, file: str) -> Syntax:
     """Parse a Python file and measure its functions."""
     try:
-        tree = ast.parse(_read(repository, file), filename=file)
+        with _PARSER:
+            tree = ast.parse(_read(repository, file), filename=file)
     except (SyntaxError, ValueError) as error:
         return Syntax(ok=False, message=str(error))
     found = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]

@@ -116,7 +116,10 @@ async def check_files(ctx: bb.Context, repository: str, files: list[str], report
 
     async def check(index: int, file: str) -> None:
         async with room:
-            await check_file(ctx, repository, file, key_of(index, file), report)
+            try:
+                await check_file(ctx, repository, file, key_of(index, file), report)
+            except bb.EffectError as error:  # deleted meanwhile, not readable, ...: the others go on
+                report.broken.append(f"{file}: {error.message}")
 
     await asyncio.gather(*(check(index, file) for index, file in enumerate(files)))
 

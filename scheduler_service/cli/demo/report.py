@@ -39,7 +39,7 @@ def _foreground(report: Mapping[str, Any]) -> list[tuple[str, object]]:
         ("functions", f"{report['functions']:,}; the longest: {report['longest']}, {report['longest_lines']} lines"
          if report["longest"] else ""),
         ("marks", f"{report['marks']} TODO, FIXME, XXX"),
-        ("syntax errors", "\n".join(broken) if broken else "none"),
+        ("broken files", "\n".join(broken) if broken else "none"),
         ("then still running", running),
         ("polls", f"{report['polls']}, one a second"),
         ("race", report["race"]),

@@ -115,6 +115,7 @@ CREATE TABLE effects (
     incarnation text,
     session_no int,
     token_hash bytea,
+    past_tokens bytea[] NOT NULL DEFAULT '{}',
     cancel_reason text,
     cancel_message text,
     requested_seq bigint NOT NULL,
@@ -150,6 +151,7 @@ CREATE TABLE effects (
     CONSTRAINT live_attempts_have_an_executor
         CHECK ((state IN ('DISPATCHED', 'RUNNING', 'CANCELLING')) <= (executor_id IS NOT NULL AND attempt > 0))
 ) WITH (fillfactor = 70);
+COMMENT ON COLUMN effects.past_tokens IS 'Hashes of the tokens of attempts 1, 2, ... that are over, at most 100 of them.';
 COMMENT ON TABLE effects IS 'One row an effect: its state now. Spec and result lie in the journal, at requested_seq and settled_seq.';
 CREATE INDEX effects_live ON effects (executor_id) WHERE state IN ('DISPATCHED', 'RUNNING', 'CANCELLING');
 CREATE INDEX effects_grouped ON effects (run_id, group_id)

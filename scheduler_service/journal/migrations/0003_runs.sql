@@ -56,7 +56,7 @@ SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_has
 AS $$
 #variable_conflict use_column
 DECLARE
-    it record; h run_heads; rws jsonb; n int; types text[]; ts timestamptz; more jsonb; answers jsonb;
+    it record; h run_heads; rws jsonb; n int; types text[]; ts timestamptz; more jsonb; cancelled jsonb; answers jsonb;
     many boolean := jsonb_array_length(items) > 1; requested int; settled int;
 BEGIN
     FOR it IN
@@ -95,8 +95,9 @@ BEGIN
             SELECT a.more, a.requested INTO more, requested FROM request_effects(h, rws, n, ts) a;
         END IF;
         IF types && '{EFFECT_CANCEL_REQUESTED,EFFECT_RESOLVED}' THEN
-            SELECT a.rws, more || a.more, a.detail, a.settled INTO rws, more, answers, settled
+            SELECT a.rws, a.more, a.detail, a.settled INTO rws, cancelled, answers, settled
                 FROM settle_idle(h, rws, h.seq + n + jsonb_array_length(more), ts) a;
+            more := more || cancelled;
         END IF;
         INSERT INTO journal (run_id, seq, type, cause, effect_id, effect_key, attempt, recorded_at, writer, data)
             SELECT it.run_id, h.seq + r.o, r.item->>'type', coalesce((r.item->>'cause')::bigint, 0),

@@ -61,6 +61,7 @@ BEGIN
         ), assigned AS (
             UPDATE effects e SET state = 'DISPATCHED', attempt = c.attempt + 1, starts = c.starts + 1,
                     executor_id = executor, incarnation = p->>'incarnation', session_no = (p->>'session_no')::int,
+                    past_tokens = with_past_token(e),
                     token_hash = decode(tokens[taken + c.n], 'hex'), dispatched_at = ts, started_at = NULL,
                     progress = NULL, progress_ordinal = 0, progress_rows = 0, last_activity_at = NULL,
                     harness = harness_of(c.capability)
@@ -116,6 +117,7 @@ BEGIN
                 room := coalesce((rooms->>place)::int, q.group_max - (SELECT count(*)::int FROM effects l
                     WHERE l.run_id = q.run_id AND l.group_id = q.group_id
                       AND l.state IN ('DISPATCHED', 'RUNNING', 'CANCELLING')));
+                CONTINUE WHEN room <= 0 AND rooms ? place;
                 rooms := rooms || jsonb_build_object(place, room - 1);
                 CONTINUE WHEN room <= 0;
             END IF;
@@ -259,6 +261,7 @@ BEGIN
                                                         'effect_key', e.key, 'attempt', e.attempt));
             UPDATE effects SET state = CASE WHEN e.cancel_reason IS NOT NULL THEN 'CANCELLED' ELSE 'FAILED' END,
                     starts = counted, settled_seq = h.seq + 2, settled_at = ts, token_hash = NULL,
+                    past_tokens = with_past_token(e),
                     reason = replace(coalesce(e.cancel_reason, it.reason), 'EFFECT_REASON_', '')
                 WHERE effect_id = e.effect_id;
         END IF;
@@ -274,6 +277,12 @@ BEGIN
 END
 $$;
 
+-- The past tokens of an effect, with the one of its last attempt: what comes from that attempt later is known by it.
+CREATE FUNCTION with_past_token(e effects) RETURNS bytea[] LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN cardinality(e.past_tokens) < least(e.attempt, 100) THEN e.past_tokens || e.token_hash
+           ELSE e.past_tokens END
+$$;
+
 -- Pause before the next attempt, in seconds, when so many have started; up to half of it is taken off at random.
 CREATE FUNCTION retry_pause(initial_s double precision, backoff double precision, max_interval_s double precision,
                             starts int) RETURNS double precision LANGUAGE sql VOLATILE AS $$
@@ -286,7 +295,8 @@ CREATE FUNCTION requeue(e effects, ts timestamptz, at timestamptz, counted int) 
 LANGUAGE plpgsql SET search_path = backburner, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
-    UPDATE effects SET state = 'QUEUED', starts = counted, not_before = at, token_hash = NULL WHERE effect_id = e.effect_id;
+    UPDATE effects SET state = 'QUEUED', starts = counted, not_before = at, token_hash = NULL,
+            past_tokens = with_past_token(e) WHERE effect_id = e.effect_id;
     INSERT INTO dispatch_queue (effect_id, run_id, namespace, pool, capabilities, executor_labels, background, priority,
                                 group_id, group_max, enqueued_at, not_before, rank)
         VALUES (e.effect_id, e.run_id, e.namespace, e.pool, e.capabilities, e.executor_labels, e.background, e.priority,

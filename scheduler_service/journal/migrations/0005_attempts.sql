@@ -59,6 +59,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = backburner, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     bucket record; it attempt_item; h run_heads; e effects; ts timestamptz; d jsonb; n int; lately int;
+    rows_written int := 0;
 BEGIN
     FOR bucket IN SELECT i.run_id, array_agg(i ORDER BY i.effect_id, (i.item->>'ordinal')::int) AS all_items
                   FROM attempt_items(items) i GROUP BY i.run_id ORDER BY i.run_id
@@ -81,6 +82,7 @@ BEGIN
             IF outcome = 'ok' THEN
                 h.seq := h.seq + 1;
                 lately := lately + 1;
+                rows_written := rows_written + 1;
                 INSERT INTO journal (run_id, seq, type, effect_id, effect_key, attempt, recorded_at, writer, data)
                     VALUES (it.run_id, h.seq, 'EFFECT_PROGRESS', it.effect_id, e.key, it.attempt, ts,
                             'executor/' || e.executor_id, d);
@@ -96,6 +98,9 @@ BEGIN
         END LOOP;
         UPDATE run_heads u SET seq = h.seq, recorded_at = ts WHERE u.run_id = bucket.run_id AND u.seq <> h.seq;
     END LOOP;
+    IF rows_written = 0 THEN
+        PERFORM set_config('synchronous_commit', 'off', true);  -- only what carries a seq is worth a flush
+    END IF;
 END
 $$;
 
@@ -108,9 +113,12 @@ SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_has
 AS $$
 #variable_conflict use_column
 DECLARE
-    bucket record; h run_heads; ts timestamptz; written int; settled int;
-    many boolean := (SELECT count(DISTINCT i->>'run_id') > 1 FROM jsonb_array_elements(items) i);
+    bucket record; h run_heads; ts timestamptz; written int; settled int; many boolean; largest int;
 BEGIN
+    SELECT count(DISTINCT i->>'run_id') > 1, max(pg_column_size(i)) INTO many, largest FROM jsonb_array_elements(items) i;
+    IF largest > 4194304 THEN
+        RAISE EXCEPTION 'an outcome of % bytes is too large', largest USING ERRCODE = 'program_limit_exceeded';
+    END IF;
     FOR bucket IN SELECT i.run_id, array_agg(i) AS all_items, array_agg(i.effect_id) AS ids
                   FROM attempt_items(items) i GROUP BY i.run_id ORDER BY i.run_id
     LOOP
@@ -138,21 +146,27 @@ BEGIN
                         WHEN row_number() OVER (PARTITION BY i.effect_id ORDER BY i.ord) > 1 THEN 'busy'
                         WHEN e.attempt = i.attempt AND e.token_hash = i.token THEN
                             CASE WHEN is_live(e.state) THEN 'ok' ELSE 'already' END
-                        WHEN past.type = 'EFFECT_ATTEMPT_FAILED' THEN 'already'
+                        WHEN e.past_tokens[i.attempt] = i.token AND past.type = 'EFFECT_ATTEMPT_FAILED' THEN 'already'
                         ELSE 'stale' END AS verdict,
-                   -- evidence once, and only of attempts that were: nobody fills a run with forged ones
-                   e.attempt > i.attempt OR NOT is_live(e.state) AS was_lost,
                    coalesce(least(greatest((i.item->>'retry_after_s')::double precision, 0), 2592000),
                             retry_pause(e.initial_s, e.backoff, e.max_interval_s, e.starts)) AS pause,
-                   CASE WHEN e.attempt = i.attempt AND e.settled_seq IS NOT NULL THEN e.settled_seq ELSE past.seq END AS past_seq
+                   -- evidence is kept once, and only of attempts that were: nobody fills a run with forged outcomes
+                   evidence.seq IS NULL AND e.past_tokens[i.attempt] = i.token AS is_evidence,
+                   CASE WHEN (e.attempt = i.attempt AND e.token_hash = i.token) IS NOT TRUE
+                             AND (e.past_tokens[i.attempt] = i.token) IS NOT TRUE THEN NULL
+                        WHEN past.type = 'EFFECT_ATTEMPT_FAILED' THEN past.seq
+                        WHEN e.attempt = i.attempt AND e.token_hash = i.token THEN e.settled_seq
+                        ELSE evidence.seq END AS past_seq
             FROM unnest(bucket.all_items) i
                  LEFT JOIN effects e ON e.effect_id = i.effect_id AND e.run_id = i.run_id
                  LEFT JOIN journal past ON past.effect_id = i.effect_id AND past.attempt = i.attempt
                       AND past.type IN ('EFFECT_ATTEMPT_FAILED', 'EFFECT_ATTEMPT_LOST')
                       AND NOT (e.attempt = i.attempt AND is_live(e.state))
+                 LEFT JOIN journal evidence ON evidence.effect_id = i.effect_id AND evidence.attempt = i.attempt
+                      AND evidence.type = 'EFFECT_SUPERSEDED' AND evidence.writer LIKE 'executor/%'
         ), decided AS (
             SELECT j.*, CASE
-                WHEN verdict = 'stale' THEN 'EFFECT_SUPERSEDED'
+                WHEN verdict = 'stale' AND is_evidence THEN 'EFFECT_SUPERSEDED'
                 WHEN verdict <> 'ok' THEN NULL
                 WHEN came = 'succeeded' THEN 'EFFECT_RESOLVED'
                 WHEN came = 'cancelled' OR cancel_reason IS NOT NULL THEN 'EFFECT_CANCELLED'
@@ -235,7 +249,6 @@ BEGIN
              JOIN effects e ON e.effect_id = c.effect_id AND e.run_id = c.run_id AND e.attempt = c.attempt
                             AND e.token_hash = sha256(c.token)
         WHERE octet_length(c.chunk) BETWEEN 1 AND 1048576 AND c.at >= 0 AND c.stream IN (1, 2)
-          AND (SELECT count(*) FROM effect_output o WHERE o.effect_id = c.effect_id AND o.attempt = c.attempt) < output_chunks_max()
         ON CONFLICT DO NOTHING;
     GET DIAGNOSTICS stored = ROW_COUNT;
     RETURN stored;

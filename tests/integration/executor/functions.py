@@ -43,7 +43,7 @@ async def count(name: str) -> int:
 
 @bb.function(name="exec.raises")
 async def raises(message: str) -> None:
-    raise LookupError(message)
+    raise LookupError(message.replace("<NUL>", "\0").replace("<SURROGATE>", "\ud800"))
 
 
 @bb.function(name="exec.exits")

@@ -42,12 +42,12 @@ async def test_blocking_function_reports_progress_from_its_thread(scheduler: Fak
 
 
 async def test_exception_is_a_failure_with_type_and_traceback(scheduler: FakeScheduler) -> None:
-    settled = await scheduler.run(**call("exec.raises", "no such\x00 thing"))
+    settled = await scheduler.run(**call("exec.raises", "no such<NUL> thing<SURROGATE>"))
     error = settled.data["error"]
     assert settled.data["state"] == "EFFECT_STATE_FAILED"
     assert settled.reason == "RAISED"
     assert error["exception_type"] == "LookupError"
-    assert "no such\ufffd thing" in error["message"]
+    assert "no such\ufffd thing?" in error["message"]
     assert "functions.py" in error["traceback"] and "executor_service" not in error["traceback"]
 
 

@@ -1,11 +1,12 @@
 """Fixtures of the journal's tests."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from tests.integration.journal import checks
 from tests.integration.journal.desk import Desk, desk
+from tests.support.journal_items import Scene, Session, scene_at
 
 
 @pytest.fixture
@@ -17,3 +18,16 @@ async def at(database_url: str) -> AsyncIterator[Desk]:
             [head] = await made.rows(checks.HEAD, run["run_id"])
             journal, effects = [await made.rows(q, run["run_id"]) for q in (checks.ROWS, checks.EFFECTS)]
             checks.check(list(journal), list(effects), head)
+
+
+@pytest.fixture
+def scene(database_url: str) -> Iterator[Scene]:
+    """One connection to the functions."""
+    with scene_at(database_url) as scene:
+        yield scene
+
+
+@pytest.fixture
+def executor(scene: Scene) -> Session:
+    """The session of executor e1."""
+    return scene.hello()

@@ -60,12 +60,12 @@ def requested(run_id: str, key: str, *, cause: int = 1, **columns: Any) -> Item:
     return about(run_id, key, "EFFECT_REQUESTED", {"spec": {"name": x["name"], **work}, "digest": "d"}, cause) | {"x": x}
 
 
-def dispatch(run_id: str, key: str, session_no: int, **fields: Any) -> Item:
+def dispatch(run_id: str, key: str, session_no: int) -> Item:
     """The executor that a request is to go to at once."""
     return {
         "executor_id": EXECUTOR, "incarnation": INCARNATION, "session_no": session_no, "harness": "function",
         "token_hash": hash_of(token_of(run_id, key)),
-    } | fields  # fmt: skip
+    }  # fmt: skip
 
 
 def about(run_id: str, key: str, type_: str, data: Mapping[str, Any], cause: int = 1) -> Item:

@@ -103,10 +103,11 @@ def test_force_ends_the_patience_at_once(start: Start) -> None:
     assert time.monotonic() - began < 5
 
 
-def test_a_kill_reaches_the_whole_group(start: Start) -> None:
+def test_a_kill_reaches_descendants_in_sessions_of_their_own(start: Start) -> None:
     child, lines = start(
         "import subprocess, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-        "below = subprocess.Popen(['sleep', '60']); print(below.pid, flush=True); time.sleep(60)"
+        "below = subprocess.Popen(['sleep', '60'], start_new_session=True)\n"
+        "print(below.pid, flush=True); time.sleep(60)"
     )
     eventually(lambda: lines)
     below = int(lines[0][1])

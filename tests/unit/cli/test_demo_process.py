@@ -84,6 +84,15 @@ def test_a_check_that_times_out_is_a_finding_too(repository: Path) -> None:
     assert verdicts[0] == "TIMEOUT_START_TO_CLOSE: ran 75 s"
 
 
+def test_a_file_that_cannot_be_checked_does_not_end_the_run(repository: Path) -> None:
+    def one_is_gone(command: Command) -> list[Reply]:
+        return failed("RAISED", "FileNotFoundError") if command.effect_key == "size/m3.py" else world(command)
+
+    report = demo(repository, one_is_gone).result
+    assert "m3.py: FileNotFoundError" in report["broken"]
+    assert report["files_checked"] == 22
+
+
 def test_a_result_is_used_the_moment_it_lands(repository: Path) -> None:
     events = demo(repository).events
     landed = next(event for event in events if event.type == "EFFECT_RESOLVED" and event.effect_key == "content")

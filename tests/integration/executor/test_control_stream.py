@@ -1,0 +1,290 @@
+"""The control stream: admission, cancels, sessions that break and come back, and what Postgres' absence does."""
+
+import asyncio
+import threading
+from pathlib import Path
+
+import grpc
+import pytest
+
+from backburner.executor.v1 import executor_service_pb2 as executor_pb
+from backburner.scheduler.v1 import dispatch_service_pb2 as pb
+from executor_service.server import ExecutorServer
+from tests.integration.executor import functions
+from tests.integration.executor.conftest import StartExecutor
+from tests.support.eventually import eventually
+from tests.support.fake_scheduler import Dispatch, FakeScheduler
+
+REJECTED = pb.RejectedAttempt
+
+
+def echo(value: object) -> dict[str, object]:
+    return {"function": {"function": "exec.echo", "args": [value]}}
+
+
+def counted(name: str) -> dict[str, object]:
+    return {"function": {"function": "exec.count", "args": [name]}}
+
+
+def forever(name: str) -> dict[str, object]:
+    functions.BEGAN[name] = threading.Event()
+    return {"function": {"function": "exec.forever", "args": [name]}}
+
+
+async def begun(name: str) -> None:
+    await eventually(functions.BEGAN[name].is_set)
+
+
+async def test_hello_presents_the_executor(scheduler: FakeScheduler, start_executor: StartExecutor) -> None:
+    await start_executor(labels=("gpu=no",), slots_shell=3, slots_agents=1, background_share=0.5)
+    hello = (await scheduler.session()).hello
+    assert hello.executor_id == "executor-under-test"
+    assert hello.contract == 1
+    assert {p.name: (p.slots, p.background_slots) for p in hello.pools} == {
+        "functions": (256, 128),
+        "shell": (3, 1),
+        "agents": (1, 1),
+    }
+    assert {h.name: h.pool for h in hello.harnesses} == {"shell": "shell", "function": "functions"}
+    assert "exec.echo" in hello.functions
+    assert dict(hello.labels) == {"gpu": "no"}
+    assert not hello.attempts and not hello.draining
+
+
+@pytest.mark.usefixtures("executor")
+async def test_notice_is_the_committed_row(scheduler: FakeScheduler) -> None:
+    dispatch = await scheduler.one(**echo("x"))
+    settled = await scheduler.settled(dispatch)
+    session = scheduler.sessions[-1]
+    [event] = await eventually(lambda: session.events_of(dispatch))
+    assert (event.seq, event.type, event.frees_slot) == (settled.seq, "EFFECT_RESOLVED", True)
+    query = "SELECT (extract(epoch FROM recorded_at) * 1000000)::bigint, data::text FROM backburner.journal"
+    [(at, data)] = await scheduler._call(f"{query} WHERE run_id = %s AND seq = %s", dispatch.run_id, settled.seq)
+    assert (event.recorded_at_us, event.data_json.decode()) == (at, data)
+
+
+@pytest.mark.usefixtures("executor")
+@pytest.mark.invariant("I3")
+async def test_repeated_start_runs_once(scheduler: FakeScheduler) -> None:
+    dispatch = await scheduler.one(**counted("repeated"))
+    session = scheduler.sessions[-1]
+    session.start(dispatch)
+    await scheduler.settled(dispatch)
+    session.start(dispatch, dispatch)
+    refused = await eventually(lambda: session.was_rejected(dispatch))
+    assert {r.reason for r in refused} == {REJECTED.REASON_DUPLICATE}
+    assert functions.CALLS.count("repeated") == 1
+
+
+@pytest.mark.usefixtures("executor")
+@pytest.mark.invariant("I3")
+async def test_repeated_start_of_a_running_attempt_is_accepted_and_not_started_again(scheduler: FakeScheduler) -> None:
+    dispatch = await scheduler.one(**forever("running"))
+    await begun("running")
+    session = scheduler.sessions[-1]
+    functions.BEGAN["running"].clear()
+    session.start(dispatch)
+    await eventually(lambda: session.accepted.count((dispatch.effect_id, 1)) >= 2)
+    assert not functions.BEGAN["running"].is_set()
+    assert session.was_rejected(dispatch) == []
+
+
+@pytest.mark.usefixtures("executor")
+async def test_start_of_another_session_is_refused(scheduler: FakeScheduler) -> None:
+    dispatch = await scheduler.one(send=False, **counted("stale"))
+    session = scheduler.sessions[-1]
+    session.start(dispatch, session_no=session.session_no - 1)
+    [refused] = await eventually(lambda: session.was_rejected(dispatch))
+    assert refused.reason == REJECTED.REASON_STALE_SESSION
+    assert "stale" not in functions.CALLS
+
+
+async def test_start_without_a_free_slot_is_refused(scheduler: FakeScheduler, start_executor: StartExecutor) -> None:
+    await start_executor(slots_functions=2, background_share=0.5)
+    await scheduler.session()
+    background = [await scheduler.one(background=True, **forever(f"b{n}")) for n in range(2)]
+    session = scheduler.sessions[-1]
+    [refused] = await eventually(lambda: session.was_rejected(background[1]))
+    assert refused.reason == REJECTED.REASON_NO_SLOT
+    foreground = [await scheduler.one(**forever(f"f{n}")) for n in range(2)]
+    await eventually(lambda: session.was_rejected(foreground[1]))
+    session.cancel(foreground[0])
+    await scheduler.settled(foreground[0])
+    assert (await scheduler.run(**echo("again"))).value == "again"
+
+
+@pytest.mark.usefixtures("executor")
+async def test_attempt_that_lives_longer_is_accepted_and_started(scheduler: FakeScheduler) -> None:
+    dispatch = await scheduler.one(**forever("long"))
+    session = scheduler.sessions[-1]
+    await eventually(lambda: (dispatch.effect_id, 1) in session.accepted)
+    await eventually(lambda: [e.type for e in session.events_of(dispatch)] == ["EFFECT_STARTED"])
+    assert [row.type for row in await scheduler.rows(dispatch, "EFFECT_STARTED")] == ["EFFECT_STARTED"]
+
+
+@pytest.mark.usefixtures("executor")
+async def test_short_attempt_has_no_started_row(scheduler: FakeScheduler) -> None:
+    dispatch = await scheduler.one(**echo(1))
+    await scheduler.settled(dispatch)
+    assert await scheduler.rows(dispatch, "EFFECT_STARTED") == []
+
+
+@pytest.mark.usefixtures("executor")
+async def test_cancel_before_start_settles_when_the_token_is_known(scheduler: FakeScheduler) -> None:
+    dispatch = await scheduler.one(send=False, **counted("never"))
+    session = scheduler.sessions[-1]
+    session.cancel(dispatch, "RUN_CANCELLED")
+    settled = await scheduler.settled(dispatch)
+    assert (settled.type, settled.reason) == ("EFFECT_CANCELLED", "RUN_CANCELLED")
+    assert "death" not in settled.data
+    session.start(dispatch)
+    await eventually(lambda: session.was_rejected(dispatch))
+    assert "never" not in functions.CALLS
+
+
+@pytest.mark.usefixtures("executor")
+async def test_cancel_before_start_leaves_a_tombstone(scheduler: FakeScheduler) -> None:
+    dispatch = await scheduler.one(send=False, **counted("buried"))
+    session = scheduler.sessions[-1]
+    session.cancel(dispatch, "CANCELLED_BY_PROCESS", token=False)
+    assert (await scheduler.run(**echo(1))).value == 1, "frames are taken in order"
+    session.start(dispatch)
+    settled = await scheduler.settled(dispatch)
+    assert (settled.type, settled.reason) == ("EFFECT_CANCELLED", "CANCELLED_BY_PROCESS")
+    assert "buried" not in functions.CALLS
+
+
+@pytest.mark.usefixtures("executor")
+async def test_cancel_after_the_end_changes_nothing(scheduler: FakeScheduler) -> None:
+    dispatch = await scheduler.one(**echo("kept"))
+    await scheduler.settled(dispatch)
+    scheduler.sessions[-1].cancel(dispatch)
+    assert (await scheduler.run(**echo(1))).value == 1
+    assert (await scheduler.settled(dispatch)).value == "kept"
+    assert await scheduler.rows(dispatch, "EFFECT_SUPERSEDED") == []
+
+
+@pytest.mark.usefixtures("executor")
+@pytest.mark.invariant("I3", "I13")
+async def test_broken_stream_does_not_touch_running_work(scheduler: FakeScheduler, tmp_path: Path) -> None:
+    ran, end = tmp_path / "ran", tmp_path / "end"
+    line = f"echo ran >> {ran}; while [ ! -e {end} ]; do sleep 0.02; done"
+    dispatch = await scheduler.one(shell={"command_line": line})
+    await eventually(ran.exists)
+    scheduler.sessions[-1].hang_up()
+    session = await scheduler.session(1)
+    [reported] = session.hello.attempts
+    assert (reported.ref, reported.state) == (dispatch.ref, executor_pb.Attempt.STATE_RUNNING)
+    assert (reported.session_no, reported.pool, reported.run_id) == (1, "shell", dispatch.run_id)
+    session.start(dispatch)  # a start of the new session for what already runs
+    end.touch()
+    assert (await scheduler.settled(dispatch)).data["state"] == "EFFECT_STATE_SUCCEEDED"
+    assert ran.read_text() == "ran\n"
+
+
+@pytest.mark.usefixtures("executor")
+async def test_work_that_ends_while_the_scheduler_is_away_is_journaled_and_told_later(scheduler: FakeScheduler) -> None:
+    dispatch = await scheduler.one(function={"function": "exec.steps", "args": [["a", "b"], 0.3]})
+    await eventually(lambda: (dispatch.effect_id, 1) in scheduler.sessions[-1].accepted)
+    await scheduler.stop()
+    assert (await scheduler.settled(dispatch)).value == 2
+    await scheduler.start()
+    session = await scheduler.session(1)
+    assert list(session.hello.attempts) == []
+    await eventually(lambda: any(e.frees_slot for e in session.events_of(dispatch)))
+
+
+@pytest.mark.usefixtures("executor")
+async def test_silent_stream_is_dropped_and_dialled_again(scheduler: FakeScheduler) -> None:
+    await scheduler.session()
+    scheduler.beats = False
+    await scheduler.session(1)
+
+
+@pytest.mark.usefixtures("executor")
+async def test_heartbeats_carry_snapshots_and_whole_reports(scheduler: FakeScheduler) -> None:
+    dispatch = await scheduler.one(function={"function": "exec.steps", "args": [["one", "two", "three"], 0.3]})
+    session = scheduler.sessions[-1]
+
+    def seen() -> bool:
+        steps = {a.progress.step for beat in session.heartbeats for a in beat.changed}
+        reports = [beat for beat in session.heartbeats if beat.report]
+        return {"one", "two"} <= steps and any(a.ref == dispatch.ref for beat in reports for a in beat.attempts)
+
+    await eventually(seen)
+
+
+@pytest.mark.usefixtures("executor")
+async def test_refusal_is_survived(scheduler: FakeScheduler, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("executor_service.intake._REFUSED_SECONDS", 0.1)
+    session = await scheduler.session()
+    scheduler.refuse_with = grpc.StatusCode.FAILED_PRECONDITION
+    session.hang_up()
+    await asyncio.sleep(0)
+    await eventually(lambda: session.closed)
+    scheduler.refuse_with = None
+    await scheduler.session(1)
+
+
+@pytest.mark.usefixtures("executor")
+async def test_attempt_declared_stale_at_the_welcome_is_ended(scheduler: FakeScheduler) -> None:
+    dispatch = await scheduler.one(**forever("gone"))
+    await begun("gone")
+    scheduler.stale = [dispatch.ref]
+    scheduler.sessions[-1].hang_up()
+    assert (await scheduler.settled(dispatch)).reason == "EXECUTOR_LOST"
+
+
+@pytest.mark.invariant("I2")
+@pytest.mark.usefixtures("executor")
+async def test_attempt_that_was_lost_meanwhile_is_ended_at_the_first_stale_answer(scheduler: FakeScheduler) -> None:
+    dispatch = await scheduler.one(send=False, max_attempts=2, **forever("lost"))
+    item = [{
+        "run_id": dispatch.run_id, "epoch": 0, "effect_id": dispatch.effect_id, "attempt": 1, "never_started": False,
+        "reason": "EFFECT_REASON_EXECUTOR_LOST", "message": "test", "actor": "test",
+    }]  # fmt: skip
+    from tests.support.fake_scheduler import _json
+
+    await scheduler._call("SELECT * FROM backburner.attempts_lost_v1(%s::jsonb)", _json(item))
+    scheduler.sessions[-1].start(dispatch)
+    await eventually(lambda: _superseded(scheduler, dispatch))
+    assert await scheduler.rows(dispatch, "EFFECT_RESOLVED") == []
+
+
+async def _superseded(scheduler: FakeScheduler, dispatch: Dispatch) -> bool:
+    return bool(await scheduler.rows(dispatch, "EFFECT_SUPERSEDED"))
+
+
+@pytest.mark.usefixtures("executor")
+async def test_cancel_flag_turns_a_failure_into_a_cancel(scheduler: FakeScheduler) -> None:
+    dispatch = await scheduler.one(send=False, max_attempts=3, function={"function": "exec.raises", "args": ["x"]})
+    await scheduler.request_cancel(dispatch, "RUN_ENDED")
+    scheduler.sessions[-1].start(dispatch)
+    settled = await scheduler.settled(dispatch)
+    assert (settled.type, settled.reason) == ("EFFECT_CANCELLED", "RUN_ENDED")
+
+
+async def test_drain_finishes_what_runs_and_refuses_the_rest(
+    scheduler: FakeScheduler, start_executor: StartExecutor
+) -> None:
+    executor: ExecutorServer = await start_executor()
+    running = await scheduler.one(function={"function": "exec.steps", "args": [["a"], 0.4]})
+    session = scheduler.sessions[-1]
+    await eventually(lambda: (running.effect_id, 1) in session.accepted)
+    stopping = asyncio.create_task(executor.stop(10.0))
+    await eventually(lambda: session.draining)
+    late = await scheduler.one(**counted("late"))
+    [refused] = await eventually(lambda: session.was_rejected(late))
+    assert refused.reason == REJECTED.REASON_DRAINING
+    assert (await scheduler.settled(running)).value == 1
+    await stopping
+    assert any(e.frees_slot for e in session.events_of(running)), "the notice went out before the end"
+
+
+async def test_drain_hands_back_what_does_not_finish(scheduler: FakeScheduler, start_executor: StartExecutor) -> None:
+    executor: ExecutorServer = await start_executor()
+    dispatch = await scheduler.one(max_attempts=2, **forever("drained"))
+    await begun("drained")
+    await executor.stop(0.1)
+    settled = await scheduler.settled(dispatch)
+    assert (settled.type, settled.reason) == ("EFFECT_ATTEMPT_FAILED", "DRAINED")
