@@ -8,10 +8,11 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import Any, Final
 
 from backburner.scheduler.v1 import dispatch_service_pb2 as pb
 from executor_service.assignment import Ref
+from executor_service.invocation import Invocation
 
 #: Notices that wait for a stream; the oldest are left to the scheduler's poll.
 NOTICES_MAX: Final = 10_000
@@ -92,3 +93,20 @@ class Outbox:
                 break
             events.append(self._events.popleft())
         return events
+
+
+def notice(invocation: Invocation, row: tuple[Any, ...], *, frees_slot: bool = False) -> pb.JournaledEvent:
+    """The notice of a committed row."""
+    _, _, seq, kind, recorded_at_us, data, effect_key = row
+    a = invocation.assignment
+    return pb.JournaledEvent(
+        run_id=a.run_id,
+        seq=seq,
+        type=kind,
+        recorded_at_us=recorded_at_us,
+        effect_id=a.effect_id,
+        effect_key=effect_key or a.effect_key,
+        attempt=a.attempt,
+        data_json=(data or "{}").encode(),
+        frees_slot=frees_slot,
+    )

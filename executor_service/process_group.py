@@ -98,11 +98,10 @@ class ProcessGroup:
         self._exited: asyncio.Future[int] = self._loop.create_future()
         self._quiet = asyncio.Event()
         self._open = len(sinks)
-        pipes: list[tuple[int, int]] = []
+        pipes = _pipes(len(sinks))
         try:
-            pipes.extend(os.pipe() for _ in sinks)
             self._child = _spawn(command, marker, [write for _, write in pipes])
-        except BaseException:
+        except SpawnFailed:
             _close(read for read, _ in pipes)
             raise
         finally:
@@ -194,6 +193,17 @@ class ProcessGroup:
             self._quiet.set()
 
 
+def _pipes(count: int) -> list[tuple[int, int]]:
+    pipes: list[tuple[int, int]] = []
+    try:
+        for _ in range(count):
+            pipes.append(os.pipe())  # noqa: PERF401 - those that were made must be known when one fails
+    except OSError as error:
+        _close(fd for pipe in pipes for fd in pipe)
+        raise SpawnFailed(f"no pipe could be made: {error}") from error
+    return pipes
+
+
 def _spawn(command: Command, marker: str, writes: Sequence[int]) -> subprocess.Popen[bytes]:
     """Starts the child by vfork: no preexec_fn, no change of user."""
     stdout, stderr, report = writes
@@ -215,7 +225,7 @@ def _spawn(command: Command, marker: str, writes: Sequence[int]) -> subprocess.P
                 pass_fds=(report,),
                 start_new_session=True,
             )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise SpawnFailed(f"{command.argv[0]!r} could not be started: {error}") from error
 
 

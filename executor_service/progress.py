@@ -34,8 +34,8 @@ class ProgressState:
     """How far an attempt is: the merge of all its reports, and what of it the journal does not have yet."""
 
     __slots__ = (
-        "_durable_at", "_durable_percent", "_durable_step", "_eta_at", "_recorded_ordinal", "data", "eta_s", "expected_s", "ordinal",
-        "percent", "started_at", "step", "step_count", "step_index", "usage",
+        "_durable_at", "_durable_percent", "_durable_step", "_eta_at", "_recorded_ordinal", "data", "eta_s",
+        "expected_s", "ordinal", "percent", "started_at", "step", "step_count", "step_index", "usage",
     )  # fmt: skip
 
     def __init__(self, expected_s: float | None) -> None:

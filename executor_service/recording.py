@@ -1,8 +1,8 @@
 """Stage 8, RESULT: the way into the journal. The executor's only importer of psycopg.
 
-There are two lanes, each a connection with one writer (`journaling.py`): outcomes on one, everything else (starts,
-progress, output) on the other, so that a flood of output never delays a result. Every function of the journal may be
-repeated; after any doubt a lane does repeat the call, on another connection, for as long as Postgres is away.
+There are two lanes, each a connection with one writer: outcomes on one (`outcomes.py`), everything else on the other
+(`reports.py`), so that a flood of output never delays a result. Every function of the journal may be repeated; after
+any doubt a lane does repeat the call, on another connection, for as long as Postgres is away.
 """
 
 import asyncio

@@ -25,10 +25,11 @@ from executor_service.harness.function import FunctionHarness
 from executor_service.harness.registry import Harnesses
 from executor_service.harness.shell import ShellHarness
 from executor_service.intake import Intake
-from executor_service.journaling import Outcomes, Reports
 from executor_service.outbox import Outbox
 from executor_service.outcome import Ending
+from executor_service.outcomes import Outcomes
 from executor_service.recording import CONTRACT, Lane
+from executor_service.reports import Reports
 from executor_service.settings import Settings
 from executor_service.slots import pools_of
 

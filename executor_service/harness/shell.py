@@ -5,7 +5,8 @@ import contextlib
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,14 +44,13 @@ class ShellHarness:
         work = spec.get("shell")
         if not isinstance(work, dict) or bool(work.get("argv")) == bool(work.get("command_line")):
             raise InvalidWork("a shell effect needs exactly one of argv and command_line")
-        with self._working_directory(work.get("cwd") or "", attempt.assignment) as cwd:
-            child = _Child(attempt, self._capture_size(work))
-            try:
-                command = self._command(work, cwd or self._fresh_directory(attempt.assignment), attempt)
-                group = ProcessGroup(command, attempt.marker, self._reaper, child.sinks)
-            except SpawnFailed as error:
-                return Outcome().fail("SPAWN_FAILED", str(error))
-            status, proven = await child.watch(group)
+        child = _Child(attempt, self._capture_size(work))
+        try:
+            with self._working_directory(work.get("cwd") or "", attempt.assignment) as cwd:
+                group = ProcessGroup(self._command(work, cwd, attempt), attempt.marker, self._reaper, child.sinks)
+                status, proven = await child.watch(group)
+        except SpawnFailed as error:
+            return Outcome().fail("SPAWN_FAILED", str(error))
         return child.outcome(status, proven=proven, check=bool(work.get("check")))
 
     def _command(self, work: Mapping[str, Any], cwd: str, attempt: Attempt) -> Command:
@@ -68,7 +68,7 @@ class ShellHarness:
         return max(0, min(asked, self._output_bytes_max))
 
     @contextlib.contextmanager
-    def _working_directory(self, cwd: str, assignment: Assignment) -> Any:
+    def _working_directory(self, cwd: str, assignment: Assignment) -> Iterator[str]:
         """The directory asked for, or a fresh one that is removed afterwards."""
         if cwd:
             if not os.path.isdir(cwd):  # noqa: PTH112 - the answer for a path with NUL is no as well
@@ -76,11 +76,22 @@ class ShellHarness:
             yield cwd
             return
         fresh = self._folder / f"{assignment.effect_id}-{assignment.attempt}"
-        fresh.mkdir(parents=True, exist_ok=True)
+        try:
+            fresh.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SpawnFailed(f"no working directory could be made: {error}") from error
         try:
             yield str(fresh)
         finally:
-            shutil.rmtree(fresh, ignore_errors=True)
+            _remove(fresh)
+
+
+def _remove(folder: Path) -> None:
+    """Removes a directory; what is in it goes in a thread, which no result waits for."""
+    try:
+        folder.rmdir()
+    except OSError:
+        asyncio.get_running_loop().run_in_executor(None, partial(shutil.rmtree, folder, ignore_errors=True))
 
 
 def identity(assignment: Assignment) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
@@ -84,7 +85,7 @@ class Effects:
             known, unsettled = await self._reads.unsettled(run.run_id, names)
             return None, unsettled < known if asked.any_of_them else unsettled == 0, seen
 
-        _, timed_out = await wait_until(self._engine, run.run_id, read, seconds)
+        _, timed_out = await wait_until(partial(self._engine.wait_head, run.run_id), read, seconds)
         return pb.WaitEffectsResponse(effects=await self._named(asked, names), timed_out=timed_out)
 
     async def cancel(self, ref: EffectRef, reason: str) -> pb.CancelEffectResponse:

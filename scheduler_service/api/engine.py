@@ -87,6 +87,9 @@ class EngineApi(Protocol):
     async def wait_head(self, run_id: str, after_seq: int, timeout_s: float) -> int:
         """Returns when a seq beyond `after_seq` is heard of, or at the timeout. Only a hint: read again after it."""
 
+    async def wait_stopped(self, run_id: str, after_seq: int, timeout_s: float) -> None:
+        """Returns when a run has ended or is parked, at a seq beyond `after_seq`, or at the timeout. Only a hint."""
+
     def connected(self) -> Sequence[ConnectedExecutor]:
         """Executors whose session this replica holds."""
 

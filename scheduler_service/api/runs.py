@@ -1,6 +1,7 @@
 """Runs: create, get, list, wait, cancel, and pages of their journals."""
 
 from dataclasses import asdict
+from functools import partial
 from typing import Any, Final
 
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
@@ -94,11 +95,15 @@ class Runs:
     async def wait(self, ref: RunRef, seconds: float) -> pb.WaitRunResponse:
         """The run once it has ended or is parked, or as it is when the time is over."""
 
-        async def read() -> tuple[RunView, bool, int]:
-            run = await self.read(ref, full=False)
-            return run, run.state in STOPPED, run.head_seq
+        async def read() -> tuple[str, bool, int]:
+            found = await self._reads.progress_of(ref.namespace, ref.run_id)
+            if found is None:
+                raise RunNotFound(ref.namespace, ref.run_id)
+            state, head_seq = found
+            return state, state in STOPPED, head_seq
 
-        _, timed_out = await wait_until(self._engine, ref.run_id, read, seconds)
+        # Woken by the stop only: a long run's every event is no news to whoever waits for its end.
+        _, timed_out = await wait_until(partial(self._engine.wait_stopped, ref.run_id), read, seconds)
         return pb.WaitRunResponse(run=await self.message(await self.read(ref)), timed_out=timed_out)
 
     async def cancel(self, ref: RunRef, reason: str) -> pb.CancelRunResponse:

@@ -1,5 +1,6 @@
 """Waiting for a condition in the journal: woken by what this replica hears of, with a poll as the truth behind it."""
 
+import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -8,7 +9,6 @@ from typing import Any, Final, TypeVar
 import grpc
 
 from scheduler_service.api import limits
-from scheduler_service.api.engine import EngineApi
 
 T = TypeVar("T")
 
@@ -25,11 +25,12 @@ def wait_seconds(max_wait_s: float, context: grpc.aio.ServicerContext[Any, Any])
 
 
 async def wait_until(
-    engine: EngineApi, run_id: str, read: Callable[[], Awaitable[tuple[T, bool, int]]], seconds: float
+    wake: Callable[[int, float], Awaitable[Any]], read: Callable[[], Awaitable[tuple[T, bool, int]]], seconds: float
 ) -> tuple[T, bool]:
     """Reads until it is done or the time is over. `read` answers (value, done, seq it has seen).
 
-    Returns the newest value, and whether the time was over first.
+    `wake(after_seq, timeout_s)` returns when something new may be there. Returns the newest value, and whether the
+    time was over first.
     """
     end = time.monotonic() + seconds
     seen = -1
@@ -38,7 +39,7 @@ async def wait_until(
         left = end - time.monotonic()
         if done or left <= 0:
             return value, not done
-        after = max(seq, engine.head(run_id)) if seq == seen else seq
-        pause = min(left, POLL_SECONDS * random.uniform(0.75, 1.0))
-        await engine.wait_head(run_id, after, max(pause, _PAUSE_SECONDS_MIN))
+        if seq == seen:
+            await asyncio.sleep(_PAUSE_SECONDS_MIN)
         seen = seq
+        await wake(seq, max(_PAUSE_SECONDS_MIN, min(left, POLL_SECONDS * random.uniform(0.75, 1.0))))

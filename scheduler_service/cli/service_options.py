@@ -55,7 +55,7 @@ SCHEDULER: Final = (
     Setting("WATCH_HEARTBEAT_SECONDS", "Idle time after which a watch carries a heartbeat.", "15", "SECONDS"),
     Setting("WATCH_LIFETIME_SECONDS", "Shortest lifetime of a watch.", "1200", "SECONDS"),
     Setting("WATCHERS_MAX", "Watches at a time.", "1000", "N"),
-    Setting("CHECK_CALLS", "Check process code for forbidden calls.", "true", "BOOL"),
+    Setting("CHECK_CALLS", "Steps watched for forbidden calls: sampled, all or off.", "sampled", "MODE"),
     _LOG_LEVEL,
 )
 

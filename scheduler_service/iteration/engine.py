@@ -206,6 +206,10 @@ class Engine:
         """Returns when a seq beyond `after_seq` is heard of, or at the timeout."""
         return await self.loop.heads.wait(run_id, after_seq, timeout_s)
 
+    async def wait_stopped(self, run_id: str, after_seq: int, timeout_s: float) -> None:
+        """Returns when the run is heard to have ended or to be parked beyond `after_seq`, or at the timeout."""
+        await self.loop.heads.wait_stopped(run_id, after_seq, timeout_s)
+
     def connected(self) -> Sequence[ConnectedExecutor]:
         """Executors whose session this replica holds."""
         return [_connected(session) for session in self.sessions]

@@ -12,7 +12,9 @@ class Heads:
 
     def __init__(self) -> None:
         self._heads: OrderedDict[str, int] = OrderedDict()
+        self._stops: OrderedDict[str, int] = OrderedDict()
         self._waiters: dict[str, set[asyncio.Future[None]]] = {}
+        self._stop_waiters: dict[str, set[asyncio.Future[None]]] = {}
 
     def get(self, run_id: str) -> int:
         """Newest seq heard of, 0 when none."""
@@ -26,24 +28,45 @@ class Heads:
         self._heads.move_to_end(run_id)
         if len(self._heads) > HEADS_MAX:
             self._heads.popitem(last=False)
-        for waiter in self._waiters.pop(run_id, ()):
-            if not waiter.done():
-                waiter.set_result(None)
+        _wake(self._waiters, run_id)
+
+    def stopped(self, run_id: str, seq: int) -> None:
+        """Notes that the run has ended or is parked, at `seq`."""
+        self._stops[run_id] = seq
+        self._stops.move_to_end(run_id)
+        if len(self._stops) > HEADS_MAX:
+            self._stops.popitem(last=False)
+        _wake(self._stop_waiters, run_id)
+
+    async def wait_stopped(self, run_id: str, after_seq: int, timeout_s: float) -> None:
+        """Returns as soon as a stop beyond `after_seq` is heard of, or after the timeout."""
+        if self._stops.get(run_id, 0) <= after_seq:
+            await _wait(self._stop_waiters, run_id, timeout_s)
 
     async def wait(self, run_id: str, after_seq: int, timeout_s: float) -> int:
         """Returns as soon as a seq beyond `after_seq` is heard of, or after the timeout."""
         if self.get(run_id) > after_seq:
             return self.get(run_id)
-        waiter = asyncio.get_running_loop().create_future()
-        waiters = self._waiters.setdefault(run_id, set())
-        waiters.add(waiter)
-        try:
-            async with asyncio.timeout(timeout_s):
-                await waiter
-        except TimeoutError:
-            return self.get(run_id)
-        finally:
-            waiters.discard(waiter)
-            if not waiters and self._waiters.get(run_id) is waiters:
-                del self._waiters[run_id]
+        await _wait(self._waiters, run_id, timeout_s)
         return self.get(run_id)
+
+
+def _wake(waiters: dict[str, set[asyncio.Future[None]]], run_id: str) -> None:
+    for waiter in waiters.pop(run_id, ()):
+        if not waiter.done():
+            waiter.set_result(None)
+
+
+async def _wait(waiters: dict[str, set[asyncio.Future[None]]], run_id: str, timeout_s: float) -> None:
+    waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    mine = waiters.setdefault(run_id, set())
+    mine.add(waiter)
+    try:
+        async with asyncio.timeout(timeout_s):
+            await waiter
+    except TimeoutError:
+        return
+    finally:
+        mine.discard(waiter)
+        if not mine and waiters.get(run_id) is mine:
+            del waiters[run_id]

@@ -41,6 +41,7 @@ _GAP_SECONDS = 0.01
 _GAP_PAGE = 1000
 TERMINAL = frozenset({"RUN_COMPLETED", "RUN_FAILED", "RUN_CANCELLED", "RUN_CONTINUED"})
 PARKING = frozenset({"PROCESS_RUNTIME_ERROR", "RUN_HALTED"})
+STOPPING = TERMINAL | PARKING
 
 
 class Loop:
@@ -234,9 +235,9 @@ class Loop:
             events += [_event(row, int(row["seq"]), outcome.recorded_at, self.actor) for row in outcome.extra]
         self._send(run, rows, reservations, events)
         self.send_cancels(run.run_id, outcome.detail.get("cancels", ()))
-        self._note_rows(run, rows)
         for event in events:
             run.hear(event)
+        self._note_rows(run, rows)
         self.heads.advance(run.run_id, run.head)
         if run.phase is Phase.APPENDING:
             run.phase = Phase.IDLE
@@ -245,6 +246,8 @@ class Loop:
     def _note_rows(self, run: RunState, rows: Sequence[Mapping[str, Any]]) -> None:
         """Timers that were set; ends and pauses of the run."""
         for row in rows:
+            if row["type"] in STOPPING:
+                self.heads.stopped(run.run_id, run.head)
             if row["type"] == "TIMER_SET":
                 self.timers.set(run.run_id, row["data"]["ordinal"], timestamp(row["data"]["fire_at"]))
             elif row["type"] in TERMINAL:

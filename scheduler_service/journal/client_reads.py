@@ -151,6 +151,11 @@ class ClientReads:
         rows = await self._rows("run", _run_parameters(namespace, run_id, key, full))
         return _run(rows[0]) if rows else None
 
+    async def progress_of(self, namespace: str, run_id: str) -> tuple[str, int] | None:
+        """State and head of a run, and nothing that grows with it; None when there is none in the namespace."""
+        rows = await self._rows("progress_of", {"namespace": namespace, "run_id": run_id})
+        return (rows[0]["state"], rows[0]["head_seq"]) if rows else None
+
     async def runs(self, *, limit: int, bytes_max: int, full: bool, filters: Mapping[str, Any]) -> Page[RunView]:
         """A page of runs, newest first; shorter than `limit` when `bytes_max` is reached."""
         parameters = {"limit": limit + 1, "bytes_max": bytes_max, "full": full} | _run_filters(filters)

@@ -22,6 +22,11 @@ WHERE r.namespace = %(namespace)s
   AND ((%(run_id)s::uuid IS NOT NULL AND r.run_id = %(run_id)s::uuid)
     OR (%(key)s::text IS NOT NULL AND r.key = %(key)s::text));
 
+-- progress_of --
+-- State and head of a run.
+SELECT r.state, h.seq AS head_seq FROM backburner.runs r JOIN backburner.run_heads h USING (run_id)
+WHERE r.namespace = %(namespace)s AND r.run_id = %(run_id)s::uuid;
+
 -- runs --
 -- A page of runs, newest first.
 WITH page AS (

@@ -1,12 +1,12 @@
 """Real child programs for the executor's tests. Each is a Python script for `python -c`, quick to start (`-S -E`)."""
 
 import sys
-from typing import Final
+from typing import Any, Final
 
 import psutil
 
 
-def program(source: str, *args: str) -> dict[str, object]:
+def program(source: str, *args: str) -> dict[str, Any]:
     """The shell work that runs a program."""
     return {"argv": [sys.executable, "-S", "-E", "-c", source, *args]}
 

@@ -1,7 +1,7 @@
 """A stand-in for the scheduler: a real DispatchService over real gRPC that a test scripts frame by frame.
 
-The journal is real: sessions, requests, dispatches and cancels go through the scheduler's own SQL functions, so that the
-executor under test writes against the true fences.
+The journal is real: sessions, requests, dispatches and cancels go through the scheduler's own SQL functions, so that
+the executor under test writes against the true fences.
 """
 
 import asyncio
@@ -185,18 +185,18 @@ class FakeScheduler(pb_grpc.DispatchServiceServicer):
         assert len(found) == 1, found
         return found[0]
 
-    async def rows(self, dispatch: Dispatch, type: str | None = None) -> list[Settled]:
+    async def rows(self, dispatch: Dispatch, kind: str = "") -> list[Settled]:
         """The journal of an effect."""
         query = "SELECT seq, type, data FROM backburner.journal WHERE run_id = %s AND effect_id = %s ORDER BY seq"
-        found = [Settled(*row) for row in await self._call(query, dispatch.run_id, dispatch.effect_id)]
-        return [row for row in found if type is None or row.type == type]
+        found = [Settled(*row) for row in await self.query(query, dispatch.run_id, dispatch.effect_id)]
+        return [row for row in found if row.type == (kind or row.type)]
 
     async def output(self, dispatch: Dispatch, stream: int = 1) -> list[tuple[int, bytes]]:
         """The stored output chunks of an effect, by offset."""
         query = (
             "SELECT offset_, data FROM backburner.effect_output WHERE effect_id = %s AND stream = %s ORDER BY offset_"
         )
-        return [(offset, bytes(data)) for offset, data in await self._call(query, dispatch.effect_id, stream)]
+        return [(offset, bytes(data)) for offset, data in await self.query(query, dispatch.effect_id, stream)]
 
     async def create_run(self) -> str:
         """A client-driven run that nobody owns."""
@@ -205,7 +205,7 @@ class FakeScheduler(pb_grpc.DispatchServiceServicer):
             "run_id": run_id, "namespace": "default", "key": None, "process": "", "client_driven": True, "labels": {},
             "input_digest": "", "actor": "test", "data": {"namespace": "default", "client_driven": True}, "owner": None,
         }  # fmt: skip
-        await self._call("SELECT * FROM backburner.create_runs_v1(%s::jsonb)", _json([item]))
+        await self.query("SELECT * FROM backburner.create_runs_v1(%s::jsonb)", as_json([item]))
         return run_id
 
     async def dispatch(
@@ -216,8 +216,9 @@ class FakeScheduler(pb_grpc.DispatchServiceServicer):
         rows = [_request_row(d, session, spec) for d, (_, spec) in zip(dispatches, specs, strict=True)]
         iteration = self._iterations[run_id] = self._iterations.get(run_id, 0) + 1
         item = {"run_id": run_id, "epoch": 0, "iteration": iteration, "actor": "test", "rows": rows}
-        [answer] = await self._call("SELECT outcome, extra FROM backburner.append_v1(%s::jsonb)", _json([item]))
-        assert answer[0] == "ok" and len(answer[1]) == len(rows), answer
+        [answer] = await self.query("SELECT outcome, extra FROM backburner.append_v1(%s::jsonb)", as_json([item]))
+        assert answer[0] == "ok", answer
+        assert len(answer[1]) == len(rows), "not all were dispatched"
         return dispatches
 
     async def request_cancel(self, dispatch: Dispatch, reason: str = "CANCELLED_BY_USER") -> None:
@@ -226,7 +227,7 @@ class FakeScheduler(pb_grpc.DispatchServiceServicer):
             "run_id": dispatch.run_id, "effect_id": dispatch.effect_id, "reason": f"EFFECT_REASON_{reason}",
             "message": "test", "actor": "test",
         }  # fmt: skip
-        await self._call("SELECT * FROM backburner.request_cancels_v1(%s::jsonb)", _json([item]))
+        await self.query("SELECT * FROM backburner.request_cancels_v1(%s::jsonb)", as_json([item]))
 
     async def _hello(self, hello: pb.Hello) -> FakeSession:
         p = {
@@ -234,7 +235,7 @@ class FakeScheduler(pb_grpc.DispatchServiceServicer):
             "address": hello.address, "namespace": hello.namespace, "pools": {}, "capabilities": [], "labels": {},
             "version": hello.version, "draining": hello.draining, "clock_skew_s": 0, "succeeds": list(hello.succeeds),
         }  # fmt: skip
-        [(number,)] = await self._call("SELECT session_no FROM backburner.executor_hello_v1(%s::jsonb)", _json(p))
+        [(number,)] = await self.query("SELECT session_no FROM backburner.executor_hello_v1(%s::jsonb)", as_json(p))
         return FakeSession(hello, number)
 
     def _welcome(self, session: FakeSession) -> pb.ConnectResponse:
@@ -270,7 +271,8 @@ class FakeScheduler(pb_grpc.DispatchServiceServicer):
             if frame.HasField("draining"):
                 session.draining.append(frame.draining.reason)
 
-    async def _call(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
+    async def query(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """Runs one statement against the journal."""
         async with await psycopg.AsyncConnection.connect(self.dsn, autocommit=True) as connection:
             cursor = await connection.execute(query.encode(), parameters)
             return await cursor.fetchall()
@@ -323,7 +325,7 @@ def _request_row(dispatch: Dispatch, session: FakeSession, spec: Mapping[str, An
     }  # fmt: skip
 
 
-def _json(value: Any) -> str:
+def as_json(value: Any) -> str:
     return orjson.dumps(value).decode()
 
 

@@ -23,6 +23,12 @@ CREATE FUNCTION moment(at timestamptz) RETURNS jsonb LANGUAGE sql STABLE PARALLE
     SELECT CASE WHEN at IS NOT NULL THEN to_jsonb(to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')) END
 $$;
 
+-- Seconds that somebody else measured or proposed, from 0 to a most; whatever is no number of them is the most.
+CREATE FUNCTION seconds_within(seconds double precision, most double precision) RETURNS double precision
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT CASE WHEN seconds IS NOT NULL THEN least(greatest(seconds, 0), most) END
+$$;
+
 -- True for states in which an executor has, or may have, an attempt of the effect.
 CREATE FUNCTION is_live(state text) RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT state IN ('DISPATCHED', 'RUNNING', 'CANCELLING')

@@ -141,14 +141,14 @@ BEGIN
             SELECT i.ord, i.item, i.attempt AS asked_attempt, e.*,
                    i.effect_id AS asked_effect, i.item->>'outcome' AS came,
                    replace(coalesce(i.item->>'reason', ''), 'EFFECT_REASON_', '') AS came_reason,
-                   least(greatest((i.item->>'elapsed_s')::double precision, 0), 1e9) AS took,
+                   seconds_within((i.item->>'elapsed_s')::double precision, 1e9) AS took,
                    CASE WHEN e.effect_id IS NULL THEN 'not_found'
                         WHEN row_number() OVER (PARTITION BY i.effect_id ORDER BY i.ord) > 1 THEN 'busy'
                         WHEN e.attempt = i.attempt AND e.token_hash = i.token THEN
                             CASE WHEN is_live(e.state) THEN 'ok' ELSE 'already' END
                         WHEN e.past_tokens[i.attempt] = i.token AND past.type = 'EFFECT_ATTEMPT_FAILED' THEN 'already'
                         ELSE 'stale' END AS verdict,
-                   coalesce(least(greatest((i.item->>'retry_after_s')::double precision, 0), 2592000),
+                   coalesce(seconds_within((i.item->>'retry_after_s')::double precision, 2592000),
                             retry_pause(e.initial_s, e.backoff, e.max_interval_s, e.starts)) AS pause,
                    -- evidence is kept once, and only of attempts that were: nobody fills a run with forged outcomes
                    evidence.seq IS NULL AND e.past_tokens[i.attempt] = i.token AS is_evidence,

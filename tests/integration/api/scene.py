@@ -87,6 +87,9 @@ class StubEngine:
             pass
         return self.head(run_id)
 
+    async def wait_stopped(self, run_id: str, after_seq: int, timeout_s: float) -> None:
+        await self.wait_head(run_id, after_seq, timeout_s)
+
     def connected(self) -> Sequence[ConnectedExecutor]:
         return self.executors
 

@@ -75,7 +75,7 @@ async def stubborn(name: str) -> None:
             await asyncio.sleep(0.01)
         except asyncio.CancelledError:
             continue
-    while not BEGAN[f"{name} may end"].is_set():
+    while not BEGAN[f"{name} may end"].is_set():  # noqa: ASYNC110 - set from outside of the loop
         await asyncio.sleep(0.01)
 
 

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -17,7 +18,7 @@ from tests.support.fake_scheduler import Dispatch, FakeScheduler
 pytestmark = pytest.mark.usefixtures("executor")
 
 
-def sh(command_line: str, **fields: object) -> dict[str, object]:
+def sh(command_line: str, **fields: object) -> dict[str, Any]:
     return {"shell": {"command_line": command_line, "check": True, **fields}}
 
 
@@ -76,7 +77,7 @@ async def test_signal_from_elsewhere_is_a_failure_that_names_it(scheduler: FakeS
         ({"argv": ["true"], "command_line": "true"}, "INVALID_WORK"),
     ],
 )
-async def test_what_cannot_be_started_says_why(scheduler: FakeScheduler, work: dict[str, object], reason: str) -> None:
+async def test_what_cannot_be_started_says_why(scheduler: FakeScheduler, work: dict[str, Any], reason: str) -> None:
     settled = await scheduler.run(shell=work)
     assert settled.reason == reason
     assert "death" not in settled.data, "there was no child"
@@ -117,8 +118,8 @@ async def test_environment_is_an_allow_list(
 
 async def test_working_directory_is_fresh_and_removed(scheduler: FakeScheduler) -> None:
     folder = (await scheduler.run(**sh("pwd; touch file"))).data["result"]["stdout"]["tail"].strip()
-    assert folder != os.getcwd()
-    assert not Path(folder).exists()
+    assert folder != str(Path.cwd())
+    await eventually(lambda: not Path(folder).exists())
 
 
 async def test_no_file_descriptor_leaks_into_the_child(scheduler: FakeScheduler) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -13,20 +14,20 @@ from executor_service.server import ExecutorServer
 from tests.integration.executor import functions
 from tests.integration.executor.conftest import StartExecutor
 from tests.support.eventually import eventually
-from tests.support.fake_scheduler import Dispatch, FakeScheduler
+from tests.support.fake_scheduler import Dispatch, FakeScheduler, as_json
 
 REJECTED = pb.RejectedAttempt
 
 
-def echo(value: object) -> dict[str, object]:
+def echo(value: object) -> dict[str, Any]:
     return {"function": {"function": "exec.echo", "args": [value]}}
 
 
-def counted(name: str) -> dict[str, object]:
+def counted(name: str) -> dict[str, Any]:
     return {"function": {"function": "exec.count", "args": [name]}}
 
 
-def forever(name: str) -> dict[str, object]:
+def forever(name: str) -> dict[str, Any]:
     functions.BEGAN[name] = threading.Event()
     return {"function": {"function": "exec.forever", "args": [name]}}
 
@@ -48,7 +49,8 @@ async def test_hello_presents_the_executor(scheduler: FakeScheduler, start_execu
     assert {h.name: h.pool for h in hello.harnesses} == {"shell": "shell", "function": "functions"}
     assert "exec.echo" in hello.functions
     assert dict(hello.labels) == {"gpu": "no"}
-    assert not hello.attempts and not hello.draining
+    assert not hello.attempts
+    assert not hello.draining
 
 
 @pytest.mark.usefixtures("executor")
@@ -59,7 +61,7 @@ async def test_notice_is_the_committed_row(scheduler: FakeScheduler) -> None:
     [event] = await eventually(lambda: session.events_of(dispatch))
     assert (event.seq, event.type, event.frees_slot) == (settled.seq, "EFFECT_RESOLVED", True)
     query = "SELECT (extract(epoch FROM recorded_at) * 1000000)::bigint, data::text FROM backburner.journal"
-    [(at, data)] = await scheduler._call(f"{query} WHERE run_id = %s AND seq = %s", dispatch.run_id, settled.seq)
+    [(at, data)] = await scheduler.query(f"{query} WHERE run_id = %s AND seq = %s", dispatch.run_id, settled.seq)
     assert (event.recorded_at_us, event.data_json.decode()) == (at, data)
 
 
@@ -243,9 +245,7 @@ async def test_attempt_that_was_lost_meanwhile_is_ended_at_the_first_stale_answe
         "run_id": dispatch.run_id, "epoch": 0, "effect_id": dispatch.effect_id, "attempt": 1, "never_started": False,
         "reason": "EFFECT_REASON_EXECUTOR_LOST", "message": "test", "actor": "test",
     }]  # fmt: skip
-    from tests.support.fake_scheduler import _json
-
-    await scheduler._call("SELECT * FROM backburner.attempts_lost_v1(%s::jsonb)", _json(item))
+    await scheduler.query("SELECT * FROM backburner.attempts_lost_v1(%s::jsonb)", as_json(item))
     scheduler.sessions[-1].start(dispatch)
     await eventually(lambda: _superseded(scheduler, dispatch))
     assert await scheduler.rows(dispatch, "EFFECT_RESOLVED") == []

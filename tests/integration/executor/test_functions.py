@@ -1,6 +1,7 @@
 """Functions: what they return and raise, and how they are ended."""
 
 import threading
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from tests.support.fake_scheduler import Dispatch, FakeScheduler, Settled
 pytestmark = pytest.mark.usefixtures("executor")
 
 
-def call(name: str, *args: object, **kwargs: object) -> dict[str, object]:
+def call(name: str, *args: object, **kwargs: object) -> dict[str, Any]:
     return {"function": {"function": name, "args": list(args), "kwargs": kwargs}}
 
 
@@ -48,7 +49,8 @@ async def test_exception_is_a_failure_with_type_and_traceback(scheduler: FakeSch
     assert settled.reason == "RAISED"
     assert error["exception_type"] == "LookupError"
     assert "no such\ufffd thing?" in error["message"]
-    assert "functions.py" in error["traceback"] and "executor_service" not in error["traceback"]
+    assert "functions.py" in error["traceback"]
+    assert "executor_service" not in error["traceback"]
 
 
 @pytest.mark.parametrize("size", [100, 1_000_000])

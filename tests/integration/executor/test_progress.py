@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 import pytest
@@ -17,7 +18,7 @@ from tests.support.fake_scheduler import Dispatch, FakeScheduler
 Frames = list[pb.StreamProgressResponse]
 
 
-def sh(command_line: str) -> dict[str, object]:
+def sh(command_line: str) -> dict[str, Any]:
     return {"shell": {"command_line": command_line, "check": True}}
 
 
@@ -65,6 +66,7 @@ async def test_child_reports_progress_usage_and_result(scheduler: FakeScheduler,
     assert "::backburner" in settled.data["result"]["stdout"]["tail"], "captured output is what the child wrote"
 
 
+@pytest.mark.usefixtures("executor")
 async def test_hostile_lines_change_nothing(scheduler: FakeScheduler) -> None:
     lines = r"""
     printf '::backburner\n::backburner {\n::backburner []\n::backburner {"percent": "much"}\n::backburner {"x": 1}\n'
@@ -96,7 +98,7 @@ async def test_new_steps_become_rows_one_commit_a_second(scheduler: FakeSchedule
     assert 2 <= len(rows) <= 4, "2.4 s of work"
     ordinals = [row.data["progress"]["ordinal"] for row in rows]
     assert ordinals == sorted(set(ordinals))
-    [(projected, ordinal)] = await scheduler._call(
+    [(projected, ordinal)] = await scheduler.query(
         "SELECT progress, progress_ordinal FROM backburner.effects WHERE effect_id = %s", dispatch.effect_id
     )
     assert projected["ordinal"] == ordinal >= ordinals[-1]
@@ -105,6 +107,7 @@ async def test_new_steps_become_rows_one_commit_a_second(scheduler: FakeSchedule
 async def test_eta_is_estimated_from_past_attempts(scheduler: FakeScheduler, stub: pb_grpc.ExecutorServiceStub) -> None:
     dispatch = await scheduler.one(expected_s=60.0, **sh("sleep 0.5"))
     frames = await eventually(lambda: _try(watch(stub, dispatch)))
+    assert frames is not None
     progress = frames[0].snapshot.attempt.progress
     assert progress.eta_estimated
     assert 50 < progress.eta.ToSeconds() <= 60
@@ -124,7 +127,8 @@ async def test_watch_is_snapshot_then_frames_then_one_end(
     dispatch = await scheduler.one(**sh(line))
     await held(executor, dispatch)
     frames = await watch(stub, dispatch, include_output=True)
-    assert kinds(frames)[0] == "snapshot" and kinds(frames)[-1] == "end"
+    assert kinds(frames)[0] == "snapshot"
+    assert kinds(frames)[-1] == "end"
     assert frames[-1].end.reason == pb.StreamEnd.REASON_ATTEMPT_ENDED
     assert [f.progress.step for f in frames if f.HasField("progress")] == ["s1", "s2", "s3"]
     output = [f.output for f in frames if f.HasField("output")]
@@ -142,7 +146,7 @@ async def test_watch_resumes_at_its_cursor(
     dispatch = await scheduler.one(**sh(line))
     await held(executor, dispatch)
     first = stub.StreamProgress(pb.StreamProgressRequest(effect_id=dispatch.effect_id, after_cursor=0))
-    seen = []
+    seen: Frames = []
     while len(seen) < 2:
         frame = await first.read()
         assert isinstance(frame, pb.StreamProgressResponse)
@@ -157,7 +161,9 @@ async def test_watch_resumes_at_its_cursor(
 async def test_watcher_that_comes_too_late_gets_a_gap_and_a_snapshot(
     scheduler: FakeScheduler, executor: ExecutorServer, stub: pb_grpc.ExecutorServiceStub
 ) -> None:
-    line = 'for i in $(seq 600); do echo "{\\"percent\\": $((i / 6)), \\"step\\": \\"s$i\\"}"; done >$BACKBURNER_PROGRESS'
+    line = (
+        'for i in $(seq 600); do echo "{\\"percent\\": $((i / 6)), \\"step\\": \\"s$i\\"}"; done >$BACKBURNER_PROGRESS'
+    )
     dispatch = await scheduler.one(**sh(f"{line}; sleep 1"))
     await held(executor, dispatch)
     attempt = executor.attempts.get(dispatch.effect_id, 1)
@@ -178,7 +184,8 @@ async def test_slow_watcher_is_not_waited_for(
     await held(executor, dispatch)
     call = stub.StreamProgress(pb.StreamProgressRequest(effect_id=dispatch.effect_id, include_output=True))
     first = await call.read()
-    assert isinstance(first, pb.StreamProgressResponse) and first.HasField("snapshot")
+    assert isinstance(first, pb.StreamProgressResponse)
+    assert first.HasField("snapshot")
     assert (await scheduler.settled(dispatch)).data["result"]["stdout"]["total_bytes"] == 30_000_000
     rest = await _rest(call)
     call.cancel()
@@ -207,9 +214,7 @@ async def test_idle_watch_carries_heartbeats_and_ends_with_its_lifetime(
     assert frames[-1].end.reason == pb.StreamEnd.REASON_LIFETIME
 
 
-async def test_errors_name_their_reason(
-    scheduler: FakeScheduler, start_executor: StartExecutor
-) -> None:
+async def test_errors_name_their_reason(scheduler: FakeScheduler, start_executor: StartExecutor) -> None:
     executor = await start_executor(watchers_max=1)
     dispatch = await scheduler.one(**sh("sleep 5"))
     await held(executor, dispatch)
@@ -230,7 +235,7 @@ async def _refused(stub: pb_grpc.ExecutorServiceStub, request: pb.StreamProgress
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.StreamProgress(request).read()
     status = rpc_status.from_call(caught.value)  # type: ignore[arg-type]
-    from google.rpc import error_details_pb2
+    from google.rpc import error_details_pb2  # type: ignore[import-untyped]
 
     info = error_details_pb2.ErrorInfo()
     status.details[0].Unpack(info)
@@ -247,7 +252,8 @@ async def test_attempts_are_listed_and_drain_is_idempotent(
     assert [(a.effect_id, a.attempt, a.state) for a in listed.attempts] == [
         (dispatch.effect_id, 1, pb.Attempt.STATE_RUNNING)
     ]
-    assert listed.executor_id == "executor-under-test" and not listed.draining
+    assert listed.executor_id == "executor-under-test"
+    assert not listed.draining
     for _ in range(2):
         assert (await stub.Drain(pb.DrainRequest(reason="test"))).running == 1
     assert (await stub.ListAttempts(pb.ListAttemptsRequest())).draining

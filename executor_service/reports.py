@@ -1,31 +1,26 @@
-"""What waits for the journal, and the two writers that take it there through the lanes of `recording.py`.
+"""The writer of starts, progress and output: what an attempt says while it runs, taken to the journal in batches.
 
-A writer sends everything that waits in one call. What the call answers is told on: rows to the scheduler, the end of
-the attempt to `attempts.py`, and an attempt that is no longer ours is ended.
+An attempt that the journal no longer counts as ours is ended. Unlike outcomes, what the journal refuses here is left
+out: it must not stand in the way of what follows.
 """
 
 import asyncio
 import logging
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any, Final, LiteralString, Protocol
+from typing import Any, Final, LiteralString
 
 import orjson
 
-from backburner.scheduler.v1 import dispatch_service_pb2 as pb
-from executor_service.assignment import Ref
 from executor_service.invocation import Invocation
-from executor_service.outcome import Outcome, settle_item
+from executor_service.outbox import notice
+from executor_service.outcomes import BATCH_MAX, Holder, Outcomes, Publish
 from executor_service.output import CHUNK_BYTES_MAX, Capture
-from executor_service.recording import OUTPUT, PROGRESS, SETTLE, STARTED, Lane, Refused
+from executor_service.recording import OUTPUT, PROGRESS, STARTED, Lane, Refused
 
 log = logging.getLogger(__name__)
 
-BATCH_MAX: Final = 500
-#: Bytes of outcomes in one call; a larger one travels alone.
-BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
 #: At most one commit of progress in so many seconds: each row of it costs a synchronous commit.
 PROGRESS_SECONDS: Final = 1.0
 #: How long output gathers before it is written.
@@ -34,117 +29,6 @@ OUTPUT_SECONDS: Final = 0.2
 OUTPUT_BYTES_MAX: Final = 1024 * 1024
 #: How long an outcome waits for the last of its output to be written.
 _LAST_OUTPUT_SECONDS: Final = 2.0
-#: Pause after a batch whose every run is locked by somebody else.
-_BUSY_SECONDS: Final = 0.005
-
-
-class Holder(Protocol):
-    """Who holds the attempts: see `attempts.py`."""
-
-    def recorded(self, invocation: Invocation) -> None:
-        """The outcome is in the journal."""
-
-    def stale(self, refs: Sequence[Ref]) -> None:
-        """These attempts are no longer ours."""
-
-
-Publish = Callable[[Sequence[pb.JournaledEvent]], None]
-
-
-@dataclass(slots=True)
-class _Settlement:
-    invocation: Invocation
-    item: orjson.Fragment
-    size: int
-    busy: int = 0
-    #: True when the outcome was replaced by one that says it could not be stored.
-    replaced: bool = False
-
-
-class Outcomes:
-    """The writer of outcomes."""
-
-    def __init__(self, lane: Lane, holder: Holder, publish: Publish, executor_id: str) -> None:
-        self._lane = lane
-        self._holder = holder
-        self._publish = publish
-        self._executor_id = executor_id
-        self._waiting: deque[_Settlement] = deque()
-        self._wake = asyncio.Event()
-
-    def add(self, invocation: Invocation) -> None:
-        """Takes the outcome of an attempt."""
-        self._waiting.append(self._settlement(invocation))
-        self._wake.set()
-
-    async def run(self) -> None:
-        """Writes until cancelled."""
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._waiting:
-                await self._write(self._batch())
-
-    def _settlement(self, invocation: Invocation) -> _Settlement:
-        assert invocation.outcome is not None  # noqa: S101 - it has finished
-        item = settle_item(invocation.assignment, self._executor_id, invocation.outcome, invocation.elapsed_s)
-        return _Settlement(invocation, orjson.Fragment(item), len(item))
-
-    def _batch(self) -> list[_Settlement]:
-        batch = [self._waiting.popleft()]
-        size = batch[0].size
-        # The journal waits for the lock of a run only when a call is about that run alone.
-        while self._waiting and len(batch) < BATCH_MAX and batch[0].busy < 2 and self._waiting[0].busy < 2:
-            size += self._waiting[0].size
-            if size > BATCH_BYTES_MAX:
-                break
-            batch.append(self._waiting.popleft())
-        return batch
-
-    async def _write(self, batch: list[_Settlement]) -> None:
-        try:
-            rows = await self._lane.call(SETTLE, (_encode([s.item for s in batch]),))
-        except Refused as error:
-            await self._bisect(batch, error)
-            return
-        self._take(batch, rows)
-        if all(row[1] == "busy" for row in rows):
-            await asyncio.sleep(_BUSY_SECONDS)
-
-    def _take(self, batch: list[_Settlement], rows: Sequence[tuple[Any, ...]]) -> None:
-        events = []
-        for row in rows:
-            settlement = batch[row[0]]
-            if row[1] == "busy":
-                settlement.busy += 1
-                self._waiting.append(settlement)
-                continue
-            if row[1] not in ("ok", "already"):
-                log.warning("the outcome of attempt %s is %s", settlement.invocation.assignment.ref, row[1])
-            if row[2] is not None:
-                events.append(event_of(settlement.invocation, row, frees_slot=True))
-            self._holder.recorded(settlement.invocation)
-        if events:
-            self._publish(events)
-
-    async def _bisect(self, batch: list[_Settlement], error: Refused) -> None:
-        """One outcome that cannot be stored must not hold up the others."""
-        if len(batch) > 1:
-            middle = len(batch) // 2
-            await self._write(batch[:middle])
-            await self._write(batch[middle:])
-            return
-        [settlement] = batch
-        log.error("the outcome of attempt %s is refused: %s", settlement.invocation.assignment.ref, error)
-        if settlement.replaced:
-            self._holder.recorded(settlement.invocation)  # not even its failure can be stored: nothing is left to do
-            return
-        settlement.invocation.outcome = Outcome(death_proven=_death(settlement)).fail(
-            "INVALID_RESULT", f"the outcome cannot be stored: {error}", final=True
-        )
-        replacement = self._settlement(settlement.invocation)
-        replacement.replaced = True
-        await self._write([replacement])
 
 
 class Reports:
@@ -223,8 +107,8 @@ class Reports:
             await self._write(PROGRESS, batch, [_progress_item(i) for i in batch])
 
     async def _write(self, statement: LiteralString, batch: list[Invocation], items: list[dict[str, Any]]) -> None:
-        rows = await self._lane.call(statement, (_encode(items),))
-        events = [event_of(batch[row[0]], row) for row in rows if row[1] == "ok"]
+        rows = await self._lane.call(statement, (orjson.dumps(items).decode(),))
+        events = [notice(batch[row[0]], row) for row in rows if row[1] == "ok"]
         if events:
             self._publish(events)
         refused = [batch[row[0]] for row in rows if row[1] in ("stale", "settled", "not_found")]
@@ -328,29 +212,3 @@ def _progress_item(invocation: Invocation) -> dict[str, Any]:
 def _parts(batch: list[Invocation]) -> Iterator[list[Invocation]]:
     for start in range(0, len(batch), BATCH_MAX):
         yield batch[start : start + BATCH_MAX]
-
-
-def _encode(items: Sequence[Any]) -> str:
-    return orjson.dumps(items).decode()
-
-
-def _death(settlement: _Settlement) -> bool | None:
-    outcome = settlement.invocation.outcome
-    return None if outcome is None else outcome.death_proven
-
-
-def event_of(invocation: Invocation, row: tuple[Any, ...], *, frees_slot: bool = False) -> pb.JournaledEvent:
-    """The notice of a committed row."""
-    _, _, seq, kind, recorded_at_us, data, effect_key = row
-    a = invocation.assignment
-    return pb.JournaledEvent(
-        run_id=a.run_id,
-        seq=seq,
-        type=kind,
-        recorded_at_us=recorded_at_us,
-        effect_id=a.effect_id,
-        effect_key=effect_key or a.effect_key,
-        attempt=a.attempt,
-        data_json=(data or "{}").encode(),
-        frees_slot=frees_slot,
-    )

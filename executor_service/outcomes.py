@@ -1,0 +1,144 @@
+"""The writer of outcomes: takes what ended to the journal, and tells what was written.
+
+It sends everything that waits in one call, which is one commit; while a commit is in flight the next batch gathers.
+Rows go on to the scheduler, the end of an attempt to `attempts.py`. While Postgres is away outcomes wait here: an
+attempt keeps its slot until its outcome is recorded, which bounds them.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import orjson
+
+from backburner.scheduler.v1 import dispatch_service_pb2 as pb
+from executor_service.assignment import Ref
+from executor_service.invocation import Invocation
+from executor_service.outbox import notice
+from executor_service.outcome import Outcome, settle_item
+from executor_service.recording import SETTLE, Lane, Refused
+
+log = logging.getLogger(__name__)
+
+BATCH_MAX: Final = 500
+#: Bytes of outcomes in one call; a larger one travels alone.
+BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
+#: Pause after a batch whose every run is locked by somebody else.
+_BUSY_SECONDS: Final = 0.005
+
+
+class Holder(Protocol):
+    """Who holds the attempts: see `attempts.py`."""
+
+    def recorded(self, invocation: Invocation) -> None:
+        """The outcome is in the journal."""
+
+    def stale(self, refs: Sequence[Ref]) -> None:
+        """These attempts are no longer ours."""
+
+
+Publish = Callable[[Sequence[pb.JournaledEvent]], None]
+
+
+@dataclass(slots=True)
+class _Settlement:
+    invocation: Invocation
+    item: orjson.Fragment
+    size: int
+    busy: int = 0
+    #: True when the outcome was replaced by one that says it could not be stored.
+    replaced: bool = False
+
+
+class Outcomes:
+    """The writer of outcomes."""
+
+    def __init__(self, lane: Lane, holder: Holder, publish: Publish, executor_id: str) -> None:
+        self._lane = lane
+        self._holder = holder
+        self._publish = publish
+        self._executor_id = executor_id
+        self._waiting: deque[_Settlement] = deque()
+        self._wake = asyncio.Event()
+
+    def add(self, invocation: Invocation) -> None:
+        """Takes the outcome of an attempt."""
+        self._waiting.append(self._settlement(invocation))
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Writes until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._waiting:
+                await self._write(self._batch())
+
+    def _settlement(self, invocation: Invocation) -> _Settlement:
+        assert invocation.outcome is not None  # noqa: S101 - it has finished
+        item = settle_item(invocation.assignment, self._executor_id, invocation.outcome, invocation.elapsed_s)
+        return _Settlement(invocation, orjson.Fragment(item), len(item))
+
+    def _batch(self) -> list[_Settlement]:
+        batch = [self._waiting.popleft()]
+        size = batch[0].size
+        # The journal waits for the lock of a run only when a call is about that run alone.
+        while self._waiting and len(batch) < BATCH_MAX and batch[0].busy < 2 and self._waiting[0].busy < 2:
+            size += self._waiting[0].size
+            if size > BATCH_BYTES_MAX:
+                break
+            batch.append(self._waiting.popleft())
+        return batch
+
+    async def _write(self, batch: list[_Settlement]) -> None:
+        try:
+            rows = await self._lane.call(SETTLE, (orjson.dumps([s.item for s in batch]).decode(),))
+        except Refused as error:
+            await self._bisect(batch, error)
+            return
+        self._take(batch, rows)
+        if all(row[1] == "busy" for row in rows):
+            await asyncio.sleep(_BUSY_SECONDS)
+
+    def _take(self, batch: list[_Settlement], rows: Sequence[tuple[Any, ...]]) -> None:
+        events = []
+        for row in rows:
+            settlement = batch[row[0]]
+            if row[1] == "busy":
+                settlement.busy += 1
+                self._waiting.append(settlement)
+                continue
+            if row[1] not in ("ok", "already"):
+                log.warning("the outcome of attempt %s is %s", settlement.invocation.assignment.ref, row[1])
+            if row[2] is not None:
+                events.append(notice(settlement.invocation, row, frees_slot=True))
+            self._holder.recorded(settlement.invocation)
+        if events:
+            self._publish(events)
+
+    async def _bisect(self, batch: list[_Settlement], error: Refused) -> None:
+        """One outcome that cannot be stored must not hold up the others."""
+        if len(batch) > 1:
+            middle = len(batch) // 2
+            await self._write(batch[:middle])
+            await self._write(batch[middle:])
+            return
+        [settlement] = batch
+        log.error("the outcome of attempt %s is refused: %s", settlement.invocation.assignment.ref, error)
+        if settlement.replaced:
+            self._holder.recorded(settlement.invocation)  # not even its failure can be stored: nothing is left to do
+            return
+        settlement.invocation.outcome = Outcome(death_proven=_death(settlement)).fail(
+            "INVALID_RESULT", f"the outcome cannot be stored: {error}", final=True
+        )
+        replacement = self._settlement(settlement.invocation)
+        replacement.replaced = True
+        await self._write([replacement])
+
+
+def _death(settlement: _Settlement) -> bool | None:
+    outcome = settlement.invocation.outcome
+    return None if outcome is None else outcome.death_proven
