@@ -23,6 +23,7 @@ from scheduler_service.iteration.call_checks import CallChecks, Mode
 from scheduler_service.iteration.closing import Closing
 from scheduler_service.iteration.loading import Loader
 from scheduler_service.iteration.loop import Loop
+from scheduler_service.iteration.owned_effects import OwnedEffects
 from scheduler_service.iteration.polls import Polls
 from scheduler_service.iteration.recovery import Shards
 from scheduler_service.iteration.rows import seconds
@@ -70,7 +71,7 @@ class Engine:
         self.loop = Loop(journal, self.sessions, self.dispatcher, self.threads, checks, actor=actor, spawn=self._spawn)
         self.closing = Closing(self.loop)
         self.loop.load = Loader(self.loop, processes, checks).load
-        self.loop.observe = self.closing.observe
+        self.loop.observers = (self.closing.observe, OwnedEffects(self.loop).observe)
         self.loop.observe_parked = self.closing.observe_parked
         self.shards = Shards(
             journal,

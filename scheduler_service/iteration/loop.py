@@ -70,7 +70,7 @@ class Loop:
         self.timers = Timers(self._fire)
         #: Set by the engine: how a run gets its coroutine, and what happens to events that need no process.
         self.load: Callable[[RunState], None] = lambda run: None
-        self.observe: Callable[[RunState, Event], None] = lambda run, event: None
+        self.observers: Sequence[Callable[[RunState, Event], None]] = ()
         self.observe_parked: Callable[[RunState, Event], None] = lambda run, event: None
 
     # -- hearing -----------------------------------------------------------------------------------------------
@@ -100,6 +100,11 @@ class Loop:
     def hear_rows(self, run_id: str, rows: Sequence[Mapping[str, Any]], recorded_at: datetime, actor: str) -> None:
         """Takes rows that a journal function appended for this replica."""
         self.hear(run_id, [_event(row, int(row["seq"]), recorded_at, actor) for row in rows])
+
+    def observe(self, run: RunState, event: Event) -> None:
+        """Shows an event of an owned run to those who act on events without process code."""
+        for observer in self.observers:
+            observer(run, event)
 
     # -- one iteration -----------------------------------------------------------------------------------------
 

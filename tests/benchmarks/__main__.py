@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -35,7 +36,7 @@ def show(name: str, values: list[float], unit: str, **more: object) -> None:
     sys.stdout.flush()
 
 
-async def run(stack: Stack, process: str, timeout_s: float = 300.0, **values: object) -> str:
+async def run(stack: Stack, process: str, timeout_s: float = 300.0, **values: Any) -> str:
     """Runs a process to its end; returns the run's id."""
     run_id = await stack.create(process, **values)
     ended = await stack.result(run_id, timeout_s)
@@ -61,7 +62,8 @@ async def fanout(stack: Stack, dsn: str, rounds: int) -> None:
 
 async def beside(stack: Stack, dsn: str, rounds: int) -> None:
     """Foreground no-ops with 1,000 background effects of 5 s queued, against none; 8 slots in one pool."""
-    alone, crowded = [], []
+    alone: list[float] = []
+    crowded: list[float] = []
     for _ in range(rounds):
         for count, medians in ((0, alone), (1000, crowded)):
             run_id = await run(stack, "bench-beside", background=count, effects=200, seconds=5)

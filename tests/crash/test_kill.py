@@ -36,6 +36,11 @@ async def _ended(stack: Stack, run_id: str, folder: Path) -> list[JournalRow]:
     return rows
 
 
+def _marks(folder: Path) -> int:
+    """How often an effect left its mark outside the database."""
+    return sum(len(path.read_text().splitlines()) for path in folder.glob("mark-*"))
+
+
 @pytest.mark.invariant("I3", "I13")
 async def test_kill_of_the_scheduler(postgres_server: DisposablePostgres, tmp_path: Path) -> None:
     """The executor runs on; the restarted scheduler replays and adopts: nothing is run again."""
@@ -47,7 +52,7 @@ async def test_kill_of_the_scheduler(postgres_server: DisposablePostgres, tmp_pa
         rows = await _ended(stack, run_id, tmp_path)
     assert not of_type(rows, "EFFECT_ATTEMPT_LOST", key="slow"), "a running attempt was given up inside the grace"
     assert len(of_type(rows, "EFFECT_DISPATCHED", key="slow")) == 1
-    starts = sum(len(path.read_text().splitlines()) for path in tmp_path.glob("mark-*"))
+    starts = _marks(tmp_path)
     lost = [row for row in of_type(rows, "EFFECT_ATTEMPT_LOST") if not row.data.get("never_started")]
     assert starts <= 40 + len(lost), "an effect ran more often than its attempts say"
 

@@ -1,7 +1,7 @@
 """Reads journals as a checker would: by SQL, apart from the services, and says what is wrong with them."""
 
-import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import psycopg
@@ -59,8 +59,7 @@ def check_journal(rows: list[JournalRow]) -> None:
 def alive(pid: int) -> bool:
     """True while a process lives; a zombie does not."""
     try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
 
@@ -68,13 +67,10 @@ def alive(pid: int) -> bool:
 def marked_processes(marker: str) -> list[int]:
     """Processes whose environment has the marker: descendants of attempts, wherever they went."""
     found = []
-    for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            with open(f"/proc/{name}/environ", "rb") as environ:
-                if marker.encode() in environ.read() and alive(int(name)):
-                    found.append(int(name))
+            if marker.encode() in (process / "environ").read_bytes() and alive(int(process.name)):
+                found.append(int(process.name))
         except (PermissionError, FileNotFoundError, ProcessLookupError):
             continue
     return found

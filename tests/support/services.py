@@ -147,7 +147,9 @@ class Stack:
         async def serving() -> bool:
             self._still_running()
             try:
-                answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=2, wait_for_ready=True)
+                answer = await health.Check(  # type: ignore[attr-defined]  # the stubs leave the rpcs out
+                    health_pb2.HealthCheckRequest(), timeout=2, wait_for_ready=True
+                )
                 executors = await self.operator.ListExecutors(operator_pb.ListExecutorsRequest(), timeout=2)
             except grpc.aio.AioRpcError:
                 return False

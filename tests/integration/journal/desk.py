@@ -29,7 +29,7 @@ class Desk:
         self.connection = connection
         self.session_no = 0
         self.epochs: dict[int, int] = {}
-        self._iterations: dict[str, int] = {}
+        self.iterations: dict[str, int] = {}
 
     # -- calls --------------------------------------------------------------------------------------------------
 
@@ -70,7 +70,7 @@ class Desk:
 
     def iteration(self, run_id: str) -> int:
         """Number of the run's last iteration."""
-        return self._iterations.get(run_id, 0)
+        return self.iterations.get(run_id, 0)
 
     def appending(self, run_id: str, *rows: Item, **fields: Any) -> Item:
         """The item of the run's next iteration."""
@@ -81,7 +81,7 @@ class Desk:
         """The run's next iteration."""
         outcome = await self.one("append_v1", self.appending(run_id, *rows, **fields))
         if outcome["outcome"] == "ok":
-            self._iterations[run_id] = self.iteration(run_id) + 1
+            self.iterations[run_id] = self.iteration(run_id) + 1
         return outcome
 
     async def request(self, run_id: str, *keys: str, fast: bool = False, **columns: Any) -> Row:

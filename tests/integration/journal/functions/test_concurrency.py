@@ -55,10 +55,10 @@ async def test_everybody_writes_to_the_same_few_runs(at: Desk) -> None:
         for item, answer in zip(sent, await at.call("append_v1", sent, on=connection), strict=True):
             outcomes[f"append {answer['outcome']}"] += 1
             if answer["outcome"] == "ok":
-                at._iterations[item["run_id"]] += 1
+                at.iterations[item["run_id"]] += 1
                 requested.append((item["run_id"], item["rows"][0]["effect_key"]))
 
-    at._iterations.update(dict.fromkeys(runs, 0))
+    at.iterations.update(dict.fromkeys(runs, 0))
 
     def execute(seed: int) -> Work:
         rng = chance(seed)

@@ -1,0 +1,62 @@
+"""Effects that no executor runs and nobody outside answers: the run's owner settles them.
+
+Timers as effects settle when they come due. Child runs are not part of this release: they fail at once and say so.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from scheduler_service.iteration.loop import Loop
+from scheduler_service.iteration.rows import timestamp
+from scheduler_service.iteration.runs import Phase, RunState
+from scheduler_service.replay.events import Event
+
+_SETTLING = frozenset({"EFFECT_RESOLVED", "EFFECT_CANCELLED"})
+_NO_CHILD_RUNS = {
+    "state": "EFFECT_STATE_FAILED",
+    "error": {
+        "reason": "EFFECT_REASON_INVALID_WORK",
+        "message": "child runs are not part of this release: call the process's function, or start a run of its own",
+    },
+}
+
+
+class OwnedEffects:
+    """Watches requests and settlements of owned runs, while they are replayed too."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._open: set[str] = set()
+
+    def observe(self, run: RunState, event: Event) -> None:
+        """Called for every event of an owned run, in order."""
+        if event.type in _SETTLING:
+            self._open.discard(event.effect_id)
+        elif event.type == "EFFECT_REQUESTED":
+            spec = event.data["spec"]
+            if "timer" in spec:
+                due = timestamp(spec["timer"]["fire_at"]).timestamp()
+                self._settle_later(run, event, due - self._loop.timers.now(), {"state": "EFFECT_STATE_SUCCEEDED"})
+            elif "run" in spec:
+                self._settle_later(run, event, 0.0, _NO_CHILD_RUNS)
+
+    def _settle_later(self, run: RunState, event: Event, delay: float, data: Mapping[str, Any]) -> None:
+        self._open.add(event.effect_id)
+        asyncio.get_running_loop().call_later(max(0.0, delay), self._settle, run, event, data)
+
+    def _settle(self, run: RunState, event: Event, data: Mapping[str, Any]) -> None:
+        """Settles it, unless it has settled meanwhile; a parked run's are looked at again when it is loaded."""
+        if event.effect_id not in self._open or run.phase in (Phase.GONE, Phase.PARKED):
+            return
+        self._open.discard(event.effect_id)
+        run.owner_rows.append(
+            {
+                "type": "EFFECT_RESOLVED",
+                "cause": 0,
+                "effect_id": event.effect_id,
+                "effect_key": event.effect_key,
+                "data": data,
+            }
+        )
+        self._loop.kick(run)
