@@ -129,6 +129,7 @@ class Intake:
             self._heartbeat_s = max(0.05, welcome.heartbeat_interval.ToNanoseconds() / 1e9)
         self._attempts.stale([(ref.effect_id, ref.attempt) for ref in welcome.stale])
         log.info("session %d with scheduler %s", welcome.session_no, welcome.scheduler_id)
+        self._outbox.wake()  # for what was queued while there was no session
         self.on_welcome()
 
     def _start(self, start: pb.StartAttempts) -> None:

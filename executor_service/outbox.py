@@ -58,6 +58,10 @@ class Outbox:
         self._accepted.clear()
         self._frames.clear()
 
+    def wake(self) -> None:
+        """Lets the writer look again."""
+        self._wake.set()
+
     async def wait(self) -> None:
         """Waits until something is queued."""
         await self._wake.wait()

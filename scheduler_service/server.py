@@ -122,7 +122,9 @@ class SchedulerServer:
 
     def _register(self, server: grpc.aio.Server, engine: Engine) -> None:
         pace = Pace(
-            heartbeat_s=self._settings.watch_heartbeat_seconds, lifetime_s=self._settings.watch_lifetime_seconds
+            heartbeat_s=self._settings.watch_heartbeat_seconds,
+            lifetime_s=self._settings.watch_lifetime_seconds,
+            poll_s=self._settings.poll_seconds,
         )
         api = client_api(engine, version=self._version, watchers_max=self._settings.watchers_max, pace=pace)
         api.add_to(server)

@@ -189,7 +189,7 @@ class Engine:
         outcome = await self._journal.request_cancel(request)
         if outcome.extra:
             self.loop.hear_rows(request.run_id, outcome.extra, outcome.recorded_at, request.actor)
-        self.loop.send_cancels(request.run_id, outcome.detail.get("cancels", ()))
+        self.loop.fast_path.send_cancels(request.run_id, outcome.detail.get("cancels", ()))
         return outcome
 
     async def resolve_external(self, request: ResolveRequest) -> ResolveOutcome:

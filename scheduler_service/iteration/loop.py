@@ -6,7 +6,6 @@ ahead of the journal.
 """
 
 import asyncio
-import hashlib
 import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -14,16 +13,12 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-import orjson
-from google.protobuf import duration_pb2
-
-from backburner.scheduler.v1 import dispatch_service_pb2 as pb
 from scheduler_service.dispatch.queue import Dispatcher
-from scheduler_service.dispatch.sessions import Held, Reservation, Sessions
-from scheduler_service.dispatch.work import POOLS, harness_of
+from scheduler_service.dispatch.sessions import Reservation, Sessions
 from scheduler_service.iteration.call_checks import CallChecks
+from scheduler_service.iteration.fast_path import FastPath
 from scheduler_service.iteration.heads import Heads
-from scheduler_service.iteration.rows import row_of, timestamp, work_of
+from scheduler_service.iteration.rows import row_of, timestamp
 from scheduler_service.iteration.runs import Phase, Runs, RunState
 from scheduler_service.iteration.timers import Timers
 from scheduler_service.iteration.worker import Blocked, IterationThreads
@@ -59,8 +54,7 @@ class Loop:
         spawn: Callable[[Coroutine[Any, Any, None], str], None],
     ) -> None:
         self.journal = journal
-        self.sessions = sessions
-        self.dispatcher = dispatcher
+        self.fast_path = FastPath(sessions, dispatcher)
         self.threads = threads
         self._checks = checks
         self.actor = actor
@@ -173,7 +167,7 @@ class Loop:
             self.kick(run)
             return
         rows = [row_of(command) for command in commands]
-        self.begin_append(run, rows, self._reserve(rows))
+        self.begin_append(run, rows, self.fast_path.reserve(rows))
 
     def begin_append(self, run: RunState, rows: list[dict[str, Any]], reservations: dict[str, Reservation]) -> None:
         """Appends rows as the run's next iteration."""
@@ -185,31 +179,18 @@ class Loop:
         row = {"type": "PROCESS_RUNTIME_ERROR", "cause": cause, "data": {"error": error}}
         self.begin_append(run, [row], {})
 
-    def _reserve(self, rows: Sequence[dict[str, Any]]) -> dict[str, Reservation]:
-        """Slots for the fast path, by effect id; notes them in the rows."""
-        reservations: dict[str, Reservation] = {}
-        for row in rows:
-            x = row.get("x")
-            if x is None or x["kind"] not in POOLS or x["not_before"] is not None:
-                continue
-            reservation = self.dispatcher.reserve(work_of(x))
-            if reservation is not None:
-                reservations[row["effect_id"]] = reservation
-                x["dispatch"] = _dispatch_of(reservation)
-        return reservations
-
     async def _append(self, run: RunState, rows: list[dict[str, Any]], reservations: dict[str, Reservation]) -> None:
         item = Append(run_id=run.run_id, epoch=run.epoch, iteration=run.iteration + 1, actor=self.actor, rows=rows)
         try:
             outcome = await self.journal.append(item)
         except JournalUnavailable as error:
             log.warning("append to run %s is in doubt, it will be replayed: %s", run.run_id, error)
-            self._give_back(reservations)
+            self.fast_path.give_back(reservations)
             self.reload(run)
             return
         except JournalRefused as error:
             log.exception("an append to run %s is refused by the database", run.run_id)
-            self._give_back(reservations)
+            self.fast_path.give_back(reservations)
             self._park_refused(run, rows, error)
             return
         if outcome.outcome in ("ok", "already"):
@@ -238,8 +219,8 @@ class Loop:
         else:
             events = [_event(row, outcome.first_seq + i, outcome.recorded_at, self.actor) for i, row in enumerate(rows)]
             events += [_event(row, int(row["seq"]), outcome.recorded_at, self.actor) for row in outcome.extra]
-        self._send(run, rows, reservations, events)
-        self.send_cancels(run.run_id, outcome.detail.get("cancels", ()))
+        self.fast_path.send(run, rows, reservations, events)
+        self.fast_path.send_cancels(run.run_id, outcome.detail.get("cancels", ()))
         for event in events:
             run.hear(event)
         self._note_rows(run, rows)
@@ -262,7 +243,7 @@ class Loop:
                 run.phase = Phase.PARKED
 
     def _refused(self, run: RunState, reservations: dict[str, Reservation], outcome: AppendOutcome) -> None:
-        self._give_back(reservations)
+        self.fast_path.give_back(reservations)
         if outcome.outcome in ("stale_epoch", "run_closed", "not_found"):
             log.info("run %s is no longer ours (%s)", run.run_id, outcome.outcome)
             self.forget(run)
@@ -271,68 +252,6 @@ class Loop:
         else:
             log.warning("append to run %s was refused (%s): replaying", run.run_id, outcome.outcome)
             self.reload(run)
-
-    # -- sending -----------------------------------------------------------------------------------------------
-
-    def _send(
-        self,
-        run: RunState,
-        rows: Sequence[Mapping[str, Any]],
-        reservations: dict[str, Reservation],
-        events: Sequence[Event],
-    ) -> None:
-        """Sends committed dispatches; requests that were queued instead go to the dispatcher."""
-        dispatched = {event.effect_id for event in events if event.type == "EFFECT_DISPATCHED"}
-        for row in rows:
-            x = row.get("x")
-            if x is None or x["kind"] not in POOLS:
-                continue
-            reservation = reservations.pop(row["effect_id"], None)
-            if reservation is not None and row["effect_id"] in dispatched:
-                self._start(run, row, reservation)
-                continue
-            if reservation is not None:
-                self.dispatcher.give_back(reservation)
-            not_before = timestamp(x["not_before"]).timestamp() if x["not_before"] else None
-            self.dispatcher.queued(
-                row["effect_id"], work_of(x), grouped=x["group_id"] is not None, not_before=not_before
-            )
-
-    def _start(self, run: RunState, row: Mapping[str, Any], reservation: Reservation) -> None:
-        work = reservation.work
-        start = pb.StartAttempt(
-            run_id=run.run_id,
-            effect_id=row["effect_id"],
-            effect_key=row["effect_key"],
-            attempt=1,
-            token=reservation.token,
-            harness=harness_of(reservation.harness),
-            pool=work.pool,
-            spec_json=orjson.dumps(row["data"]["spec"]),
-            background=work.background,
-            namespace=run.namespace,
-            name=work.name,
-        )
-        if work.total_timeout_s is not None:
-            start.total_remaining.CopyFrom(duration_pb2.Duration(nanos=0, seconds=0))
-            start.total_remaining.FromNanoseconds(int(work.total_timeout_s * 1e9))
-        held = Held(run.run_id, work.pool, work.background, reservation.token, time.monotonic())
-        self.dispatcher.start(reservation.session, start, held)
-
-    def send_cancels(self, run_id: str, cancels: Sequence[Mapping[str, Any]]) -> None:
-        """Sends committed cancels to the executors that are connected here; the poll finds the others."""
-        for cancel in cancels:
-            session = self.sessions.get(cancel["executor_id"])
-            if session is not None:
-                ref = pb.AttemptRef(effect_id=cancel["effect_id"], attempt=cancel["attempt"])
-                reason = str(cancel.get("reason") or "").removeprefix("EFFECT_REASON_")
-                session.send_cancel(
-                    pb.CancelAttempt(ref=ref, reason=reason, message=cancel.get("message") or "", run_id=run_id)
-                )
-
-    def _give_back(self, reservations: Mapping[str, Reservation]) -> None:
-        for reservation in reservations.values():
-            self.dispatcher.give_back(reservation)
 
     # -- losing and finding coroutines -------------------------------------------------------------------------
 
@@ -393,17 +312,6 @@ class Loop:
 
 
 _HISTORY_LIMIT = "the run's history has reached its limit: use ctx.continue_as_new in long-lived processes"
-
-
-def _dispatch_of(reservation: Reservation) -> dict[str, Any]:
-    session = reservation.session
-    return {
-        "executor_id": session.executor_id,
-        "incarnation": session.incarnation,
-        "session_no": session.session_no,
-        "token_hash": hashlib.sha256(reservation.token).hexdigest(),
-        "harness": harness_of(reservation.harness),
-    }
 
 
 def _event(row: Mapping[str, Any], seq: int, recorded_at: datetime, actor: str) -> Event:

@@ -15,30 +15,19 @@ OWNER: Final = frozenset({"append_v1", "attempts_lost_v1"})
 #: Functions of executors, fenced by the attempt's token.
 EXECUTOR: Final = frozenset({"attempts_started_v1", "attempts_progress_v1", "attempts_settle_v1"})
 
-_OWNER_ROWS: Final = frozenset({"append_v1"})
+#: What the owner of a run sends in append_v1; anything else is refused there.
+OWNER_SENDS: Final = frozenset({
+    "RUN_CLOSING", "RUN_COMPLETED", "RUN_FAILED", "RUN_CANCELLED", "RUN_CONTINUED", "RUN_HALTED", "RUN_RESUMED",
+    "RUN_REPORTED", "PROCESS_RUNTIME_ERROR", "PROCESS_LOG", "PATCH_MARKED", "CHILD_RUN_STARTED", "TIMER_SET",
+    "TIMER_FIRED", "EFFECT_REQUESTED", "EFFECT_CANCEL_REQUESTED", "EFFECT_RESOLVED",
+})  # fmt: skip
 
-#: Event type -> functions that write it. `append_v1` writes what its caller sends, and its own follow-up rows.
-WRITERS: Final[dict[str, frozenset[str]]] = {
+#: Types that are reserved: the schema knows them, no function writes them yet.
+RESERVED: Final = frozenset({"SIGNAL_RECEIVED", "EFFECT_PARKED", "EFFECT_REUSED"})
+
+_FURTHER: Final[dict[str, frozenset[str]]] = {
     "RUN_CREATED": frozenset({"create_runs_v1"}),
     "RUN_CANCEL_REQUESTED": frozenset({"request_cancels_v1"}),
-    "RUN_CLOSING": _OWNER_ROWS,
-    "RUN_COMPLETED": _OWNER_ROWS,
-    "RUN_FAILED": _OWNER_ROWS,
-    "RUN_CANCELLED": _OWNER_ROWS,
-    "RUN_CONTINUED": _OWNER_ROWS,
-    "RUN_HALTED": _OWNER_ROWS,
-    "RUN_RESUMED": _OWNER_ROWS,
-    "RUN_REPORTED": _OWNER_ROWS,
-    "PROCESS_RUNTIME_ERROR": _OWNER_ROWS,
-    "PROCESS_LOG": _OWNER_ROWS,
-    "PATCH_MARKED": _OWNER_ROWS,
-    "SIGNAL_RECEIVED": _OWNER_ROWS,
-    "CHILD_RUN_STARTED": _OWNER_ROWS,
-    "TIMER_SET": _OWNER_ROWS,
-    "TIMER_FIRED": _OWNER_ROWS,
-    "EFFECT_REQUESTED": _OWNER_ROWS,
-    "EFFECT_REUSED": _OWNER_ROWS,
-    "EFFECT_PARKED": _OWNER_ROWS,
     "EFFECT_DISPATCHED": frozenset({"append_v1", "claim_v1"}),
     "EFFECT_CANCEL_REQUESTED": frozenset({"append_v1", "request_cancels_v1"}),
     "EFFECT_ATTEMPT_LOST": frozenset({"attempts_lost_v1"}),
@@ -49,3 +38,8 @@ WRITERS: Final[dict[str, frozenset[str]]] = {
     "EFFECT_RESOLVED": frozenset({"append_v1", "resolve_external_v1", "attempts_lost_v1", "attempts_settle_v1"}),
     "EFFECT_CANCELLED": frozenset({"append_v1", "request_cancels_v1", "attempts_lost_v1", "attempts_settle_v1"}),
 }
+
+#: Event type -> functions that write it: as rows their callers send, or as rows that follow from those.
+WRITERS: Final[dict[str, frozenset[str]]] = (
+    {type_: frozenset({"append_v1"}) for type_ in OWNER_SENDS} | _FURTHER | {type_: frozenset() for type_ in RESERVED}
+)

@@ -7,6 +7,7 @@ on for live steps only. Library code that must do such things for its own sake (
 
 from __future__ import annotations
 
+import gc
 import sys
 from _thread import get_ident
 from collections.abc import Mapping
@@ -124,6 +125,8 @@ def _may(frame: FrameType | None) -> bool:
         top = name.partition(".")[0]
         if name == _LOOP:
             return False
+        if _collects_garbage(frame):
+            return True
         if top in _ALLOWED:
             return True
         if not in_process:
@@ -133,6 +136,11 @@ def _may(frame: FrameType | None) -> bool:
             in_process = top not in sys.stdlib_module_names
         frame = frame.f_back
     return False
+
+
+def _collects_garbage(frame: FrameType) -> bool:
+    # A collection may begin at any line of process code; what its callbacks do is not the process's doing.
+    return any(frame.f_code is getattr(callback, "__code__", None) for callback in gc.callbacks)
 
 
 _LOOP: Final = "scheduler_service.replay.loop"

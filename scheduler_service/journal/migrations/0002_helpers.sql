@@ -34,5 +34,12 @@ CREATE FUNCTION is_live(state text) RETURNS boolean LANGUAGE sql IMMUTABLE PARAL
     SELECT state IN ('DISPATCHED', 'RUNNING', 'CANCELLING')
 $$;
 
+-- Types of rows that the owner of a run may send; `journal/writers.py` says the same.
+CREATE FUNCTION owner_types() RETURNS text[] LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT '{RUN_CLOSING,RUN_COMPLETED,RUN_FAILED,RUN_CANCELLED,RUN_CONTINUED,RUN_HALTED,RUN_RESUMED,RUN_REPORTED,'
+           'PROCESS_RUNTIME_ERROR,PROCESS_LOG,PATCH_MARKED,CHILD_RUN_STARTED,TIMER_SET,TIMER_FIRED,EFFECT_REQUESTED,'
+           'EFFECT_CANCEL_REQUESTED,EFFECT_RESOLVED}'::text[]
+$$;
+
 -- Most rows of a run that its owner may write; then only its end.
 CREATE FUNCTION history_max() RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT 200000::bigint $$;

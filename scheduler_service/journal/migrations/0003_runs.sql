@@ -85,6 +85,9 @@ BEGIN
             RETURN QUERY SELECT it.ord, outcome, 0::bigint, coalesce(h.seq, 0), h.recorded_at, '[]'::jsonb, '{}'::jsonb;
             CONTINUE;
         END IF;
+        IF NOT types <@ owner_types() THEN
+            RAISE EXCEPTION 'the owner of a run does not write rows of these types: %', types USING ERRCODE = 'BB002';
+        END IF;
         ts := greatest(clock_timestamp(), h.recorded_at);
         rws := it.rws;
         more := '[]';

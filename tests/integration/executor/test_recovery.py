@@ -76,12 +76,15 @@ async def test_two_executors_with_one_state_directory_leave_each_other_alone(
     first = await scheduler.session()
     child = await scheduler.one(shell=program(STUBBORN))
     [pid] = await stderr_pids(scheduler, child)
-    new_executor()
-    second = await scheduler.session(1)
-    assert second.hello.executor_id != first.hello.executor_id
-    assert not second.hello.succeeds
-    assert alive(pid)
-    assert not first.closed
+    try:
+        new_executor()
+        second = await scheduler.session(1)
+        assert second.hello.executor_id != first.hello.executor_id
+        assert not second.hello.succeeds
+        assert alive(pid)
+        assert not first.closed
+    finally:
+        os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.crash
