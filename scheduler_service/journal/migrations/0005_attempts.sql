@@ -198,7 +198,8 @@ BEGIN
         ), inserted AS (
             INSERT INTO journal (run_id, seq, type, effect_id, effect_key, attempt, recorded_at, writer, data)
                 SELECT bucket.run_id, n.at_seq, n.becomes, n.effect_id, n.key, n.asked_attempt, ts,
-                       'executor/' || coalesce(n.item->>'executor_id', n.executor_id), n.new_data
+                       'executor/' || CASE WHEN n.becomes = 'EFFECT_SUPERSEDED'
+                                           THEN coalesce(n.item->>'executor_id', '') ELSE n.executor_id END, n.new_data
                 FROM numbered n
         ), projected AS (
             UPDATE effects x SET

@@ -1,0 +1,128 @@
+"""Heads in id order, then effects, then queue rows: callers in any order block each other, but never for ever."""
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import psycopg
+
+from tests.support.journal_items import Attempt, Row, Scene, lost_item, request_row, scene_at, settle_item
+
+SECONDS = 2.0
+
+
+def hammer(dsn: str, callers: list[Callable[[Scene, random.Random], Any]]) -> Counter[str]:
+    """Runs the callers side by side for a while, each on a connection of its own; how often each sqlstate came."""
+
+    def run(number: int) -> Counter[str]:
+        states: Counter[str] = Counter()
+        chance = random.Random(number)
+        deadline = time.monotonic() + SECONDS
+        with scene_at(dsn) as scene:
+            scene.query("SET deadlock_timeout = '50ms'")
+            while time.monotonic() < deadline:
+                try:
+                    callers[number](scene, chance)
+                    states["calls"] += 1
+                except psycopg.Error as error:
+                    states[error.sqlstate or type(error).__name__] += 1
+        return states
+
+    with ThreadPoolExecutor(len(callers)) as pool:
+        return sum(pool.map(run, range(len(callers))), Counter())
+
+
+def test_two_connections_in_opposite_orders(database_url: str) -> None:
+    with scene_at(database_url) as scene:
+        session = scene.hello()
+        runs = [scene.run() for _ in range(4)]
+        for run_id in runs:
+            scene.append(run_id, *[request_row(f"k{n}") for n in range(4)])
+        attempts = scene.claim(session)
+    readopted = [
+        {
+            "run_id": a.run_id, "effect_id": a.effect_id, "attempt": a.attempt, "executor_id": "e1",
+            "incarnation": "i1", "session_no": 1,
+        }
+        for a in attempts
+    ]  # fmt: skip
+
+    def progress(scene: Scene, order: list[Attempt]) -> None:
+        ordinal = time.monotonic_ns() // 1000 % 2**31
+        values = {"ordinal": ordinal, "progress": {}, "durable": False}
+        scene.call("attempts_progress_v1", [a.identity | values for a in order])
+
+    states = hammer(
+        database_url,
+        [
+            lambda scene, _: progress(scene, attempts),
+            lambda scene, _: progress(scene, attempts[::-1]),
+            lambda scene, _: scene.call("readopt_v1", readopted),
+            lambda scene, chance: scene.call("readopt_v1", chance.sample(readopted, len(readopted))),
+            lambda scene, _: scene.call("attempts_started_v1", [a.identity for a in attempts[::-1]]),
+        ],
+    )
+    assert set(states) == {"calls"}, states
+
+
+def test_claims_cancels_losses_and_outcomes_side_by_side(database_url: str) -> None:
+    with scene_at(database_url) as scene:
+        session = scene.hello()
+        runs = [scene.run() for _ in range(6)]
+    taken: list[Attempt] = []
+
+    def ask(scene: Scene, chance: random.Random) -> None:
+        order = chance.sample(runs, len(runs))
+        head = {str(r["run_id"]): r["iteration"] for r in scene.query("SELECT run_id, iteration FROM backburner.run_heads")}
+        items = [
+            {"run_id": r, "epoch": 0, "iteration": head[r] + 1, "actor": "s", "rows": [request_row(f"k{chance.random()}")]}
+            for r in order
+        ]  # fmt: skip
+        scene.call("append_v1", items)
+
+    def claim(scene: Scene, _: random.Random) -> None:
+        taken.extend(scene.claim(session, 5))
+
+    def settle(scene: Scene, chance: random.Random) -> None:
+        some = chance.sample(taken, min(4, len(taken)))
+        scene.call("attempts_settle_v1", [settle_item(a, chance.choice(["succeeded", "failed"])) for a in some])
+
+    def lose(scene: Scene, chance: random.Random) -> None:
+        some = chance.sample(taken, min(3, len(taken)))
+        scene.call("attempts_lost_v1", [lost_item(a) for a in some])
+
+    def cancel(scene: Scene, chance: random.Random) -> None:
+        rows = scene.query("SELECT run_id, effect_id FROM backburner.effects WHERE settled_seq IS NULL LIMIT 20")
+        some = chance.sample(rows, min(4, len(rows)))
+        scene.call("request_cancels_v1", [cancel_item(row) for row in some])
+
+    states = hammer(database_url, [ask, claim, settle, lose, cancel, claim, settle])
+    assert set(states) == {"calls"}, states
+    assert states["calls"] > 50
+
+
+def cancel_item(row: Row) -> Row:
+    ids = {"run_id": str(row["run_id"]), "effect_id": str(row["effect_id"])}
+    return ids | {"reason": "EFFECT_REASON_CANCELLED_BY_USER", "message": "", "actor": "api/test"}
+
+
+def test_leases_and_new_runs_side_by_side(database_url: str) -> None:
+    """New runs lock the rows of their shards, renewals lock all of an owner's."""
+    from tests.support.journal_items import run_item
+
+    states = hammer(
+        database_url,
+        [
+            lambda scene, _: scene.query("SELECT * FROM backburner.claim_shards_v1('s1', '', '', 0.05, 8)"),
+            lambda scene, _: scene.query("SELECT * FROM backburner.claim_shards_v1('s2', '', '', 0.05, 8)"),
+            lambda scene, _: scene.query("SELECT * FROM backburner.renew_shards_v1('s1', 0.05)"),
+            lambda scene, _: scene.query("SELECT * FROM backburner.release_shards_v1('s2')"),
+            lambda scene, _: scene.call(
+                "create_runs_v1", [run_item(owner={"scheduler_id": f"s{n % 2}"}) for n in range(8)]
+            ),
+        ],
+    )
+    assert set(states) == {"calls"}, states
