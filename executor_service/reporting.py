@@ -1,11 +1,9 @@
 """What functions call while they run: say how far they are, and ask whether they shall end.
 
-    from executor_service.reporting import progress
-
     @bb.function
     def index(paths: list[str]) -> int:
         for number, path in enumerate(paths):
-            progress(percent=100 * number / len(paths), step=path)
+            bb.progress(percent=100 * number / len(paths), step=path)
             ...
 
 The attempt is found through a context variable, so that this works in async functions, in their tasks, and in

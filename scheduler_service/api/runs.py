@@ -17,7 +17,6 @@ from scheduler_service.api.waiting import RUN_CAUSES_MAX, Situations, run_waitin
 from scheduler_service.api.waits import wait_until
 from scheduler_service.errors import (
     Draining,
-    NotImplementedYet,
     ProcessNotFound,
     RequestIdReused,
     RunClosed,
@@ -45,9 +44,6 @@ class Runs:
         process = self._engine.processes().get(new.process)
         if process is None:
             raise ProcessNotFound(new.process, sorted(self._engine.processes()))
-        if new.request_id:
-            # Better refused than taken and not kept: the journal's functions do not know request ids yet.
-            raise NotImplementedYet("CreateRun.request_id")
         if self._engine.draining:
             raise Draining(self._engine.scheduler_id)
         inputs.bind(process, new.input)

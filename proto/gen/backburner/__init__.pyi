@@ -48,3 +48,6 @@ from scheduler_service.authoring import shell as shell
 from scheduler_service.authoring import testing as testing
 from scheduler_service.authoring import timer as timer
 from scheduler_service.authoring import wait as wait
+from executor_service.reporting import cancelled as cancelled
+from executor_service.reporting import progress as progress
+from executor_service.reporting import usage as usage

@@ -159,6 +159,7 @@ CREATE INDEX effects_grouped ON effects (run_id, group_id)
 CREATE INDEX effects_open ON effects (run_id) WHERE settled_seq IS NULL;
 CREATE INDEX effects_deadlines ON effects (least(queue_deadline, total_deadline))
     WHERE state IN ('QUEUED', 'WAITING', 'PARKED') AND least(queue_deadline, total_deadline) IS NOT NULL;
+CREATE INDEX effects_newest ON effects (namespace, requested_at DESC, effect_id DESC);
 CREATE INDEX effects_waiting ON effects (namespace, effect_id) WHERE state = 'WAITING';
 
 CREATE TABLE dispatch_queue (
@@ -255,6 +256,7 @@ CREATE TABLE requests (
     created_at timestamptz NOT NULL,
     PRIMARY KEY (namespace, request_id)
 );
+CREATE INDEX requests_age ON requests (created_at);
 COMMENT ON TABLE requests IS 'Answers of calls that carry a request id, for 24 hours.';
 
 -- Append-only for everybody, the owner of the table included: not a matter of discipline.

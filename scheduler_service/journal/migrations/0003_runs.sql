@@ -16,10 +16,28 @@ BEGIN
         FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n),
              jsonb_to_record(t.item) AS i(run_id uuid, namespace text, key text, process text, client_driven boolean,
                  labels jsonb, input_digest text, parent_run_id uuid, parent_effect_id uuid, code_version text,
-                 actor text, data jsonb, owner jsonb)
-        ORDER BY i.namespace, i.key, i.run_id
+                 actor text, data jsonb, owner jsonb, request_id text)
+        ORDER BY i.namespace, i.request_id, i.key, i.run_id
     LOOP
         ts := clock_timestamp();
+        IF it.request_id IS NOT NULL AND it.key IS NULL THEN
+            -- Kept for 24 hours; a second caller waits here for the first one's commit.
+            DELETE FROM requests q WHERE q.namespace = it.namespace AND q.request_id = it.request_id
+                AND q.created_at < ts - interval '24 h';
+            INSERT INTO requests (namespace, request_id, kind, digest, answer, created_at)
+                VALUES (it.namespace, it.request_id, 'CREATE_RUN', it.input_digest,
+                        jsonb_build_object('run_id', it.run_id), ts)
+                ON CONFLICT DO NOTHING;
+            IF NOT FOUND THEN
+                RETURN QUERY SELECT it.ord,
+                    CASE WHEN q.kind = 'CREATE_RUN' AND q.digest = it.input_digest THEN 'ok' ELSE 'request_conflict' END,
+                    r.run_id, false, h.seq, h.epoch, h.recorded_at, '{}'::jsonb
+                    FROM requests q JOIN runs r ON r.run_id = (q.answer->>'run_id')::uuid
+                         JOIN run_heads h ON h.run_id = r.run_id
+                    WHERE q.namespace = it.namespace AND q.request_id = it.request_id;
+                CONTINUE;
+            END IF;
+        END IF;
         SELECT s.epoch INTO ep FROM shards s
             WHERE s.shard = shard_of(it.run_id) AND s.owner = it.owner->>'scheduler_id' AND s.expires_at > ts;
         INSERT INTO runs AS r (run_id, namespace, key, process, client_driven, state, labels, input_digest,
@@ -124,7 +142,7 @@ BEGIN
         END IF;
         h.seq := h.seq + n + jsonb_array_length(more);
         IF types && '{RUN_CLOSING,RUN_COMPLETED,RUN_FAILED,RUN_CANCELLED,RUN_CONTINUED,RUN_HALTED,RUN_RESUMED,RUN_REPORTED,PROCESS_RUNTIME_ERROR}' THEN
-            SELECT * INTO h FROM project_run(h, rws, ts);
+            SELECT * INTO h FROM project_run(h, rws, h.seq - n - jsonb_array_length(more), ts);
         END IF;
         UPDATE run_heads u SET seq = h.seq, iteration = it.iteration, recorded_at = ts, strikes = 0, open = h.open,
                 state = h.state, open_effects = u.open_effects + requested - settled
@@ -275,13 +293,13 @@ END
 $$;
 
 -- Projects the rows about the run itself into `runs`; answers with the head as it is then.
-CREATE FUNCTION project_run(h run_heads, rws jsonb, ts timestamptz) RETURNS run_heads
+CREATE FUNCTION project_run(h run_heads, rws jsonb, before_seq bigint, ts timestamptz) RETURNS run_heads
 LANGUAGE plpgsql SET search_path = backburner, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     r record; ended text;
 BEGIN
-    FOR r IN SELECT item->>'type' AS type, item->'data' AS data
+    FOR r IN SELECT item->>'type' AS type, item->'data' AS data, o
              FROM jsonb_array_elements(rws) WITH ORDINALITY t(item, o)
              WHERE item->>'type' IN ('RUN_CLOSING', 'RUN_COMPLETED', 'RUN_FAILED', 'RUN_CANCELLED', 'RUN_CONTINUED',
                                      'RUN_HALTED', 'RUN_RESUMED', 'RUN_REPORTED', 'PROCESS_RUNTIME_ERROR') ORDER BY o
@@ -297,7 +315,7 @@ BEGIN
             ELSE replace(r.type, 'RUN_', '') END;
         h.open := r.type NOT IN ('RUN_COMPLETED', 'RUN_FAILED', 'RUN_CANCELLED', 'RUN_CONTINUED');
         UPDATE runs SET state = h.state, ended_at = CASE WHEN NOT h.open THEN ts END,
-                end_seq = CASE WHEN NOT h.open THEN h.seq END,
+                end_seq = CASE WHEN NOT h.open THEN before_seq + r.o END,
                 error = CASE WHEN r.type = 'RUN_RESUMED' THEN NULL ELSE coalesce(r.data->'error', error) END,
                 unobserved_failures = coalesce((r.data->>'unobserved_failures')::int, unobserved_failures)
             WHERE run_id = h.run_id;

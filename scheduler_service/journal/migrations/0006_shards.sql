@@ -10,6 +10,8 @@ BEGIN
         VALUES (p_scheduler_id, p_address, p_version, clock_timestamp(), clock_timestamp())
         ON CONFLICT (scheduler_id) DO UPDATE SET seen_at = clock_timestamp(), address = excluded.address;
     DELETE FROM schedulers s WHERE s.seen_at < clock_timestamp() - interval '1 day';
+    DELETE FROM requests q WHERE q.ctid IN (SELECT o.ctid FROM requests o
+        WHERE o.created_at < clock_timestamp() - interval '24 h' LIMIT 1000);
     RETURN QUERY
     WITH free AS MATERIALIZED (
         SELECT f.shard FROM shards f WHERE f.expires_at <= clock_timestamp()
