@@ -155,7 +155,7 @@ def _integers(value: Any) -> Any:
 
 def pretty_json(value: Any) -> str:
     """JSON over several lines."""
-    return json.dumps(value, indent=2, ensure_ascii=False)
+    return json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True)
 
 
 def compact_json(value: Any) -> str:

@@ -9,6 +9,10 @@ class JournalUnavailable(JournalError):
     """Postgres does not answer, or its answer was lost: what was asked may or may not have been committed."""
 
 
+class JournalBusy(JournalUnavailable):
+    """Somebody else holds a lock that the call needs; nothing was written."""
+
+
 class JournalRefused(JournalError):
     """Postgres refused the call as a whole; `sqlstate` says why. A bug of the caller, not of its data."""
 

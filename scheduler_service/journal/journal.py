@@ -47,7 +47,7 @@ class Journal:
     def __init__(self, dsn: str, scheduler_id: str) -> None:
         name = f"backburner scheduler {scheduler_id}"[:60]
         self._scheduler_id = scheduler_id
-        self._links = {part: Link(dsn, f"{name} {part}"[:63]) for part in ("append", "request", "dispatch")}
+        self._links = {part: Link(dsn, f"{name} {part}"[:63]) for part in ("append", "request", "dispatch", "lease")}
         self._append = GroupWriter(self._links["append"], _SQL["append"], "append")
         self._create = GroupWriter(self._links["request"], _SQL["create_runs"], "create")
         self._cancel = GroupWriter(self._links["request"], _SQL["request_cancels"], "cancel")
@@ -176,17 +176,17 @@ class Journal:
             "scheduler_id": scheduler_id, "address": address, "version": version, "ttl_s": ttl_s, "most": most,
         }  # fmt: skip
         return [
-            items.ShardLease(r["shard"], r["epoch"]) for r in await self._call("request", "claim_shards", parameters)
+            items.ShardLease(r["shard"], r["epoch"]) for r in await self._call("lease", "claim_shards", parameters)
         ]
 
     async def renew_shards(self, scheduler_id: str, ttl_s: float) -> list[int]:
         """Renews the leases; answers with the shards that are still ours."""
-        rows = await self._call("request", "renew_shards", {"scheduler_id": scheduler_id, "ttl_s": ttl_s})
+        rows = await self._call("lease", "renew_shards", {"scheduler_id": scheduler_id, "ttl_s": ttl_s})
         return [row["shard"] for row in rows]
 
     async def release_shards(self, scheduler_id: str) -> None:
         """Gives the shards back."""
-        await self._call("request", "release_shards", {"scheduler_id": scheduler_id})
+        await self._call("lease", "release_shards", {"scheduler_id": scheduler_id})
 
     async def adopt_runs(
         self, scheduler_id: str, shard: int, epoch: int, after: str | None, most: int

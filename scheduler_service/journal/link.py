@@ -12,7 +12,7 @@ import psycopg
 from psycopg.rows import dict_row
 from psycopg.types.json import set_json_loads
 
-from scheduler_service.journal.errors import JournalRefused, JournalUnavailable
+from scheduler_service.journal.errors import JournalBusy, JournalRefused, JournalUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +22,8 @@ Row = dict[str, Any]
 #: phases of a failover, and the refusals that only say "again".
 RETRYABLE: Final = ("08", "53", "57", "25006", "40", "55P03")
 _CONNECT_SECONDS = 5
+_CALL_SECONDS_MIN = 1.0
+_SETTINGS: Final[LiteralString] = "SET lock_timeout = '100ms'"
 _BACKOFF_SECONDS_MAX = 2.0
 
 
@@ -47,14 +49,19 @@ class Link:
         """Runs one statement in its own commit, again and again until it answers or the monotonic deadline passes.
 
         Repeating is safe because every function of the journal may be repeated.
-        Raises JournalUnavailable (its fate is unknown) or JournalRefused.
+        Raises JournalUnavailable (its fate is unknown), JournalRefused, or JournalBusy when a lock is held for longer
+        than a moment: the caller knows whether others can go first.
         """
         async with self._lock:
             while True:
                 try:
-                    return await self._try(statement, parameters)
-                except psycopg.Error as error:
-                    if not is_unavailable(error):
+                    # Or a server that neither answers nor goes away would keep the writer for ever.
+                    async with asyncio.timeout(max(_CALL_SECONDS_MIN, deadline - time.monotonic())):
+                        return await self._try(statement, parameters)
+                except psycopg.errors.LockNotAvailable as error:
+                    raise JournalBusy("somebody else holds a lock on the run") from error
+                except (psycopg.Error, TimeoutError) as error:
+                    if isinstance(error, psycopg.Error) and not is_unavailable(error):
                         raise JournalRefused(str(error).strip(), error.sqlstate or "") from error
                     await self._drop()
                     if time.monotonic() >= deadline:
@@ -80,8 +87,13 @@ class Link:
             row_factory=dict_row,
             connect_timeout=_CONNECT_SECONDS,
             application_name=self._name,
+            # a peer that vanished is noticed in seconds, not after the two hours of the system
+            keepalives_idle=5,
+            keepalives_interval=2,
+            keepalives_count=3,
         )
         set_json_loads(orjson.loads, connection)
+        await connection.execute(_SETTINGS)
         self._connection = connection
         return connection
 
@@ -90,7 +102,7 @@ class Link:
         if connection is not None:
             await connection.close()
 
-    async def _pause(self, error: psycopg.Error) -> None:
+    async def _pause(self, error: Exception) -> None:
         self._failures += 1
         pause = min(_BACKOFF_SECONDS_MAX, 0.05 * 2 ** min(self._failures, 6)) * random.uniform(0.5, 1.0)
         if self._failures in (1, 5) or self._failures % 20 == 0:

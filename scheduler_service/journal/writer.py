@@ -13,7 +13,7 @@ from typing import Any, Final, LiteralString
 
 import orjson
 
-from scheduler_service.journal.errors import JournalRefused, JournalUnavailable
+from scheduler_service.journal.errors import JournalBusy, JournalError, JournalRefused, JournalUnavailable
 from scheduler_service.journal.link import Link, Row
 
 #: Items and bytes of one call: bounds the commit, and how long its heads stay locked.
@@ -97,6 +97,8 @@ class GroupWriter:
     async def _write(self, batch: Sequence[_Item]) -> None:
         try:
             rows = await self._call(batch)
+        except JournalBusy as error:
+            self._postpone(batch, error)
         except JournalUnavailable as error:
             for item in batch:
                 _fail(item, error)
@@ -104,6 +106,15 @@ class GroupWriter:
             await self._bisect(batch, error)
         else:
             await self._answer(batch, rows)
+
+    def _postpone(self, batch: Sequence[_Item], error: JournalBusy) -> None:
+        """Items whose lock is held for long go to the end: what waits behind them need not."""
+        for item in batch:
+            item.busy += 1
+            if time.monotonic() >= item.deadline:
+                _fail(item, error)
+            else:
+                self._waiting.append(item)
 
     async def _call(self, batch: Sequence[_Item]) -> list[Row]:
         items = b"[" + b",".join(item.payload for item in batch) + b"]"

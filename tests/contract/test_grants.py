@@ -79,8 +79,9 @@ def test_executor_reads_and_writes_no_table(scene: Scene) -> None:
     scene.query("SET ROLE backburner_executor")
     for name in found:
         assert refused(scene, f"SELECT * FROM backburner.{name}"), name
-        assert refused(scene, f"DELETE FROM backburner.{name}"), name
-        assert refused(scene, f"INSERT INTO backburner.{name} DEFAULT VALUES"), name
+        if not name.startswith("v_"):
+            assert refused(scene, f"DELETE FROM backburner.{name}"), name
+            assert refused(scene, f"INSERT INTO backburner.{name} DEFAULT VALUES"), name
     assert len(found) > 15
 
 
@@ -101,7 +102,7 @@ def test_scheduler_reads_everything_and_writes_nothing_directly(scene: Scene) ->
     tables, views = relations(scene, "r"), relations(scene, "v")
     scene.query("SET ROLE backburner_scheduler")
     for name in (*tables, *views):
-        scene.query(f"SELECT * FROM backburner.{name}")
+        scene.query(f"SELECT count(*) FROM backburner.{name}")
     for name in tables:
         assert refused(scene, f"DELETE FROM backburner.{name}"), name
         assert refused(scene, f"TRUNCATE backburner.{name}"), name
@@ -149,10 +150,10 @@ def test_definers_look_names_up_in_our_schema_first(scene: Scene) -> None:
     """Or a caller's temporary objects would be taken for ours, with the owner's rights."""
     rows = scene.query(
         "SELECT proname, prosecdef, proconfig FROM pg_proc WHERE pronamespace = 'backburner'::regnamespace"
-        " AND (prosecdef OR prosrc ~* 'journal|effects|run_heads')"
+        " AND (prosecdef OR prosrc ~* '\\m(journal|effects|run_heads|runs|shards)\\M')"
     )
     unsafe = [r["proname"] for r in rows if "search_path=backburner, pg_temp" not in (r["proconfig"] or ())]
-    assert [name for name in unsafe if name not in ("owner_types", "with_past_token")] == []
+    assert unsafe == ["journal_is_append_only"]  # it looks nothing up: the word is in its message
 
 
 def test_temporary_tables_of_a_caller_are_not_taken_for_ours(scene: Scene) -> None:

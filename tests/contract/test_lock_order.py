@@ -9,13 +9,13 @@ from typing import Any
 
 import psycopg
 
-from tests.support.journal_items import Attempt, Row, Scene, lost_item, request_row, scene_at, settle_item
+from tests.support.journal_items import Attempt, Row, Scene, lost_item, new_id, request_row, run_item, scene_at, settle_item
 
 SECONDS = 2.0
 
 
 def hammer(dsn: str, callers: list[Callable[[Scene, random.Random], Any]]) -> Counter[str]:
-    """Runs the callers side by side for a while, each on a connection of its own; how often each sqlstate came."""
+    """Runs the callers side by side for a while, each on a connection of its own; how often each error came."""
 
     def run(number: int) -> Counter[str]:
         states: Counter[str] = Counter()
@@ -28,7 +28,7 @@ def hammer(dsn: str, callers: list[Callable[[Scene, random.Random], Any]]) -> Co
                     callers[number](scene, chance)
                     states["calls"] += 1
                 except psycopg.Error as error:
-                    states[error.sqlstate or type(error).__name__] += 1
+                    states[f"{error.sqlstate} {error}"] += 1
         return states
 
     with ThreadPoolExecutor(len(callers)) as pool:
@@ -76,12 +76,9 @@ def test_claims_cancels_losses_and_outcomes_side_by_side(database_url: str) -> N
 
     def ask(scene: Scene, chance: random.Random) -> None:
         order = chance.sample(runs, len(runs))
-        head = {str(r["run_id"]): r["iteration"] for r in scene.query("SELECT run_id, iteration FROM backburner.run_heads")}
-        items = [
-            {"run_id": r, "epoch": 0, "iteration": head[r] + 1, "actor": "s", "rows": [request_row(f"k{chance.random()}")]}
-            for r in order
-        ]  # fmt: skip
-        scene.call("append_v1", items)
+        heads = scene.query("SELECT run_id, iteration FROM backburner.run_heads")
+        scene.iterations.update({str(row["run_id"]): row["iteration"] for row in heads})
+        scene.call("append_v1", [scene.append_item(run_id, [request_row(new_id())]) for run_id in order])
 
     def claim(scene: Scene, _: random.Random) -> None:
         taken.extend(scene.claim(session, 5))
@@ -111,8 +108,6 @@ def cancel_item(row: Row) -> Row:
 
 def test_leases_and_new_runs_side_by_side(database_url: str) -> None:
     """New runs lock the rows of their shards, renewals lock all of an owner's."""
-    from tests.support.journal_items import run_item
-
     states = hammer(
         database_url,
         [

@@ -21,6 +21,10 @@ _READS: Final = [
 ]
 
 
+#: A helper turns settlements that its caller sends into evidence, and this caller sends none.
+_UNREACHED: Final = {"request_cancels_v1": {"EFFECT_SUPERSEDED"}}
+
+
 def bodies(scene: Scene) -> dict[str, str]:
     rows = scene.query("SELECT proname, prosrc FROM pg_proc WHERE pronamespace = 'backburner'::regnamespace")
     return {row["proname"]: re.sub(r"--.*", "", row["prosrc"]) for row in rows}
@@ -47,6 +51,7 @@ def test_bodies_name_exactly_the_types_that_the_table_gives_them(known: dict[str
     for function in set().union(*WRITERS.values()):
         body = with_helpers(function, known)
         written = {match for match in re.findall(r"'([A-Z_]+)'", stripped(body)) if match in WRITERS}
+        written -= _UNREACHED.get(function, set())
         table = {type_ for type_, functions in WRITERS.items() if function in functions}
         if function == "append_v1":
             table -= OWNER_SENDS

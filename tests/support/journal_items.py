@@ -200,11 +200,12 @@ class Scene:
     def claim(
         self, session: Session, foreground: int = 100, background: int | None = None, pool: str = "shell"
     ) -> list[Attempt]:
-        """Takes queued effects for a session, in the order of their place in the journal."""
+        """Takes queued effects for a session."""
         tokens = [secrets.token_hex(16) for _ in range(foreground)]
         slots = {"pool": pool, "foreground": foreground, "background": foreground if background is None else background}
         rows = self.call("claim_v1", self.claim_item(session, [slots], tokens))
-        return [_attempt(row, tokens[row["token_index"]]) for row in rows]
+        # a row without attempt says that some runs were busy
+        return [_attempt(row, tokens[row["token_index"]]) for row in rows if row["token_index"] >= 0]
 
     def dispatched(self, session: Session, run_id: str, key: str = "a", **x: Any) -> Attempt:
         """An effect that is asked for and claimed."""

@@ -18,6 +18,8 @@ Handle = bb.EffectHandle[bb.ShellResult]
 SLOW_SECONDS_MAX: Final = 75
 FILES_MAX: Final = 80
 FILES_AT_A_TIME: Final = 8
+# All of it only looks, so an executor that dies costs a repetition and nothing else.
+AGAIN: Final = bb.Retry(max_attempts=5, initial=0.5)
 
 
 @dataclass
@@ -53,7 +55,7 @@ class Report:
 @bb.process("demo")
 async def check_repository(ctx: bb.Context, repository: str, ask_seconds: float = 1.5) -> Report:
     """Check a repository, in the background and in the foreground at the same time."""
-    survey = await ctx.run(fn.survey(repository, FILES_MAX), key="survey")
+    survey = await ctx.run(fn.survey(repository, FILES_MAX), key="survey", retry=AGAIN)
     report = Report(files=survey.total_files)
 
     slow = start_slow_work(ctx, repository, survey, report)  # returns at once: everything slow runs from here on
@@ -81,7 +83,7 @@ def start_slow_work(
             continue
         # check=False: a failing test suite is a finding about the repository, not a failure of this run.
         effect = bb.shell(slow.argv, cwd=repository, check=False, env=slow.env, label=slow.key)
-        handle = ctx.start(effect, key=slow.key, timeout=SLOW_SECONDS_MAX, poll_interval=1)
+        handle = ctx.start(effect, key=slow.key, timeout=SLOW_SECONDS_MAX, poll_interval=1, retry=AGAIN)
         started.append((handle, Finding(slow.key, slow.what)))
     report.findings = [finding for _, finding in started]
     return started
@@ -94,7 +96,7 @@ async def poll(ctx: bb.Context, slow: list[tuple[Handle, Finding]], report: Repo
         for handle, finding in still_open:
             finding.last_progress = describe(handle.progress)
         ctx.report(label="; ".join(f"{handle.key} {finding.last_progress}" for handle, finding in still_open))
-        await ctx.run(fn.pulse(), key=f"pulse/{report.polls}")
+        await ctx.run(fn.pulse(), key=f"pulse/{report.polls}", retry=AGAIN)
         await bb.wait([handle for handle, _ in still_open], timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
 
 
@@ -106,7 +108,7 @@ async def use_result(ctx: bb.Context, handle: Handle, finding: Finding) -> None:
         finding.verdict = f"{error.reason}: {error.message}"
         return
     verdict = fn.verdict(finding.key, result.exit_code, result.output, result.stdout_tail, result.stderr_tail)
-    finding.verdict = await ctx.run(verdict, key=f"verdict/{finding.key}")
+    finding.verdict = await ctx.run(verdict, key=f"verdict/{finding.key}", retry=AGAIN)
     ctx.log.info("%s: %s", finding.what, finding.verdict)
 
 
@@ -127,15 +129,15 @@ async def check_files(ctx: bb.Context, repository: str, files: list[str], report
 async def check_file(ctx: bb.Context, repository: str, file: str, key: str, report: Report) -> None:
     """The effects of one file: two at the same time, then a third where it makes sense."""
     size, marks = await asyncio.gather(
-        ctx.run(fn.size(repository, file), key=f"size/{key}"),
-        ctx.run(fn.marks(repository, file), key=f"marks/{key}"),
+        ctx.run(fn.size(repository, file), key=f"size/{key}", retry=AGAIN),
+        ctx.run(fn.marks(repository, file), key=f"marks/{key}", retry=AGAIN),
     )
     report.files_checked += 1
     report.lines += size.lines
     report.marks += marks
     if not file.endswith(".py"):
         return
-    syntax = await ctx.run(fn.syntax(repository, file), key=f"syntax/{key}")
+    syntax = await ctx.run(fn.syntax(repository, file), key=f"syntax/{key}", retry=AGAIN)
     report.functions += syntax.functions
     if not syntax.ok:
         report.broken.append(f"{file}: {syntax.message}")
@@ -146,7 +148,9 @@ async def check_file(ctx: bb.Context, repository: str, file: str, key: str, repo
 async def race_two_searches(ctx: bb.Context, repository: str, *, in_git: bool) -> str:
     """Two ways to count the same lines; the first answer wins and the other is cancelled."""
     racers = [
-        ctx.start(bb.shell(line, cwd=repository, check=False, label=name), background=False, key=f"race/{name}")
+        ctx.start(
+            bb.shell(line, cwd=repository, check=False, label=name), background=False, key=f"race/{name}", retry=AGAIN
+        )
         for name, line in (GIT_SEARCHES if in_git else PLAIN_SEARCHES)
     ]
     won = await bb.first_success(racers)
@@ -171,7 +175,7 @@ async def ask_for_approval(ctx: bb.Context, seconds: float) -> str:
     """Ask a person; here, after a durable sleep, an effect answers in the person's place."""
     question = ctx.start(bb.approval("Accept the report?", choices=["accept", "reject"]), key="approval")
     await asyncio.sleep(seconds)  # a row in the journal: it would survive a restart of everything
-    await ctx.run(fn.answer(question.effect_id, "accept"), key="answer")
+    await ctx.run(fn.answer(question.effect_id, "accept"), key="answer", retry=AGAIN)
     approval = await question
     return f"{approval.choice} by {approval.by}"
 

@@ -84,4 +84,6 @@ def _check_head(journal: list[Row], effects: list[Row], head: Row) -> None:
         if (state, name) in RUN_TRANSITIONS or name.startswith("RUN_") and name != "RUN_REPORTED":
             state = apply(RUN_TRANSITIONS, state, name, subject=str(row["run_id"]), seq=row["seq"])
     assert head["run_state"] == head["state"] == state
-    assert head["open"] == (head["ended_at"] is None) == (state not in {"COMPLETED", "FAILED", "CANCELLED", "CONTINUED"})
+    assert (
+        head["open"] == (head["ended_at"] is None) == (state not in {"COMPLETED", "FAILED", "CANCELLED", "CONTINUED"})
+    )

@@ -86,9 +86,7 @@ class Desk:
 
     async def request(self, run_id: str, *keys: str, fast: bool = False, **columns: Any) -> Row:
         """Requests effects; `fast` sends them to the executor in the same commit."""
-        given = [
-            columns | ({"dispatch": items.dispatch(run_id, key, self.session_no)} if fast else {}) for key in keys
-        ]
+        given = [columns | ({"dispatch": items.dispatch(run_id, key, self.session_no)} if fast else {}) for key in keys]
         rows = [items.requested(run_id, key, **x) for key, x in zip(keys, given, strict=True)]
         outcome = await self.append(run_id, *rows)
         assert outcome["outcome"] == "ok", outcome

@@ -57,7 +57,9 @@ def requested(run_id: str, key: str, *, cause: int = 1, **columns: Any) -> Item:
     """An EFFECT_REQUESTED row of an append."""
     x = {**DEFAULTS, **columns}
     work = {"external": {}} if x["kind"] in WAITING_KINDS else {"function": {"function": "noop"}}
-    return about(run_id, key, "EFFECT_REQUESTED", {"spec": {"name": x["name"], **work}, "digest": "d"}, cause) | {"x": x}
+    return about(run_id, key, "EFFECT_REQUESTED", {"spec": {"name": x["name"], **work}, "digest": "d"}, cause) | {
+        "x": x
+    }
 
 
 def dispatch(run_id: str, key: str, session_no: int) -> Item:

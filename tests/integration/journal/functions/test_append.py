@@ -95,7 +95,9 @@ def test_queued_effect_has_a_queue_row_and_waits_for_its_time(scene: Scene) -> N
     effect_id = scene.request(
         run_id, "a", priority=2, not_before="2999-01-01T00:00:00Z", queue_timeout_s=5.0, total_timeout_s=60.0
     )
-    row = scene.one("SELECT *, enqueued_at - rank AS lead FROM backburner.dispatch_queue WHERE effect_id = %s", effect_id)
+    row = scene.one(
+        "SELECT *, enqueued_at - rank AS lead FROM backburner.dispatch_queue WHERE effect_id = %s", effect_id
+    )
     effect = scene.effect(effect_id)
     assert (row["not_before"].year, row["lead"].total_seconds()) == (2999, 60.0)
     assert (effect["state"], effect["attempt"], effect["requested_seq"]) == ("QUEUED", 0, 2)

@@ -114,7 +114,9 @@ async def test_items_of_many_runs_have_their_own_outcomes(at: Desk) -> None:
     assert [a["outcome"] for a in answers] == ["ok", "ok", "ok", "already", "not_found"]
 
 
-@pytest.mark.xfail(reason="progress before the start leaves the projection DISPATCHED; the table says RUNNING", strict=True)
+@pytest.mark.xfail(
+    reason="progress before the start leaves the projection DISPATCHED; the table says RUNNING", strict=True
+)
 async def test_first_progress_stands_for_the_start(at: Desk) -> None:
     run_id = await at.running("a")
     assert (await progress(at, run_id, 1))["outcome"] == "ok"
@@ -126,7 +128,9 @@ async def test_first_progress_stands_for_the_start(at: Desk) -> None:
 # -- output ------------------------------------------------------------------------------------------------------
 
 
-async def output(at: Desk, run_id: str, chunks: Sequence[tuple[int, bytes]], token: bytes | None = None, **f: int) -> int:
+async def output(
+    at: Desk, run_id: str, chunks: Sequence[tuple[int, bytes]], token: bytes | None = None, **f: int
+) -> int:
     secret = token if token is not None else items.token_of(run_id, "a")
     n = len(chunks)
     [row] = await at.rows(

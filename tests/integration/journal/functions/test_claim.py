@@ -19,7 +19,12 @@ async def test_claim_dispatches_and_answers_with_what_the_start_needs(at: Desk) 
     await at.request(run_id, "a", total_timeout_s=60.0)
     [taken] = await at.claim()
     assert (str(taken["run_id"]), taken["effect_key"], taken["attempt"], taken["seq"]) == (run_id, "a", 1, 3)
-    assert (taken["name"], taken["harness"], taken["pool"], taken["background"]) == ("noop", "function", "functions", False)
+    assert (taken["name"], taken["harness"], taken["pool"], taken["background"]) == (
+        "noop",
+        "function",
+        "functions",
+        False,
+    )
     assert 59 < taken["total_remaining_s"] <= 60
     assert taken["spec"] == '{"name": "noop", "function": {"function": "noop"}}'
     effect = await at.effect(run_id, "a")

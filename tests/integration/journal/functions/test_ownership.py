@@ -18,7 +18,9 @@ async def expire(at: Desk) -> None:
 
 
 async def renewed(at: Desk, scheduler: str) -> set[int]:
-    return {row["shard"] for row in await at.rows("SELECT * FROM backburner.renew_shards_v1(%s, 60) AS shard", scheduler)}
+    return {
+        row["shard"] for row in await at.rows("SELECT * FROM backburner.renew_shards_v1(%s, 60) AS shard", scheduler)
+    }
 
 
 @pytest.mark.invariant("I5")
@@ -61,7 +63,9 @@ async def test_replicas_claiming_at_a_time_share_the_shards(at: Desk) -> None:
 
 
 @pytest.mark.invariant("I14")
-@pytest.mark.xfail(reason="the repetition answers with nothing: leases without an epoch that anybody knows", strict=True)
+@pytest.mark.xfail(
+    reason="the repetition answers with nothing: leases without an epoch that anybody knows", strict=True
+)
 async def test_repeated_claim_of_shards_answers_the_same(at: Desk) -> None:
     """The answer is lost at COMMIT and the call repeated: else the shard is renewed for ever, and its runs stand still."""
     await expire(at)

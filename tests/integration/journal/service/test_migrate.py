@@ -74,7 +74,9 @@ async def test_user_without_the_right_to_make_roles_is_told_what_to_do(shared_se
     async with await psycopg.AsyncConnection.connect(shared_server_url, autocommit=True) as admin:
         await admin.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'x'").format(sql.Identifier(name)))
         await admin.execute(sql.SQL("CREATE DATABASE {0} OWNER {0}").format(sql.Identifier(name)))
-        known = await (await admin.execute("SELECT 1 FROM pg_roles WHERE rolname = ANY (%s)", [list(migrate.ROLES)])).fetchall()
+        known = await (
+            await admin.execute("SELECT 1 FROM pg_roles WHERE rolname = ANY (%s)", [list(migrate.ROLES)])
+        ).fetchall()
         dsn = psycopg.conninfo.make_conninfo(with_database(shared_server_url, name), user=name, password="x")
         try:
             if known:

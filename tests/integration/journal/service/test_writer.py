@@ -24,7 +24,9 @@ from tests.support.eventually import eventually
 from tests.support.postgres import DisposablePostgres
 
 LOG = items.row("PROCESS_LOG", 1, message="here")
-WRITERS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'backburner %%'"
+WRITERS = (
+    "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'backburner %%'"
+)
 
 
 def append_of(item: Row) -> Append:
@@ -193,7 +195,9 @@ async def test_every_call_outlives_its_connection(at: Desk, journal: Journal) ->
             waiting = asyncio.create_task(call())
             blocked = await eventually(lambda: at.rows(WRITERS + " AND wait_event_type = 'Lock'"))
             await at.rows("SELECT pg_terminate_backend(%s)", blocked[0]["pid"])
-            await eventually(lambda: at.rows(WRITERS + " AND wait_event_type = 'Lock' AND pid <> %s", blocked[0]["pid"]))
+            await eventually(
+                lambda: at.rows(WRITERS + " AND wait_event_type = 'Lock' AND pid <> %s", blocked[0]["pid"])
+            )
         assert (await waiting).outcome == "ok"
     created = creation(key="k")
     first, again = await journal.create_run(created), await journal.create_run(created)

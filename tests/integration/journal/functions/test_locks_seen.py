@@ -37,8 +37,10 @@ CALLS: Final[dict[str, tuple[LiteralString, Make]]] = {
 }
 READOPT: Final[tuple[LiteralString, Make]] = (
     "readopt_v1",
-    lambda at, run, key: items.attempt_of(run, key)
-    | {"executor_id": items.EXECUTOR, "incarnation": items.INCARNATION, "session_no": at.session_no},
+    lambda at, run, key: (
+        items.attempt_of(run, key)
+        | {"executor_id": items.EXECUTOR, "incarnation": items.INCARNATION, "session_no": at.session_no}
+    ),
 )
 #: These answer `busy` for a head that is held, when they are about many runs. The others wait, in id order.
 SKIPPING: Final = {"append", "cancel", "resolve", "lost", "settle"}
