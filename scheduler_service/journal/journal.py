@@ -21,7 +21,7 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from scheduler_service.journal import items
 from scheduler_service.journal.client_reads import ClientReads
-from scheduler_service.journal.errors import JournalRefused, JournalUnavailable, SchemaMissing
+from scheduler_service.journal.errors import JournalBusy, JournalRefused, JournalUnavailable, SchemaMissing
 from scheduler_service.journal.link import Link, Row, is_unavailable
 from scheduler_service.journal.statements import load_statements
 from scheduler_service.journal.writer import ITEM_SECONDS, GroupWriter
@@ -175,9 +175,7 @@ class Journal:
         parameters = {
             "scheduler_id": scheduler_id, "address": address, "version": version, "ttl_s": ttl_s, "most": most,
         }  # fmt: skip
-        return [
-            items.ShardLease(r["shard"], r["epoch"]) for r in await self._call("lease", "claim_shards", parameters)
-        ]
+        return [items.ShardLease(r["shard"], r["epoch"]) for r in await self._call("lease", "claim_shards", parameters)]
 
     async def renew_shards(self, scheduler_id: str, ttl_s: float) -> list[int]:
         """Renews the leases; answers with the shards that are still ours."""
@@ -267,7 +265,13 @@ class Journal:
             return await (await connection.execute(_SQL[statement], parameters)).fetchall()
 
     async def _call(self, link: str, statement: str, parameters: Mapping[str, Any]) -> list[Row]:
-        return await self._links[link].call(_SQL[statement], parameters, deadline=time.monotonic() + ITEM_SECONDS)
+        deadline = time.monotonic() + ITEM_SECONDS
+        while True:
+            try:
+                return await self._links[link].call(_SQL[statement], parameters, deadline=deadline)
+            except JournalBusy:  # it has waited for its lock, and others that share the link go first now
+                if time.monotonic() >= deadline:
+                    raise
 
 
 @contextlib.asynccontextmanager

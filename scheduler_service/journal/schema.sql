@@ -109,6 +109,7 @@ COMMENT ON COLUMN effects.past_tokens IS 'Hashes of the tokens of attempts 1, 2,
 CREATE INDEX effects_deadlines ON backburner.effects USING btree (LEAST(queue_deadline, total_deadline)) WHERE ((state = ANY (ARRAY['QUEUED'::text, 'WAITING'::text, 'PARKED'::text])) AND (LEAST(queue_deadline, total_deadline) IS NOT NULL));
 CREATE INDEX effects_grouped ON backburner.effects USING btree (run_id, group_id) WHERE ((group_id IS NOT NULL) AND (state = ANY (ARRAY['DISPATCHED'::text, 'RUNNING'::text, 'CANCELLING'::text])));
 CREATE INDEX effects_live ON backburner.effects USING btree (executor_id) WHERE (state = ANY (ARRAY['DISPATCHED'::text, 'RUNNING'::text, 'CANCELLING'::text]));
+CREATE INDEX effects_newest ON backburner.effects USING btree (namespace, requested_at DESC, effect_id DESC);
 CREATE INDEX effects_open ON backburner.effects USING btree (run_id) WHERE (settled_seq IS NULL);
 CREATE INDEX effects_waiting ON backburner.effects USING btree (namespace, effect_id) WHERE (state = 'WAITING'::text);
 
@@ -166,6 +167,7 @@ CREATE TABLE requests (
     CONSTRAINT requests_pkey PRIMARY KEY (namespace, request_id)
 );
 COMMENT ON TABLE requests IS 'Answers of calls that carry a request id, for 24 hours.';
+CREATE INDEX requests_age ON backburner.requests USING btree (created_at);
 
 CREATE TABLE run_heads (
     run_id uuid NOT NULL,
@@ -427,7 +429,7 @@ BEGIN
         END IF;
         h.seq := h.seq + n + jsonb_array_length(more);
         IF types && '{RUN_CLOSING,RUN_COMPLETED,RUN_FAILED,RUN_CANCELLED,RUN_CONTINUED,RUN_HALTED,RUN_RESUMED,RUN_REPORTED,PROCESS_RUNTIME_ERROR}' THEN
-            SELECT * INTO h FROM project_run(h, rws, ts);
+            SELECT * INTO h FROM project_run(h, rws, h.seq - n - jsonb_array_length(more), ts);
         END IF;
         UPDATE run_heads u SET seq = h.seq, iteration = it.iteration, recorded_at = ts, strikes = 0, open = h.open,
                 state = h.state, open_effects = u.open_effects + requested - settled
@@ -569,6 +571,7 @@ BEGIN
             IF outcome IN ('ok', 'thinned') THEN
                 UPDATE effects x SET progress = coalesce(d->'progress', x.progress), usage = coalesce(d->'usage', x.usage),
                         progress_ordinal = n, progress_rows = x.progress_rows + (outcome = 'ok')::int,
+                        state = CASE WHEN outcome = 'ok' AND x.state = 'DISPATCHED' THEN 'RUNNING' ELSE x.state END,
                         last_activity_at = ts
                     WHERE x.effect_id = it.effect_id;
             END IF;
@@ -785,15 +788,19 @@ BEGIN
         VALUES (p_scheduler_id, p_address, p_version, clock_timestamp(), clock_timestamp())
         ON CONFLICT (scheduler_id) DO UPDATE SET seen_at = clock_timestamp(), address = excluded.address;
     DELETE FROM schedulers s WHERE s.seen_at < clock_timestamp() - interval '1 day';
-    RETURN QUERY
+    DELETE FROM requests q WHERE q.ctid IN (SELECT o.ctid FROM requests o
+        WHERE o.created_at < clock_timestamp() - interval '24 h' LIMIT 1000);
     WITH free AS MATERIALIZED (
         SELECT f.shard FROM shards f WHERE f.expires_at <= clock_timestamp()
         ORDER BY f.shard LIMIT p_max FOR UPDATE SKIP LOCKED
     )
     UPDATE shards s SET owner = p_scheduler_id, epoch = s.epoch + 1,
             expires_at = clock_timestamp() + make_interval(secs => p_ttl_s)
-        FROM free WHERE s.shard = free.shard
-        RETURNING s.shard, s.epoch;
+        FROM free WHERE s.shard = free.shard;
+    -- All of the caller's, so that one whose answer was lost learns the epochs of what it renews.
+    RETURN QUERY
+    SELECT s.shard, s.epoch FROM shards s WHERE s.owner = p_scheduler_id AND s.expires_at > clock_timestamp()
+        ORDER BY s.shard;
 END
 $function$;
 
@@ -951,10 +958,28 @@ BEGIN
         FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n),
              jsonb_to_record(t.item) AS i(run_id uuid, namespace text, key text, process text, client_driven boolean,
                  labels jsonb, input_digest text, parent_run_id uuid, parent_effect_id uuid, code_version text,
-                 actor text, data jsonb, owner jsonb)
-        ORDER BY i.namespace, i.key, i.run_id
+                 actor text, data jsonb, owner jsonb, request_id text)
+        ORDER BY i.namespace, i.request_id, i.key, i.run_id
     LOOP
         ts := clock_timestamp();
+        IF it.request_id IS NOT NULL AND it.key IS NULL THEN
+            -- Kept for 24 hours; a second caller waits here for the first one's commit.
+            DELETE FROM requests q WHERE q.namespace = it.namespace AND q.request_id = it.request_id
+                AND q.created_at < ts - interval '24 h';
+            INSERT INTO requests (namespace, request_id, kind, digest, answer, created_at)
+                VALUES (it.namespace, it.request_id, 'CREATE_RUN', it.input_digest,
+                        jsonb_build_object('run_id', it.run_id), ts)
+                ON CONFLICT DO NOTHING;
+            IF NOT FOUND THEN
+                RETURN QUERY SELECT it.ord,
+                    CASE WHEN q.kind = 'CREATE_RUN' AND q.digest = it.input_digest THEN 'ok' ELSE 'request_conflict' END,
+                    r.run_id, false, h.seq, h.epoch, h.recorded_at, '{}'::jsonb
+                    FROM requests q JOIN runs r ON r.run_id = (q.answer->>'run_id')::uuid
+                         JOIN run_heads h ON h.run_id = r.run_id
+                    WHERE q.namespace = it.namespace AND q.request_id = it.request_id;
+                CONTINUE;
+            END IF;
+        END IF;
         SELECT s.epoch INTO ep FROM shards s
             WHERE s.shard = shard_of(it.run_id) AND s.owner = it.owner->>'scheduler_id' AND s.expires_at > ts;
         INSERT INTO runs AS r (run_id, namespace, key, process, client_driven, state, labels, input_digest,
@@ -1098,6 +1123,10 @@ CREATE OR REPLACE FUNCTION backburner.output_append_v1(run_ids uuid[], effect_id
 AS $function$
 DECLARE
     stored int;
+    full_ uuid[] := ARRAY(SELECT a.effect_id FROM (SELECT DISTINCT effect_id, attempt
+                              FROM unnest(effect_ids, attempts) u(effect_id, attempt)) a
+                          WHERE (SELECT sum(octet_length(o.data)) FROM effect_output o
+                                 WHERE o.effect_id = a.effect_id AND o.attempt = a.attempt) >= output_bytes_max());
 BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);  -- a SET clause would be undone before the commit
     INSERT INTO effect_output (effect_id, attempt, stream, offset_, run_id, data)
@@ -1107,11 +1136,18 @@ BEGIN
              JOIN effects e ON e.effect_id = c.effect_id AND e.run_id = c.run_id AND e.attempt = c.attempt
                             AND e.token_hash = sha256(c.token)
         WHERE octet_length(c.chunk) BETWEEN 1 AND 1048576 AND c.at >= 0 AND c.stream IN (1, 2)
+          AND c.effect_id <> ALL (full_)
         ON CONFLICT DO NOTHING;
     GET DIAGNOSTICS stored = ROW_COUNT;
     RETURN stored;
 END
 $function$;
+
+CREATE OR REPLACE FUNCTION backburner.output_bytes_max()
+ RETURNS bigint
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+AS $function$ SELECT 33554432::bigint $function$;
 
 CREATE OR REPLACE FUNCTION backburner.owner_types()
  RETURNS text[]
@@ -1123,7 +1159,7 @@ AS $function$
            'EFFECT_CANCEL_REQUESTED,EFFECT_RESOLVED}'::text[]
 $function$;
 
-CREATE OR REPLACE FUNCTION backburner.project_run(h run_heads, rws jsonb, ts timestamp with time zone)
+CREATE OR REPLACE FUNCTION backburner.project_run(h run_heads, rws jsonb, before_seq bigint, ts timestamp with time zone)
  RETURNS run_heads
  LANGUAGE plpgsql
  SET search_path TO 'backburner', 'pg_temp'
@@ -1132,7 +1168,7 @@ AS $function$
 DECLARE
     r record; ended text;
 BEGIN
-    FOR r IN SELECT item->>'type' AS type, item->'data' AS data
+    FOR r IN SELECT item->>'type' AS type, item->'data' AS data, o
              FROM jsonb_array_elements(rws) WITH ORDINALITY t(item, o)
              WHERE item->>'type' IN ('RUN_CLOSING', 'RUN_COMPLETED', 'RUN_FAILED', 'RUN_CANCELLED', 'RUN_CONTINUED',
                                      'RUN_HALTED', 'RUN_RESUMED', 'RUN_REPORTED', 'PROCESS_RUNTIME_ERROR') ORDER BY o
@@ -1148,7 +1184,7 @@ BEGIN
             ELSE replace(r.type, 'RUN_', '') END;
         h.open := r.type NOT IN ('RUN_COMPLETED', 'RUN_FAILED', 'RUN_CANCELLED', 'RUN_CONTINUED');
         UPDATE runs SET state = h.state, ended_at = CASE WHEN NOT h.open THEN ts END,
-                end_seq = CASE WHEN NOT h.open THEN h.seq END,
+                end_seq = CASE WHEN NOT h.open THEN before_seq + r.o END,
                 error = CASE WHEN r.type = 'RUN_RESUMED' THEN NULL ELSE coalesce(r.data->'error', error) END,
                 unobserved_failures = coalesce((r.data->>'unobserved_failures')::int, unobserved_failures)
             WHERE run_id = h.run_id;

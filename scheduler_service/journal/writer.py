@@ -13,7 +13,7 @@ from typing import Any, Final, LiteralString
 
 import orjson
 
-from scheduler_service.journal.errors import JournalBusy, JournalError, JournalRefused, JournalUnavailable
+from scheduler_service.journal.errors import JournalBusy, JournalRefused, JournalUnavailable
 from scheduler_service.journal.link import Link, Row
 
 #: Items and bytes of one call: bounds the commit, and how long its heads stay locked.

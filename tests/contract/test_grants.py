@@ -134,7 +134,7 @@ def test_scheduler_calls_work(scene: Scene) -> None:
         "DELETE FROM backburner.journal",
         "TRUNCATE backburner.journal",
         "TRUNCATE backburner.runs, backburner.journal CASCADE",
-        "INSERT INTO backburner.journal SELECT * FROM backburner.journal ON CONFLICT (run_id, seq) DO UPDATE SET seq = 9",
+        "INSERT INTO backburner.journal TABLE backburner.journal ON CONFLICT (run_id, seq) DO UPDATE SET seq = 9",
         "MERGE INTO backburner.journal j USING backburner.runs r ON r.run_id = j.run_id WHEN MATCHED THEN DELETE",
     ],
 )

@@ -9,7 +9,17 @@ from typing import Any
 
 import psycopg
 
-from tests.support.journal_items import Attempt, Row, Scene, lost_item, new_id, request_row, run_item, scene_at, settle_item
+from tests.support.journal_items import (
+    Attempt,
+    Row,
+    Scene,
+    lost_item,
+    new_id,
+    request_row,
+    run_item,
+    scene_at,
+    settle_item,
+)
 
 SECONDS = 2.0
 

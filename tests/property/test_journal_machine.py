@@ -154,7 +154,7 @@ class JournalMachine(RuleBasedStateMachine):
     @rule(run_id=runs, type_=st.sampled_from(["RUN_HALTED", "RUN_RESUMED", "RUN_CLOSING"]))
     def change_state(self, run_id: str, type_: str) -> None:
         run = self.model[run_id]
-        if (run.parked and type_ == "RUN_CLOSING") or run.ended:
+        if run.ended or (run.parked and type_ == "RUN_CLOSING") or (not run.parked and type_ == "RUN_RESUMED"):
             return
         assert self.append(run_id, items.row(type_)) == "ok"
         if type_ == "RUN_HALTED":
@@ -315,7 +315,7 @@ class JournalMachine(RuleBasedStateMachine):
         for run_id, run in getattr(self, "model", {}).items():
             journal, effects = (self.rows(query, run_id) for query in (checks.ROWS, checks.EFFECTS))
             [head] = self.rows(checks.HEAD, run_id)
-            checks.check(list(journal), self._queued_unless_over(list(effects), head, run), head)
+            checks.check(journal, self._queued_unless_over(effects, head, run), head)
             assert (head["cancel_requested"], head["open"]) == (run.cancelled, not run.ended)
             for row in effects:
                 effect = self.known[run_id, row["key"]]

@@ -177,7 +177,7 @@ class Scene:
 
     def hello(self, executor_id: str = "e1", incarnation: str = "i1", **changes: Any) -> Session:
         """A new session."""
-        hello = {
+        hello: Row = {
             "executor_id": executor_id, "incarnation": incarnation, "holder": "s1", "address": "", "pools": {},
             "namespace": "default", "capabilities": ["shell"], "labels": {}, "version": "1", "draining": False,
             "clock_skew_s": 0.0, "succeeds": [],
@@ -272,7 +272,7 @@ class Scene:
 def settle_item(attempt: Attempt, outcome: str = "succeeded", **values: Any) -> Row:
     """An item of attempts_settle_v1."""
     failed = {"reason": "EFFECT_REASON_EXITED_NONZERO", "message": "exit code 1"}
-    item = {
+    item: Row = {
         "executor_id": "e1", "outcome": outcome, "reason": None, "message": "", "result": None, "error": None,
         "death": "DEATH_PROVEN", "elapsed_s": 1.5, "retry_after_s": None, "final": False,
     }  # fmt: skip

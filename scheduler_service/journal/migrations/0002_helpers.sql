@@ -34,6 +34,9 @@ CREATE FUNCTION is_live(state text) RETURNS boolean LANGUAGE sql IMMUTABLE PARAL
     SELECT state IN ('DISPATCHED', 'RUNNING', 'CANCELLING')
 $$;
 
+-- Most output that is stored of an attempt, give or take one call: executors stop earlier by themselves.
+CREATE FUNCTION output_bytes_max() RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT 33554432::bigint $$;
+
 -- Types of rows that the owner of a run may send; `journal/writers.py` says the same.
 CREATE FUNCTION owner_types() RETURNS text[] LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT '{RUN_CLOSING,RUN_COMPLETED,RUN_FAILED,RUN_CANCELLED,RUN_CONTINUED,RUN_HALTED,RUN_RESUMED,RUN_REPORTED,'

@@ -311,7 +311,8 @@ BEGIN
         h.state := CASE r.type
             WHEN 'RUN_CLOSING' THEN 'CLOSING' WHEN 'RUN_HALTED' THEN 'HALTED'
             WHEN 'PROCESS_RUNTIME_ERROR' THEN 'PROCESS_ERROR'
-            WHEN 'RUN_RESUMED' THEN CASE WHEN h.cancel_requested THEN 'CANCELLING' ELSE 'RUNNING' END
+            WHEN 'RUN_RESUMED' THEN CASE WHEN h.state NOT IN ('HALTED', 'PROCESS_ERROR') THEN h.state
+                WHEN h.cancel_requested THEN 'CANCELLING' ELSE 'RUNNING' END
             ELSE replace(r.type, 'RUN_', '') END;
         h.open := r.type NOT IN ('RUN_COMPLETED', 'RUN_FAILED', 'RUN_CANCELLED', 'RUN_CONTINUED');
         UPDATE runs SET state = h.state, ended_at = CASE WHEN NOT h.open THEN ts END,

@@ -90,6 +90,7 @@ BEGIN
             IF outcome IN ('ok', 'thinned') THEN
                 UPDATE effects x SET progress = coalesce(d->'progress', x.progress), usage = coalesce(d->'usage', x.usage),
                         progress_ordinal = n, progress_rows = x.progress_rows + (outcome = 'ok')::int,
+                        state = CASE WHEN outcome = 'ok' AND x.state = 'DISPATCHED' THEN 'RUNNING' ELSE x.state END,
                         last_activity_at = ts
                     WHERE x.effect_id = it.effect_id;
             END IF;
@@ -235,12 +236,17 @@ BEGIN
 END
 $$;
 
--- Output chunks. Not worth a flush; what is stored twice is stored once; what comes without its token is dropped.
+-- Output chunks. Not worth a flush; what is stored twice is stored once; what comes without its token, or beyond what is
+-- kept of an attempt, is dropped.
 CREATE FUNCTION output_append_v1(run_ids uuid[], effect_ids uuid[], attempts int[], tokens bytea[], streams smallint[],
                                  offsets bigint[], chunks bytea[]) RETURNS int
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = backburner, pg_temp AS $$
 DECLARE
     stored int;
+    full_ uuid[] := ARRAY(SELECT a.effect_id FROM (SELECT DISTINCT effect_id, attempt
+                              FROM unnest(effect_ids, attempts) u(effect_id, attempt)) a
+                          WHERE (SELECT sum(octet_length(o.data)) FROM effect_output o
+                                 WHERE o.effect_id = a.effect_id AND o.attempt = a.attempt) >= output_bytes_max());
 BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);  -- a SET clause would be undone before the commit
     INSERT INTO effect_output (effect_id, attempt, stream, offset_, run_id, data)
@@ -250,6 +256,7 @@ BEGIN
              JOIN effects e ON e.effect_id = c.effect_id AND e.run_id = c.run_id AND e.attempt = c.attempt
                             AND e.token_hash = sha256(c.token)
         WHERE octet_length(c.chunk) BETWEEN 1 AND 1048576 AND c.at >= 0 AND c.stream IN (1, 2)
+          AND c.effect_id <> ALL (full_)
         ON CONFLICT DO NOTHING;
     GET DIAGNOSTICS stored = ROW_COUNT;
     RETURN stored;

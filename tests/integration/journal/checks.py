@@ -4,7 +4,7 @@ The projections are compared with the state tables of `replay/states.py`, folded
 the same facts (tables in code, functions in SQL, rows) cannot drift apart unnoticed.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from scheduler_service.replay.states import (
@@ -31,7 +31,7 @@ HEAD: Final = (
 )
 
 
-def check(journal: list[Row], effects: list[Row], head: Row) -> None:
+def check(journal: Sequence[Row], effects: Sequence[Row], head: Row) -> None:
     """Asserts I2, I3, I4, I12, and that every projection says what the rows say."""
     _check_order(journal)
     for effect in effects:
@@ -41,7 +41,7 @@ def check(journal: list[Row], effects: list[Row], head: Row) -> None:
     _check_head(journal, effects, head)
 
 
-def _check_order(journal: list[Row]) -> None:
+def _check_order(journal: Sequence[Row]) -> None:
     assert [row["seq"] for row in journal] == list(range(1, len(journal) + 1)), "seq is not dense"
     times = [row["recorded_at"] for row in journal]
     assert times == sorted(times), "time went back"
@@ -74,16 +74,27 @@ def _fold_effect(rows: Iterable[Row]) -> EffectState:
     return state
 
 
-def _check_head(journal: list[Row], effects: list[Row], head: Row) -> None:
+def _check_head(journal: Sequence[Row], effects: Sequence[Row], head: Row) -> None:
     assert head["seq"] == len(journal)
     assert head["recorded_at"] == journal[-1]["recorded_at"]
     assert head["open_effects"] == sum(effect["settled_seq"] is None for effect in effects), "open_effects"
-    state = RunState.RUNNING
-    for row in journal[1:]:
-        name = trigger(row["type"], row["data"])
-        if (state, name) in RUN_TRANSITIONS or name.startswith("RUN_") and name != "RUN_REPORTED":
-            state = apply(RUN_TRANSITIONS, state, name, subject=str(row["run_id"]), seq=row["seq"])
+    state = _fold_run(journal)
     assert head["run_state"] == head["state"] == state
     assert (
         head["open"] == (head["ended_at"] is None) == (state not in {"COMPLETED", "FAILED", "CANCELLED", "CONTINUED"})
     )
+
+
+def _fold_run(journal: Sequence[Row]) -> RunState:
+    """The state table knows no flags: a run whose cancel was asked for is resumed into CANCELLING, not RUNNING."""
+    state, cancelled = RunState.RUNNING, False
+    for row in journal[1:]:
+        name = row["type"]
+        cancelled = cancelled or name == "RUN_CANCEL_REQUESTED"
+        if name != "PROCESS_RUNTIME_ERROR" and (not name.startswith("RUN_") or name == "RUN_REPORTED"):
+            continue
+        parked = state in {RunState.HALTED, RunState.PROCESS_ERROR}
+        state = apply(RUN_TRANSITIONS, state, name, subject=str(row["run_id"]), seq=row["seq"])
+        if parked and cancelled and name == "RUN_RESUMED":
+            state = RunState.CANCELLING
+    return state

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 import psycopg
-import pytest
 
 from backburner.journal.v1 import journal_pb2
 from scheduler_service.journal import shard_of

@@ -50,7 +50,7 @@ async def test_several_at_a_time_apply_each_file_once(empty_database: str) -> No
 
 async def test_changed_file_is_named(empty_database: str, files: Path) -> None:
     await migrate.migrate(empty_database)
-    changed = sorted(files.iterdir())[1]
+    changed = files / migrate.migrations()[1].name
     changed.write_text(changed.read_text() + "\n-- a better comment\n")
     for attempt in (migrate.migrate, migrate.status):
         with pytest.raises(migrate.MigrationError, match=changed.name):

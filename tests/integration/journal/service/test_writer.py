@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -40,7 +40,7 @@ def creation(run_id: str = "", **fields: Any) -> CreateRun:
 
 
 @pytest.fixture
-async def calls(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[int]]:
+def calls(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many items each call of append_v1 carried."""
     sizes: list[int] = []
     genuine = journal._append._call
@@ -50,7 +50,7 @@ async def calls(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
         return await genuine(batch)
 
     monkeypatch.setattr(type(journal._append), "_call", lambda self, batch: counting(batch))
-    yield sizes
+    return sizes
 
 
 async def test_what_waits_goes_in_one_commit(at: Desk, journal: Journal, calls: list[int]) -> None:
@@ -181,24 +181,27 @@ async def test_killed_backends_lose_nothing_that_was_acknowledged_and_apply_noth
         assert numbers == list(range(1, acknowledged[run_id] + 1))
 
 
+async def killed_while_it_waits(at: Desk, run_id: str, call: Callable[[], Awaitable[Any]]) -> str:
+    """The outcome of a call whose backend is killed while it waits for the run's head, and which then waits again."""
+    stuck = WRITERS + " AND wait_event_type = 'Lock' AND pid <> %s"
+    async with at.another(autocommit=False) as holder:
+        await holder.execute("SELECT 1 FROM backburner.run_heads WHERE run_id = %s FOR UPDATE", [run_id])
+        waiting = asyncio.ensure_future(call())
+        [victim] = await eventually(lambda: at.rows(stuck, 0))
+        await at.rows("SELECT pg_terminate_backend(%s)", victim["pid"])
+        await eventually(lambda: at.rows(stuck, victim["pid"]))
+    return str((await waiting).outcome)
+
+
 @pytest.mark.slow
 @pytest.mark.invariant("I14")
 async def test_every_call_outlives_its_connection(at: Desk, journal: Journal) -> None:
-    """Each writer's backend is killed while its call waits; the repetition answers as the first would have."""
     run_id = await at.running("a", max_attempts=1)
     await at.request(run_id, "b", kind="EXTERNAL", capabilities=[], pool="")
     lost = LostAttempt(**items.lost(run_id, "a", at.epoch(run_id)))
     cancel = CancelRequest(**items.cancel_request(run_id, "b"))
-    for call in (lambda: journal.attempts_lost(lost), lambda: journal.request_cancel(cancel)):
-        async with at.another(autocommit=False) as holder:
-            await holder.execute("SELECT 1 FROM backburner.run_heads WHERE run_id = %s FOR UPDATE", [run_id])
-            waiting = asyncio.create_task(call())
-            blocked = await eventually(lambda: at.rows(WRITERS + " AND wait_event_type = 'Lock'"))
-            await at.rows("SELECT pg_terminate_backend(%s)", blocked[0]["pid"])
-            await eventually(
-                lambda: at.rows(WRITERS + " AND wait_event_type = 'Lock' AND pid <> %s", blocked[0]["pid"])
-            )
-        assert (await waiting).outcome == "ok"
+    assert await killed_while_it_waits(at, run_id, lambda: journal.attempts_lost(lost)) == "ok"
+    assert await killed_while_it_waits(at, run_id, lambda: journal.request_cancel(cancel)) == "ok"
     created = creation(key="k")
     first, again = await journal.create_run(created), await journal.create_run(created)
     assert (first.run_id, first.created) == (again.run_id, again.created) == (created.run_id, True)

@@ -98,8 +98,8 @@ async def test_what_fits_is_taken(at: Desk) -> None:
 
 async def test_harness_is_the_first_alternative_that_the_executor_has(at: Desk) -> None:
     run_id = await at.create()
-    wanted = {"kind": "AGENT", "pool": "functions", "capabilities": ["agent/claude-code", "agent/codex", "agent/x"]}
-    await at.request(run_id, "a", **wanted)
+    alternatives = ["agent/claude-code", "agent/codex", "agent/x"]
+    await at.request(run_id, "a", kind="AGENT", capabilities=alternatives)
     [taken] = await at.claim(capabilities=["agent/x", "agent/codex"])
     assert (taken["harness"], taken["data"]["harness"]) == ("codex", "codex")
 
@@ -158,8 +158,14 @@ async def test_claims_of_two_sessions_share_the_queue(at: Desk) -> None:
     other = await at.hello("e2", incarnation="i2")
 
     async def claims(**session: Any) -> list[Row]:
+        """Claims until nothing is left: each leaves what the other holds at the moment."""
+        mine: list[Row] = []
         async with at.another() as connection:
-            return [row for _ in range(12) for row in await at.claim(4, on=connection, **session)]
+            for _ in range(200):
+                mine += await at.claim(4, on=connection, **session)
+                if not await at.queued():
+                    break
+        return mine
 
     both = await asyncio.gather(claims(), claims(executor_id="e2", incarnation="i2", session_no=other))
     taken = [(row["run_id"], row["effect_key"]) for one in both for row in one if row["token_index"] >= 0]

@@ -143,7 +143,6 @@ async def test_no_token_is_not_the_token_of_an_effect_that_has_none(at: Desk) ->
     assert "secret" not in (told["data"] or "")
 
 
-@pytest.mark.xfail(reason="an earlier EFFECT_ATTEMPT_FAILED counts as `already` whatever the token", strict=True)
 async def test_recorded_row_is_told_only_to_the_holder_of_the_token(at: Desk) -> None:
     run_id = await at.running("a", max_attempts=2)
     await at.settle(run_id, "a", "failed", result={"value": {"value": "secret"}})
@@ -251,7 +250,7 @@ async def test_proposed_pause_is_kept(at: Desk) -> None:
 
 
 async def test_attempts_are_counted_by_starts(at: Desk) -> None:
-    """Two starts allowed: the attempt that never started does not count, so that the third attempt is the second start."""
+    """Two starts allowed: the first attempt never started, so that the third is the second start."""
     run_id = await at.running("a", max_attempts=2)
     await at.lose(run_id, "a", never_started=True)
     [second] = await at.claim(known=True)

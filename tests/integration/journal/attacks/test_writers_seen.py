@@ -1,4 +1,4 @@
-"""Who writes what (protocol, section 1): the table, and for each type of event the functions that were seen to write it.
+"""Who writes what (protocol, section 1): the table, and the functions that were seen to write each type of event.
 
 A trigger notes the function on the call stack of every insert while a scenario goes through all of them, rightly and
 wrongly. A type that turns up elsewhere breaks the table; one that never turns up makes the scenario incomplete.
