@@ -6,7 +6,7 @@ One call of Connect is one session. A reader task takes the frames up; the call 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 import grpc
 from google.protobuf import duration_pb2, timestamp_pb2
@@ -61,7 +61,11 @@ class DispatchServicer(pb_grpc.DispatchServiceServicer):
             raise SessionSuperseded(session.executor_id, session.session_no)
 
     async def _hello(self, frames: AsyncIterator[pb.ConnectRequest]) -> pb.Hello:
-        frame = await anext(aiter(frames), None)
+        try:
+            async with asyncio.timeout(_HELLO_SECONDS):
+                frame = await anext(aiter(frames), None)
+        except TimeoutError:
+            frame = None
         if frame is None or frame.WhichOneof("frame") != "hello":
             raise InvalidRequest([Violation("hello", "must be the first frame of a session")])
         hello = frame.hello
@@ -174,6 +178,9 @@ def _violations(hello: pb.Hello) -> list[Violation]:
         found.append(Violation("hello.executor_id", "must have 1 to 128 characters"))
     if not hello.incarnation or len(hello.incarnation) > 64:
         found.append(Violation("hello.incarnation", "must have 1 to 64 characters"))
+    if len(hello.namespace) > 128:
+        found.append(Violation("hello.namespace", "must have at most 128 characters"))
+    found += [Violation(f"hello.{path}", "must not contain NUL") for path, text in _texts(hello) if "\0" in text]
     if len(hello.pools) > _POOLS_MAX:
         found.append(Violation("hello.pools", f"must have at most {_POOLS_MAX} entries"))
     for i, pool in enumerate(hello.pools):
@@ -182,6 +189,17 @@ def _violations(hello: pb.Hello) -> list[Violation]:
         if not 0 <= pool.background_slots <= max(0, pool.slots):
             found.append(Violation(f"hello.pools[{i}].background_slots", "must be from 0 to slots"))
     return found
+
+
+def _texts(hello: pb.Hello) -> Iterator[tuple[str, str]]:
+    """What goes into the database as text, which has no place for NUL."""
+    for name in ("executor_id", "incarnation", "version", "namespace", "address"):
+        yield name, getattr(hello, name)
+    for name in ("succeeds", "functions"):
+        yield from ((f"{name}[{i}]", text) for i, text in enumerate(getattr(hello, name)))
+    for name in ("pools", "harnesses"):
+        yield from ((f"{name}[{i}].name", item.name) for i, item in enumerate(getattr(hello, name)))
+    yield from (("labels", key + value) for key, value in hello.labels.items())
 
 
 def _capabilities(hello: pb.Hello) -> frozenset[str]:

@@ -44,6 +44,7 @@ class Dispatcher:
         self._actor = actor
         self._wake = asyncio.Event()
         self._alarms: list[float] = []
+        self._polled_at = 0.0
         self._grouped: dict[str, Work] = {}
         self.on_dispatched: Any = None
 
@@ -91,7 +92,8 @@ class Dispatcher:
             self._wake.set()
 
     def connected(self, session: Session) -> None:
-        """A new session: anything may be waiting for it."""
+        """A new session, reconciled: from now on it gets work, and anything may be waiting for it."""
+        session.ready = True
         session.queued.update((pool, background) for pool in session.pools for background in (False, True))
         self._wake.set()
 
@@ -114,25 +116,25 @@ class Dispatcher:
                     await self._claim_for(session, polled=polled)
 
     async def _wait(self) -> bool:
-        """Waits for a wake, an alarm or the poll; True when everything is to be asked for."""
+        """Waits for a wake, an alarm or the poll; True when everything is to be asked for: wakes never delay a poll."""
         timeout = self._poll_s * random.uniform(0.75, 1.25)
         if self._alarms:
             timeout = min(timeout, max(0.0, self._alarms[0] - time.monotonic()))
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._wake.wait()
-        except TimeoutError:
-            return self._drop_alarms()
-        finally:
-            self._wake.clear()
-        return self._drop_alarms(default=False)
+        self._wake.clear()
+        polled = self._drop_alarms() or time.monotonic() - self._polled_at >= 0.75 * self._poll_s
+        if polled:
+            self._polled_at = time.monotonic()
+        return polled
 
-    def _drop_alarms(self, *, default: bool = True) -> bool:
+    def _drop_alarms(self) -> bool:
         due = False
         while self._alarms and self._alarms[0] <= time.monotonic():
             heapq.heappop(self._alarms)
             due = True
-        return due or default
+        return due
 
     def _mark(self, work: Work) -> None:
         for session in self._sessions:
@@ -140,7 +142,7 @@ class Dispatcher:
                 session.queued.add((work.pool, work.background))
 
     async def _claim_for(self, session: Session, *, polled: bool) -> None:
-        while not session.closed and not session.draining:
+        while session.ready and not session.closed and not session.draining:
             asks = [ask for name, pool in session.pools.items() if (ask := _ask(session, name, pool, polled=polled))]
             if not asks:
                 return
@@ -157,6 +159,7 @@ class Dispatcher:
     async def _claim(self, session: Session, asks: Sequence[ClaimPool]) -> Claimed:
         for ask in asks:
             session.pools[ask.pool].claiming += ask.foreground
+            session.pools[ask.pool].claiming_background += ask.background
             session.queued -= {(ask.pool, True)} if ask.background else set()
             session.queued -= {(ask.pool, False)} if ask.foreground > ask.background else set()
         tokens = [secrets.token_bytes(16) for _ in range(min(CLAIM_MAX, sum(ask.foreground for ask in asks)))]
@@ -165,6 +168,7 @@ class Dispatcher:
         finally:
             for ask in asks:
                 session.pools[ask.pool].claiming -= ask.foreground
+                session.pools[ask.pool].claiming_background -= ask.background
         self._remark(session, asks, claimed)
         for attempt in claimed.attempts:
             self._start_claimed(session, attempt, tokens[attempt.token_index])

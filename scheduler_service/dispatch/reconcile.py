@@ -42,6 +42,7 @@ class Reconciler:
         *,
         epoch_of: Callable[[str], int | None],
         lose: Callable[[LostAttempt], Awaitable[None]],
+        freed: Callable[[Session], None],
         grace_s: float,
         actor: str,
     ) -> None:
@@ -49,6 +50,7 @@ class Reconciler:
         self._sessions = sessions
         self._epoch_of = epoch_of
         self._lose = lose
+        self._freed = freed
         self._grace_s = grace_s
         self._actor = actor
         self._quiet_since = time.monotonic()
@@ -120,7 +122,9 @@ class Reconciler:
 
     async def _reconcile(self, session: Session) -> None:
         asked = time.monotonic()
-        for row in await self._journal.open_attempts(session.executor_id):
+        rows = await self._journal.open_attempts(session.executor_id)
+        self._release_ended(session, {(row.effect_id, row.attempt) for row in rows}, asked)
+        for row in rows:
             ref = (row.effect_id, row.attempt)
             if session.closed or row.incarnation != session.incarnation:
                 continue
@@ -128,6 +132,13 @@ class Reconciler:
                 self.send_cancel(session, row)
             if ref not in session.report and self._is_old(session, ref, row, asked):
                 await self._absent(session, ref, row)
+
+    def _release_ended(self, session: Session, still_open: set[Ref], asked: float) -> None:
+        """Frees the slots of attempts that the journal has as ended, and whose notice never came."""
+        for ref, held in list(session.held.items()):
+            if ref not in still_open and ref not in session.report and asked - held.since > _SETTLING_SECONDS:
+                session.release(ref)
+                self._freed(session)
 
     def _is_old(self, session: Session, ref: Ref, row: OpenAttempt, asked: float) -> bool:
         """True when the report is younger than the dispatch by enough to mean something."""

@@ -33,8 +33,9 @@ class Pool:
     background_slots: int
     foreground_taken: int = 0
     background_taken: int = 0
-    #: Slots set aside for a claim whose answer is not there yet.
+    #: Slots set aside for a claim whose answer is not there yet; of these, the most that background may take.
     claiming: int = 0
+    claiming_background: int = 0
 
     def free(self, *, background: bool) -> int:
         """Slots that an effect may take now. Background never takes the last slot of two or more."""
@@ -43,7 +44,7 @@ class Pool:
             return room
         floor = 1 if self.slots > 1 else 0
         most = max(1, min(self.background_slots, self.slots - floor))
-        return max(0, min(room, most - self.background_taken))
+        return max(0, min(room, most - self.background_taken - self.claiming_background))
 
     def take(self, *, background: bool, count: int = 1) -> None:
         """Takes slots, or gives them back with a negative count."""
@@ -101,6 +102,8 @@ class Session:
     report: set[Ref] = field(default_factory=set)
     report_at: float = 0.0
     live: dict[Ref, executor_pb.Attempt] = field(default_factory=dict)
+    #: False until its hello is reconciled: an attempt dispatched before would look like one that never arrived.
+    ready: bool = False
     closed: str = ""
     #: Classes (pool, background) of which queued effects may be waiting for this executor.
     queued: set[tuple[str, bool]] = field(default_factory=set)
@@ -111,7 +114,9 @@ class Session:
 
     def serves(self, work: Work) -> str | None:
         """The capability by which it can do the work: the first of the work's alternatives that it has."""
-        if self.draining or self.closed or any(self.labels.get(k) != v for k, v in work.executor_labels.items()):
+        if not self.ready or self.draining or self.closed or self.namespace != work.namespace:
+            return None
+        if any(self.labels.get(k) != v for k, v in work.executor_labels.items()):
             return None
         return next((c for c in work.capabilities if c in self.capabilities), None)
 
@@ -222,13 +227,16 @@ class Sessions:
         return True
 
     def reserve(self, work: Work) -> Reservation | None:
-        """Takes a slot for the work on the executor with the most room, or answers None."""
-        best: tuple[int, Session, str] | None = None
+        """Takes a slot: of the most preferred alternative that has one, on the executor with the most room."""
+        best: tuple[tuple[int, int], Session, str] | None = None
         for session in self._by_executor.values():
             capability = session.serves(work)
             room = session.pools[work.pool].free(background=work.background) if work.pool in session.pools else 0
-            if capability is not None and room > 0 and (best is None or room > best[0]):
-                best = (room, session, capability)
+            if capability is None or room <= 0:
+                continue
+            rank = (-work.capabilities.index(capability), room)
+            if best is None or rank > best[0]:
+                best = (rank, session, capability)
         if best is None:
             return None
         _, session, capability = best

@@ -20,6 +20,7 @@ class Work:
     executor_labels: Mapping[str, str]
     total_timeout_s: float | None
     sleeps: bool
+    namespace: str = "default"
 
 
 def harness_of(capability: str) -> str:

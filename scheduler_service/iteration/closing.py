@@ -73,17 +73,27 @@ class Closing:
             return
         run.forced = True
         self._loop.drop_coroutine(run)
+        self.close(run)
+
+    def close(self, run: RunState) -> None:
+        """Writes the end of a run that is forced; also again, when the first try was lost."""
         self._loop.spawn(self._close(run), "close")
 
     async def _close(self, run: RunState) -> None:
         while run.phase in _IN_FLIGHT:  # noqa: ASYNC110 - rare, and what is in flight ends soon
             await asyncio.sleep(0.01)
+        if run.phase is Phase.GONE:
+            return
         try:
             open_effects = await self._loop.journal.open_effects(run.run_id)
         except JournalUnavailable:
             await asyncio.sleep(_RETRY_SECONDS)
-            self._loop.spawn(self._close(run), "close")
+            self.close(run)
             return
+        if run.phase in _IN_FLIGHT or run.phase is Phase.GONE:  # begun meanwhile: only one append at a time
+            self.close(run)
+            return
+        self._loop.drop_coroutine(run)
         rows = [_cancel(effect.effect_id, effect.key) for effect in open_effects if not effect.cancel_reason]
         ending = [_closing(self._reason(run))] if open_effects else [_cancelled(self._reason(run))]
         run.fed = run.head

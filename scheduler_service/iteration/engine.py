@@ -37,6 +37,7 @@ from scheduler_service.journal import (
     CreateRunOutcome,
     ExecutorSeen,
     Journal,
+    JournalUnavailable,
     LostAttempt,
     ResolveOutcome,
     ResolveRequest,
@@ -57,7 +58,7 @@ class Engine:
         self._journal = journal
         self._processes = processes
         self._draining = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._services: list[asyncio.Task[None]] = []
         actor = f"scheduler/{settings.scheduler_id}"
         self.sessions = Sessions()
@@ -70,8 +71,9 @@ class Engine:
         checks = CallChecks(cast("Mode", settings.check_calls))
         self.loop = Loop(journal, self.sessions, self.dispatcher, self.threads, checks, actor=actor, spawn=self._spawn)
         self.closing = Closing(self.loop)
-        self.loop.load = Loader(self.loop, processes, checks).load
-        self.loop.observers = (self.closing.observe, OwnedEffects(self.loop).observe)
+        self.loop.load = Loader(self.loop, processes, checks, close=self.closing.close).load
+        self.loop.observers = (self.closing.observe, OwnedEffects(self.loop).observe, self._observe_settled)
+        self.loop.on_forget = self.closing.forget
         self.loop.observe_parked = self.closing.observe_parked
         self.shards = Shards(
             journal,
@@ -87,6 +89,7 @@ class Engine:
             self.sessions,
             epoch_of=self.shards.epoch_of,
             lose=self._lose,
+            freed=self.dispatcher.freed,
             grace_s=settings.grace_seconds,
             actor=actor,
         )
@@ -167,8 +170,18 @@ class Engine:
         return self._processes
 
     async def create_run(self, request: CreateRun) -> CreateRunOutcome:
-        """Commits the run, and begins it when this replica owns its shard."""
-        outcome = await self._journal.create_run(request)
+        """Commits the run, and begins it when this replica owns its shard; also when the caller has gone away."""
+        task = asyncio.create_task(self._create_run(request), name="create")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
+
+    async def _create_run(self, request: CreateRun) -> CreateRunOutcome:
+        try:
+            outcome = await self._journal.create_run(request)
+        except JournalUnavailable:
+            self.shards.read_again(request.run_id)  # it may have been committed all the same
+            raise
         epoch = self.shards.epoch_of(outcome.run_id)
         if outcome.created and epoch is not None and outcome.epoch == epoch:
             run = RunState(
@@ -249,9 +262,9 @@ class Engine:
         for item in rejected:
             ref = (item.ref.effect_id, item.ref.attempt)
             held = session.held.get(ref)
-            session.release(ref)
             if item.reason == pb.RejectedAttempt.REASON_DUPLICATE or held is None:
-                continue
+                continue  # a duplicate was taken before, and holds its slot until it ends
+            session.release(ref)
             epoch = self.shards.epoch_of(held.run_id)
             if epoch is not None:
                 await self._lose(_never_started(held.run_id, epoch, item, f"scheduler/{self.scheduler_id}"))
@@ -273,6 +286,11 @@ class Engine:
             when = event.data.get("next_attempt_at") or event.data.get("until")
             if when:
                 self.dispatcher.wake_at(datetime.fromisoformat(when.replace("Z", "+00:00")).timestamp())
+
+    def _observe_settled(self, run: RunState, event: Event) -> None:
+        """Settlements that no executor tells of leave room in their groups too."""
+        if event.type in _SETTLED:
+            self.dispatcher.settled(event.effect_id)
 
     def _claimed(self, attempt: ClaimedAttempt) -> None:
         """A claim of this replica has dispatched an attempt: its run hears of it at once."""

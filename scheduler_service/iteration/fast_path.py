@@ -30,14 +30,14 @@ class FastPath:
         self._sessions = sessions
         self._dispatcher = dispatcher
 
-    def reserve(self, rows: Sequence[dict[str, Any]]) -> Reservations:
+    def reserve(self, run: RunState, rows: Sequence[dict[str, Any]]) -> Reservations:
         """Takes a slot for each request that can have one, and notes the dispatch in its row."""
         reservations: Reservations = {}
         for row in rows:
             x = row.get("x")
             if x is None or x["kind"] not in POOLS or x["not_before"] is not None:
                 continue
-            reservation = self._dispatcher.reserve(work_of(x))
+            reservation = self._dispatcher.reserve(work_of(x, run.namespace))
             if reservation is not None:
                 reservations[row["effect_id"]] = reservation
                 x["dispatch"] = _dispatch_of(reservation)
@@ -63,7 +63,8 @@ class FastPath:
                 self._dispatcher.give_back(reservation)
             not_before = timestamp(x["not_before"]).timestamp() if x["not_before"] else None
             grouped = x["group_id"] is not None
-            self._dispatcher.queued(row["effect_id"], work_of(x), grouped=grouped, not_before=not_before)
+            work = work_of(x, run.namespace)
+            self._dispatcher.queued(row["effect_id"], work, grouped=grouped, not_before=not_before)
 
     def send_cancels(self, run_id: str, cancels: Rows) -> None:
         """Sends committed cancels to the executors that are connected here; the poll finds the others."""

@@ -29,8 +29,16 @@ _LOADS_AT_A_TIME = 8
 class Loader:
     """Loads runs, a few at a time."""
 
-    def __init__(self, loop: Loop, processes: Mapping[str, AnyProcess], checks: CallChecks) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        processes: Mapping[str, AnyProcess],
+        checks: CallChecks,
+        *,
+        close: Callable[[RunState], None],
+    ) -> None:
         self._loop = loop
+        self._close = close
         self._checks = checks
         self._processes = processes
         self._turn = asyncio.Semaphore(_LOADS_AT_A_TIME)
@@ -48,21 +56,41 @@ class Loader:
     async def _load(self, run: RunState) -> None:
         async with self._turn:
             try:
-                strikes = await self._loop.journal.strike(run.run_id, run.epoch)
-                if strikes is None:
-                    self._loop.forget(run)
-                    return
                 events = await self._read(run)
+                strikes = await self._strike(run, events)
             except JournalUnavailable as error:
                 log.warning("run %s cannot be read, trying again: %s", run.run_id, error)
                 self._loop.reload(run)
                 return
-        if strikes > STRIKES_MAX:
-            self._loop.park(run, _STRIKES, cause=0)
-        elif events[-1].type in TERMINAL:
+        if run.phase is not Phase.LOADING:
+            return  # lost meanwhile
+        if strikes is None or events[-1].type in TERMINAL:
             self._loop.forget(run)
+        elif run.forced or _is_forced(events):
+            self._end(run, events)
+        elif strikes > STRIKES_MAX:
+            self._loop.park(run, _STRIKES, cause=0)
         else:
             self._replay(run, events, fresh=False)
+
+    async def _strike(self, run: RunState, events: Sequence[Event]) -> int | None:
+        """Strikes, raised once for all tries of this replica; None when the run is not ours. 0: no code will run."""
+        if run.struck or run.forced or run.process not in self._processes or _is_forced(events):
+            return 0
+        strikes = await self._loop.journal.strike(run.run_id, run.epoch)
+        run.struck = strikes is not None
+        return strikes
+
+    def _end(self, run: RunState, events: Sequence[Event]) -> None:
+        """Goes on with the end of a run that its owner ends without its process."""
+        run.forced = True
+        run.fed = events[-1].seq
+        run.head = max(run.head, run.fed)
+        run.phase = Phase.IDLE
+        for event in events:
+            self._loop.observe(run, event)
+        if not _is_forced(events):
+            self._close(run)
 
     async def _read(self, run: RunState) -> list[Event]:
         events: list[Event] = []
@@ -77,6 +105,8 @@ class Loader:
         if definition is None:
             log.error("run %s waits: no process %r is loaded here (--process-module)", run.run_id, run.process)
             run.phase = Phase.PARKED
+            run.inbox |= {event.seq: event for event in events}
+            self._loop.hear_head(run.run_id, events[-1].seq)  # a cancel among them ends the run all the same
             return
         execution = Execution(
             definition, run.run_id, recorded=Recorded(events), watch_calls=self._checks.due(run.process)
@@ -120,6 +150,10 @@ def _replay(
         if execution.parked:
             break
     return execution, pending
+
+
+def _is_forced(events: Sequence[Event]) -> bool:
+    return any(event.type == "RUN_CLOSING" and event.cause == 0 for event in events)
 
 
 _STRIKES: dict[str, Any] = {

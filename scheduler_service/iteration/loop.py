@@ -66,6 +66,7 @@ class Loop:
         self.load: Callable[[RunState], None] = lambda run: None
         self.observers: Sequence[Callable[[RunState, Event], None]] = ()
         self.observe_parked: Callable[[RunState, Event], None] = lambda run, event: None
+        self.on_forget: Callable[[str], None] = lambda run_id: None
 
     # -- hearing -----------------------------------------------------------------------------------------------
 
@@ -79,16 +80,21 @@ class Loop:
             return
         for event in events:
             run.hear(event)
-            if run.phase is Phase.PARKED:
-                self.observe_parked(run, event)
-        self.kick(run)
+        if run.phase is Phase.PARKED:
+            self._read_parked(run)
+        else:
+            self.kick(run)
 
     def hear_head(self, run_id: str, seq: int) -> None:
         """Takes the news that a journal has come to `seq`, without the events."""
         self.heads.advance(run_id, seq)
         run = self.runs.get(run_id)
-        if run is not None and seq > run.head:
-            run.head = seq
+        if run is None:
+            return
+        run.head = max(run.head, seq)
+        if run.phase is Phase.PARKED:
+            self._read_parked(run)
+        else:
             self.kick(run)
 
     def hear_rows(self, run_id: str, rows: Sequence[Mapping[str, Any]], recorded_at: datetime, actor: str) -> None:
@@ -148,7 +154,10 @@ class Loop:
             return
         run.fed, commands = result
         for event in events:
-            self.observe(run, event)
+            if event.seq <= run.fed:
+                self.observe(run, event)
+            else:
+                run.hear(event)  # behind one that parks the run
         self.append_commands(run, commands)
 
     def _observe(self, run: RunState, events: Sequence[Event]) -> None:
@@ -167,7 +176,7 @@ class Loop:
             self.kick(run)
             return
         rows = [row_of(command) for command in commands]
-        self.begin_append(run, rows, self.fast_path.reserve(rows))
+        self.begin_append(run, rows, self.fast_path.reserve(run, rows))
 
     def begin_append(self, run: RunState, rows: list[dict[str, Any]], reservations: dict[str, Reservation]) -> None:
         """Appends rows as the run's next iteration."""
@@ -214,6 +223,7 @@ class Loop:
     ) -> None:
         run.iteration += 1
         run.failures = 0
+        run.struck = False
         if outcome.outcome == "already":  # the answer to our own commit was lost: read what it wrote
             events = await self.journal.read_events(run.run_id, run.fed, _GAP_PAGE)
         else:
@@ -241,6 +251,15 @@ class Loop:
             elif row["type"] in PARKING:
                 self.drop_coroutine(run)
                 run.phase = Phase.PARKED
+                self._read_parked(run)
+
+    def _read_parked(self, run: RunState) -> None:
+        """Looks at what a parked run was not fed: a cancel that came with the error, or through another replica."""
+        for event in run.next_events(EVENTS_PER_ITERATION):
+            run.fed = event.seq
+            self.observe_parked(run, event)
+        if run.phase is Phase.PARKED:
+            self._fill_gap(run)
 
     def _refused(self, run: RunState, reservations: dict[str, Reservation], outcome: AppendOutcome) -> None:
         self.fast_path.give_back(reservations)
@@ -265,6 +284,7 @@ class Loop:
         """Lets go of a run that ended or has another owner."""
         self.drop_coroutine(run)
         self.runs.drop(run)
+        self.on_forget(run.run_id)
 
     def reload(self, run: RunState) -> None:
         """Drops the coroutine and reads the journal again, later after repeated failures."""
@@ -290,9 +310,15 @@ class Loop:
         """Reads what was not heard; the notice that was overtaken gets a moment first."""
         await asyncio.sleep(_GAP_SECONDS)
         run.reading = False
+        if run.phase is Phase.PARKED and run.head > run.fed:
+            await self._read_rest(run)
+            return
         if run.phase is not Phase.IDLE or run.head <= run.fed or run.fed + 1 in run.inbox:
             self.kick(run)
             return
+        await self._read_rest(run)
+
+    async def _read_rest(self, run: RunState) -> None:
         try:
             events = await self.journal.read_events(run.run_id, run.fed, _GAP_PAGE)
         except JournalUnavailable:

@@ -16,6 +16,7 @@ from scheduler_service.journal import Journal, JournalUnavailable, shard_of
 log = logging.getLogger(__name__)
 
 _ADOPT_PAGE = 500
+_PARKED = ("PROCESS_ERROR", "HALTED")
 
 
 class Shards:
@@ -40,10 +41,17 @@ class Shards:
         self._lease_s = lease_s
         self._on_parked_cancel = on_parked_cancel
         self.epochs: dict[int, int] = {}
+        #: Shards of ours with runs that are yet to be adopted.
+        self._unread: set[int] = set()
 
     def epoch_of(self, run_id: str) -> int | None:
         """Epoch of the run's shard when it is ours."""
         return self.epochs.get(shard_of(run_id))
+
+    def read_again(self, run_id: str) -> None:
+        """A run may have been created without our hearing of it: its shard is read at the next turn."""
+        if self.epoch_of(run_id) is not None:
+            self._unread.add(shard_of(run_id))
 
     async def run(self) -> None:
         """Renews and claims until cancelled."""
@@ -59,11 +67,25 @@ class Shards:
         kept = set(await self._journal.renew_shards(self._scheduler_id, self._lease_s))
         for shard in set(self.epochs) - kept:
             self._lose(shard)
+        if kept - set(self.epochs):
+            await self._start_over()
         claimed = await self._journal.claim_shards(self._scheduler_id, self._address, self._version, self._lease_s)
         for lease in claimed:
-            if self.epochs.get(lease.shard) != lease.epoch:
-                self.epochs[lease.shard] = lease.epoch
-                await self._adopt(lease.shard, lease.epoch)
+            if lease.shard in self.epochs:
+                self._lose(lease.shard)  # it ran out between the renewal and the claim
+            self.epochs[lease.shard] = lease.epoch
+            self._unread.add(lease.shard)
+        self._unread |= self.epochs.keys() & set(await self._journal.unadopted(self._scheduler_id))
+        for shard in sorted(self._unread):
+            await self._adopt(shard, self.epochs[shard])
+            self._unread.discard(shard)
+
+    async def _start_over(self) -> None:
+        """We hold leases whose epochs we never heard of: the answer to a claim was lost. All are given back."""
+        log.warning("the answer to a claim of shards was lost: claiming anew")
+        for shard in list(self.epochs):
+            self._lose(shard)
+        await self._journal.release_shards(self._scheduler_id)
 
     async def release(self) -> None:
         """Gives all shards back, so that the next owner need not wait for the leases to run out."""
@@ -82,7 +104,8 @@ class Shards:
                     epoch=epoch,
                     iteration=head.iteration,
                     head=head.seq,
-                    phase=Phase.PARKED if head.state in ("PROCESS_ERROR", "HALTED") else Phase.IDLE,
+                    fed=head.seq if head.state in _PARKED else 0,
+                    phase=Phase.PARKED if head.state in _PARKED else Phase.IDLE,
                 )
                 self._begin(self._loop.runs.add(run), cancelled=head.cancel_requested)
             if len(page) < _ADOPT_PAGE:
@@ -98,5 +121,6 @@ class Shards:
     def _lose(self, shard: int) -> None:
         log.warning("shard %d is lost; its runs go on elsewhere", shard)
         self.epochs.pop(shard, None)
+        self._unread.discard(shard)
         for run in [run for run in self._loop.runs if shard_of(run.run_id) == shard]:
             self._loop.forget(run)

@@ -13,6 +13,8 @@ from scheduler_service.replay.events import Command
 
 _DEFAULT_MAX_INTERVAL_SECONDS = 300.0
 _DEFAULT_POLL_SECONDS = 5.0
+#: What a group without a limit of its own has: the greatest value of the column.
+_UNLIMITED = 2**31 - 1
 
 
 def row_of(command: Command) -> dict[str, Any]:
@@ -58,7 +60,7 @@ def projection(spec: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def work_of(x: Mapping[str, Any]) -> Work:
+def work_of(x: Mapping[str, Any], namespace: str) -> Work:
     """What dispatch has to know, from the projection's columns."""
     return Work(
         kind=x["kind"],
@@ -69,6 +71,7 @@ def work_of(x: Mapping[str, Any]) -> Work:
         executor_labels=x["executor_labels"],
         total_timeout_s=x["total_timeout_s"],
         sleeps=x["not_before"] is not None,
+        namespace=namespace,
     )
 
 
@@ -108,4 +111,4 @@ def _group_max(group: Mapping[str, Any]) -> int | None:
         return None
     if group.get("strategy") == "GROUP_STRATEGY_SEQUENTIAL":
         return 1
-    return max(1, int(group.get("max_concurrency", 1)))
+    return int(group.get("max_concurrency", 0)) or _UNLIMITED

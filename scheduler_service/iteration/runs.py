@@ -48,6 +48,8 @@ class RunState:
     used: float = field(default_factory=time.monotonic)
     #: True when the owner ends the run without its process (cleanup took too long, cancelled while parked).
     forced: bool = False
+    #: True once this replica has raised the run's strikes, until an append clears them.
+    struck: bool = False
     #: Failures to read or append in a row; they space out the next try.
     failures: int = 0
     #: True while somebody already waits to read what is missing between `fed` and `head`.

@@ -121,7 +121,7 @@ class IterationThreads:
             result = job.work()
         except StepBlocked:
             return  # the watchdog has answered for this job, and this thread has been replaced
-        except Exception as error:  # noqa: BLE001 - handed to the run's loop, which parks the run with it
+        except BaseException as error:  # noqa: BLE001 - handed to the run's loop; an exit would end all other runs too
             result = error
         finally:
             state.job = None

@@ -212,6 +212,10 @@ class Journal:
         rows = await self._read("events", run_id=run_id, after=after_seq, most=most)
         return [_event(row) for row in rows]
 
+    async def unadopted(self, scheduler_id: str) -> list[int]:
+        """Shards that this scheduler owns and in which there are runs that it has not adopted."""
+        return [row["shard"] for row in await self._read("unadopted", scheduler_id=scheduler_id)]
+
     async def heads(self, run_ids: Sequence[str]) -> dict[str, int]:
         """Newest seq by run."""
         if not run_ids:

@@ -45,6 +45,11 @@ SELECT * FROM backburner.adopt_runs_v1(%(scheduler_id)s, %(shard)s, %(epoch)s, %
 -- strike --
 SELECT backburner.strike_v1(%(run_id)s::uuid, %(epoch)s) AS strikes
 
+-- unadopted --
+-- Shards of ours in which another replica has created runs.
+SELECT DISTINCT h.shard FROM backburner.run_heads h JOIN backburner.shards s ON s.shard = h.shard
+WHERE s.owner = %(scheduler_id)s AND h.open AND h.epoch < s.epoch
+
 -- now --
 SELECT clock_timestamp() AS now
 

@@ -107,6 +107,7 @@ CREATE TABLE effects (
 COMMENT ON TABLE effects IS 'One row an effect: its state now. Spec and result lie in the journal, at requested_seq and settled_seq.';
 COMMENT ON COLUMN effects.past_tokens IS 'Hashes of the tokens of attempts 1, 2, ... that are over, at most 100 of them.';
 CREATE INDEX effects_deadlines ON backburner.effects USING btree (LEAST(queue_deadline, total_deadline)) WHERE ((state = ANY (ARRAY['QUEUED'::text, 'WAITING'::text, 'PARKED'::text])) AND (LEAST(queue_deadline, total_deadline) IS NOT NULL));
+CREATE INDEX effects_durations ON backburner.effects USING btree (settled_at) WHERE ((state = 'SUCCEEDED'::text) AND (elapsed_s IS NOT NULL) AND (kind <> 'FUNCTION'::text));
 CREATE INDEX effects_grouped ON backburner.effects USING btree (run_id, group_id) WHERE ((group_id IS NOT NULL) AND (state = ANY (ARRAY['DISPATCHED'::text, 'RUNNING'::text, 'CANCELLING'::text])));
 CREATE INDEX effects_live ON backburner.effects USING btree (executor_id) WHERE (state = ANY (ARRAY['DISPATCHED'::text, 'RUNNING'::text, 'CANCELLING'::text]));
 CREATE INDEX effects_newest ON backburner.effects USING btree (namespace, requested_at DESC, effect_id DESC);
@@ -1180,7 +1181,8 @@ BEGIN
         h.state := CASE r.type
             WHEN 'RUN_CLOSING' THEN 'CLOSING' WHEN 'RUN_HALTED' THEN 'HALTED'
             WHEN 'PROCESS_RUNTIME_ERROR' THEN 'PROCESS_ERROR'
-            WHEN 'RUN_RESUMED' THEN CASE WHEN h.cancel_requested THEN 'CANCELLING' ELSE 'RUNNING' END
+            WHEN 'RUN_RESUMED' THEN CASE WHEN h.state NOT IN ('HALTED', 'PROCESS_ERROR') THEN h.state
+                WHEN h.cancel_requested THEN 'CANCELLING' ELSE 'RUNNING' END
             ELSE replace(r.type, 'RUN_', '') END;
         h.open := r.type NOT IN ('RUN_COMPLETED', 'RUN_FAILED', 'RUN_CANCELLED', 'RUN_CONTINUED');
         UPDATE runs SET state = h.state, ended_at = CASE WHEN NOT h.open THEN ts END,

@@ -110,7 +110,7 @@ async def test_server_ends_with_its_owner(
 ) -> None:
     process, postmaster = owner
     process.send_signal(number)
-    await eventually(lambda: not postmaster.is_running(), message="the server outlived its owner")
+    await eventually(lambda: _is_gone(postmaster), message="the server outlived its owner")
     server.start(folder)  # and left nothing that stops the next start
 
 

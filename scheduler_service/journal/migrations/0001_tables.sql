@@ -160,6 +160,8 @@ CREATE INDEX effects_open ON effects (run_id) WHERE settled_seq IS NULL;
 CREATE INDEX effects_deadlines ON effects (least(queue_deadline, total_deadline))
     WHERE state IN ('QUEUED', 'WAITING', 'PARKED') AND least(queue_deadline, total_deadline) IS NOT NULL;
 CREATE INDEX effects_newest ON effects (namespace, requested_at DESC, effect_id DESC);
+CREATE INDEX effects_durations ON effects (settled_at)
+    WHERE state = 'SUCCEEDED' AND elapsed_s IS NOT NULL AND kind <> 'FUNCTION';
 CREATE INDEX effects_waiting ON effects (namespace, effect_id) WHERE state = 'WAITING';
 
 CREATE TABLE dispatch_queue (

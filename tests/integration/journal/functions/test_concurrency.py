@@ -54,7 +54,9 @@ class Crowd:
 
     def _iteration(self, run_id: str) -> items.Item:
         number = self.at.iteration(run_id)
-        rows = [items.requested(run_id, f"k{number}", max_attempts=2)]
+        key = f"k{number}"
+        dispatch = items.dispatch(run_id, key, self.at.session_no) if number % 2 else None
+        rows = [items.requested(run_id, key, max_attempts=2, dispatch=dispatch)]
         if number % 5 == 4:
             rows.append(items.cancel(run_id, f"k{number - 3}"))
         return self.at.appending(run_id, *rows)
