@@ -149,14 +149,14 @@ class DispatchServicer(pb_grpc.DispatchServiceServicer):
         if kind == "journaled":
             self._engine.journaled(session, frame.journaled.events)
         elif kind == "heartbeat":
-            await self._heartbeat(session, frame.heartbeat)
+            self._heartbeat(session, frame.heartbeat)
         elif kind == "rejected":
             await self._engine.rejected(session, frame.rejected.attempts)
         elif kind == "draining":
             session.draining = True
-            await self._engine.seen(session, "DRAINING")
+            self._engine.seen(session)
 
-    async def _heartbeat(self, session: Session, heartbeat: pb.ExecutorHeartbeat) -> None:
+    def _heartbeat(self, session: Session, heartbeat: pb.ExecutorHeartbeat) -> None:
         for attempt in heartbeat.changed:
             ref = (attempt.effect_id, attempt.attempt)
             if ref in session.held:
@@ -164,7 +164,7 @@ class DispatchServicer(pb_grpc.DispatchServiceServicer):
         if heartbeat.report:
             session.report = {(a.ref.effect_id, a.ref.attempt) for a in heartbeat.attempts}
             session.report_at = time.monotonic()
-        await self._engine.seen(session, "DRAINING" if session.draining else "CONNECTED")
+        self._engine.seen(session)
 
     async def _gone(self, session: Session) -> None:
         if self._engine.sessions.remove(session):

@@ -104,6 +104,8 @@ class Session:
     live: dict[Ref, executor_pb.Attempt] = field(default_factory=dict)
     #: False until its hello is reconciled: an attempt dispatched before would look like one that never arrived.
     ready: bool = False
+    #: True while a sign of life is on its way into the journal.
+    noting: bool = False
     closed: str = ""
     #: Classes (pool, background) of which queued effects may be waiting for this executor.
     queued: set[tuple[str, bool]] = field(default_factory=set)

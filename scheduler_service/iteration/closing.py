@@ -90,7 +90,7 @@ class Closing:
             await asyncio.sleep(_RETRY_SECONDS)
             self.close(run)
             return
-        if run.phase in _IN_FLIGHT or run.phase is Phase.GONE:  # begun meanwhile: only one append at a time
+        if run.phase in _IN_FLIGHT or self._loop.runs.get(run.run_id) is not run:  # begun meanwhile
             self.close(run)
             return
         self._loop.drop_coroutine(run)

@@ -269,9 +269,20 @@ class Engine:
             if epoch is not None:
                 await self._lose(_never_started(held.run_id, epoch, item, f"scheduler/{self.scheduler_id}"))
 
-    async def seen(self, session: Session, state: str) -> None:
-        """Notes in the journal that an executor is there."""
-        await self._journal.executors_seen([ExecutorSeen(session.executor_id, session.session_no, state)])
+    def seen(self, session: Session) -> None:
+        """Has it noted in the journal that an executor is there; its stream does not wait for that."""
+        if not session.noting:
+            session.noting = True
+            self._spawn(self._note_seen(session), "seen")
+
+    async def _note_seen(self, session: Session) -> None:
+        state = "DRAINING" if session.draining else "CONNECTED"
+        try:
+            await self._journal.executors_seen([ExecutorSeen(session.executor_id, session.session_no, state)])
+        except JournalUnavailable as error:
+            log.warning("a heartbeat of executor %s is not noted: %s", session.executor_id, error)
+        finally:
+            session.noting = False
 
     def _note_settled(self, session: Session, row: pb.JournaledEvent, event: Event) -> None:
         ref = (row.effect_id, row.attempt)

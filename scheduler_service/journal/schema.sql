@@ -710,7 +710,9 @@ BEGIN
                coalesce(CASE WHEN n.becomes IS NOT NULL THEN ts END, old.recorded_at),
                coalesce(n.new_data, old.data)::text, d.key
         FROM decided d LEFT JOIN numbered n ON n.ord = d.ord
-             LEFT JOIN journal old ON d.becomes IS NULL AND old.run_id = bucket.run_id AND old.seq = d.past_seq;
+             -- LATERAL and LIMIT: one look-up by key, even for a plan made before there were any statistics
+             LEFT JOIN LATERAL (SELECT o.* FROM journal o WHERE d.becomes IS NULL AND o.run_id = bucket.run_id
+                                AND o.seq = d.past_seq LIMIT 1) old ON true;
         SELECT count(*), count(*) FILTER (WHERE j.type IN ('EFFECT_RESOLVED', 'EFFECT_CANCELLED')) INTO written, settled
             FROM journal j WHERE j.run_id = bucket.run_id AND j.seq > h.seq;
         IF written > 0 THEN
@@ -791,17 +793,15 @@ BEGIN
     DELETE FROM schedulers s WHERE s.seen_at < clock_timestamp() - interval '1 day';
     DELETE FROM requests q WHERE q.ctid IN (SELECT o.ctid FROM requests o
         WHERE o.created_at < clock_timestamp() - interval '24 h' LIMIT 1000);
+    RETURN QUERY
     WITH free AS MATERIALIZED (
         SELECT f.shard FROM shards f WHERE f.expires_at <= clock_timestamp()
         ORDER BY f.shard LIMIT p_max FOR UPDATE SKIP LOCKED
     )
     UPDATE shards s SET owner = p_scheduler_id, epoch = s.epoch + 1,
             expires_at = clock_timestamp() + make_interval(secs => p_ttl_s)
-        FROM free WHERE s.shard = free.shard;
-    -- All of the caller's, so that one whose answer was lost learns the epochs of what it renews.
-    RETURN QUERY
-    SELECT s.shard, s.epoch FROM shards s WHERE s.owner = p_scheduler_id AND s.expires_at > clock_timestamp()
-        ORDER BY s.shard;
+        FROM free WHERE s.shard = free.shard
+        RETURNING s.shard, s.epoch;
 END
 $function$;
 

@@ -225,7 +225,9 @@ BEGIN
                coalesce(CASE WHEN n.becomes IS NOT NULL THEN ts END, old.recorded_at),
                coalesce(n.new_data, old.data)::text, d.key
         FROM decided d LEFT JOIN numbered n ON n.ord = d.ord
-             LEFT JOIN journal old ON d.becomes IS NULL AND old.run_id = bucket.run_id AND old.seq = d.past_seq;
+             -- LATERAL and LIMIT: one look-up by key, even for a plan made before there were any statistics
+             LEFT JOIN LATERAL (SELECT o.* FROM journal o WHERE d.becomes IS NULL AND o.run_id = bucket.run_id
+                                AND o.seq = d.past_seq LIMIT 1) old ON true;
         SELECT count(*), count(*) FILTER (WHERE j.type IN ('EFFECT_RESOLVED', 'EFFECT_CANCELLED')) INTO written, settled
             FROM journal j WHERE j.run_id = bucket.run_id AND j.seq > h.seq;
         IF written > 0 THEN

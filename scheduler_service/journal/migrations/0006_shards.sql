@@ -1,6 +1,7 @@
 -- Ownership: shards are leased by the database clock; a run's owner stamps its epoch before it reads.
 
--- Takes at most so many shards that nobody owns, and answers with all that the caller owns then.
+-- Takes at most so many shards that nobody owns. A caller whose answer was lost sees it by its next renewal, which names
+-- shards that it knows no epoch of: it releases them and begins anew.
 CREATE FUNCTION claim_shards_v1(p_scheduler_id text, p_address text, p_version text, p_ttl_s double precision,
                                 p_max int)
 RETURNS TABLE (shard int, epoch bigint)
@@ -13,17 +14,15 @@ BEGIN
     DELETE FROM schedulers s WHERE s.seen_at < clock_timestamp() - interval '1 day';
     DELETE FROM requests q WHERE q.ctid IN (SELECT o.ctid FROM requests o
         WHERE o.created_at < clock_timestamp() - interval '24 h' LIMIT 1000);
+    RETURN QUERY
     WITH free AS MATERIALIZED (
         SELECT f.shard FROM shards f WHERE f.expires_at <= clock_timestamp()
         ORDER BY f.shard LIMIT p_max FOR UPDATE SKIP LOCKED
     )
     UPDATE shards s SET owner = p_scheduler_id, epoch = s.epoch + 1,
             expires_at = clock_timestamp() + make_interval(secs => p_ttl_s)
-        FROM free WHERE s.shard = free.shard;
-    -- All of the caller's, so that one whose answer was lost learns the epochs of what it renews.
-    RETURN QUERY
-    SELECT s.shard, s.epoch FROM shards s WHERE s.owner = p_scheduler_id AND s.expires_at > clock_timestamp()
-        ORDER BY s.shard;
+        FROM free WHERE s.shard = free.shard
+        RETURNING s.shard, s.epoch;
 END
 $$;
 

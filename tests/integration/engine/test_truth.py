@@ -1,0 +1,125 @@
+"""The poll is the truth: what is committed is found, whether or not anybody tells of it."""
+
+import asyncio
+
+import grpc
+import pytest
+from google.protobuf import json_format
+
+from backburner.scheduler.v1 import scheduler_service_pb2 as pb
+from scheduler_service.journal import CreateRun, CreateRunOutcome
+from tests.integration.engine.executor import SUCCEEDED
+from tests.integration.engine.world import World, world
+from tests.support.eventually import eventually
+
+
+@pytest.mark.invariant("I6", "I7")
+async def test_a_result_without_notice_is_found_by_the_poll(at: World) -> None:
+    executor = at.executor(notices=False, pools={"functions": (1, 1)})
+    await executor.connect()
+    run_id = await at.create("steps", count=2)
+    await executor.settle(await executor.start_of("step/0"), value="a")
+    requested = await at.row(run_id, "EFFECT_REQUESTED", "step/1", timeout_s=2)
+    assert requested.key == "step/1"
+
+
+@pytest.mark.invariant("I13")
+async def test_the_slot_of_an_attempt_whose_notice_was_lost_is_free_again(at: World) -> None:
+    """Else every lost notice would make the executor smaller, until it gets no work at all."""
+    executor = at.executor(notices=False, pools={"functions": (1, 1)})
+    await executor.connect()
+    run_id = await at.create("steps", count=2)
+    await executor.settle(await executor.start_of("step/0"), value="a")
+    await executor.beat()
+    second = await executor.start_of("step/1", timeout_s=12)
+    executor.notices = True
+    await executor.settle(second, value="b")
+    assert await at.value(run_id) == ["a", "b"]
+
+
+@pytest.mark.invariant("I6")
+async def test_a_client_that_goes_away_within_create_run_does_not_lose_the_run(at: World) -> None:
+    """Its commit is through and its answer has nobody to go to: the run goes on all the same."""
+    committed, go_on = asyncio.Event(), asyncio.Event()
+    create_run = at.engine.journal.create_run
+
+    async def slow(request: CreateRun) -> CreateRunOutcome:
+        outcome = await create_run(request)
+        at.runs.append(outcome.run_id)
+        committed.set()
+        await go_on.wait()
+        return outcome
+
+    at.engine.journal.create_run = slow  # type: ignore[method-assign]
+    call = at.client.CreateRun(pb.CreateRunRequest(process="sleeper", input=json_format.ParseDict({"seconds": 0}, pb.CreateRunRequest().input)))
+    await committed.wait()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await asyncio.sleep(0)
+    go_on.set()
+    assert await at.value(at.runs[0]) == "woke"
+
+
+@pytest.mark.invariant("I6")
+async def test_a_run_created_through_a_standby_is_run_by_the_owner(at: World) -> None:
+    async with world(at.dsn) as standby:
+        assert not standby.engine.shards.epochs
+        run_id = await standby.create("sleeper", seconds=0)
+        assert await at.value(run_id) == "woke"
+
+
+@pytest.mark.invariant("I6")
+async def test_a_parked_run_hears_a_cancel_through_a_standby(at: World) -> None:
+    executor = at.executor()
+    executor.answer = lambda start: SUCCEEDED if start.effect_key == "first" else None
+    await executor.connect()
+    run_id = await at.create("raises")
+    await at.row(run_id, "PROCESS_RUNTIME_ERROR")
+    async with world(at.dsn) as standby:
+        await standby.cancel(run_id)
+    cancel = await eventually(lambda: executor.cancels, timeout=5)
+    assert cancel[0].ref.effect_id
+
+
+@pytest.mark.invariant("I4", "I6")
+async def test_two_hundred_runs_at_once_all_end(at: World) -> None:
+    executor = at.executor()
+    executor.answer = lambda start: SUCCEEDED | {"value": start.run_id}
+    await executor.connect()
+    run_ids = await asyncio.gather(*(at.create("one") for _ in range(200)))
+    assert len(set(run_ids)) == 200
+    assert list(await asyncio.gather(*(at.value(run_id) for run_id in run_ids))) == run_ids
+    assert len(executor.starts) == 200
+
+
+async def test_a_stream_of_other_work_does_not_keep_the_poll_from_running(at: World) -> None:
+    """A row that nothing hints at: queued by a scheduler that is gone, due now, while wakes come all the time."""
+    run_id = await at.create("later", seconds=0.5)
+    await at.row(run_id, "EFFECT_REQUESTED", "later")
+    await at.restart()
+    executor = at.executor()
+    await executor.connect()
+    at.engine.dispatcher.connected(executor_session := next(iter(at.engine.sessions)))
+    stop = asyncio.Event()
+
+    async def wakes() -> None:
+        while not stop.is_set():
+            at.engine.dispatcher._wake.set()
+            executor_session.queued.add(("shell", True))
+            await asyncio.sleep(0.005)
+
+    task = asyncio.create_task(wakes())
+    try:
+        await executor.settle(await executor.start_of("later", timeout_s=5))
+        await at.result(run_id)
+    finally:
+        stop.set()
+        await task
+
+
+async def test_a_dead_client_is_not_an_error_of_the_server(at: World) -> None:
+    call = at.client.WaitRun(pb.WaitRunRequest(run_id=await at.create("sleeper", seconds=0)))
+    assert (await call).run.run_id
+    with pytest.raises(grpc.aio.AioRpcError):
+        await at.client.WaitRun(pb.WaitRunRequest(run_id="no-such-run"))
