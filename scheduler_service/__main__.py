@@ -10,12 +10,15 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 import asyncio
 import importlib
 import importlib.metadata
+import io
 import logging
 import sys
 from collections.abc import Mapping
+from typing import TextIO, cast
 
 from scheduler_service.authoring import processes as registered_processes
 from scheduler_service.authoring.definitions import AnyProcess
+from scheduler_service.iteration.hush import DropReplayed, HushedStream
 from scheduler_service.journal import JournalError
 from scheduler_service.server import AddressInUse, SchedulerServer
 from scheduler_service.settings import Settings, SettingsError, settings_from_env
@@ -31,9 +34,14 @@ def main() -> int:
     """Runs the service; returns the exit code: 0 after a stop, 2 for a configuration that cannot work, 1 otherwise."""
     try:
         settings = settings_from_env()
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(line_buffering=True)  # what a process prints is seen when it prints it
+        sys.stdout = cast("TextIO", HushedStream(sys.stdout))
         logging.basicConfig(
             level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
         )
+        for handler in logging.getLogger().handlers:
+            handler.addFilter(DropReplayed())
         processes = load_processes(settings)
         run_forever(settings, processes)
     except (SettingsError, ProcessModuleError, AddressInUse) as error:

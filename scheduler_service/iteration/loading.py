@@ -12,6 +12,7 @@ from typing import Any
 
 from scheduler_service.authoring.definitions import AnyProcess
 from scheduler_service.iteration.call_checks import CallChecks
+from scheduler_service.iteration.hush import hush
 from scheduler_service.iteration.loop import TERMINAL, Loop, error_of
 from scheduler_service.iteration.runs import Phase, RunState
 from scheduler_service.iteration.worker import Blocked
@@ -144,11 +145,15 @@ def _replay(
 ) -> tuple[Execution, list[Command]]:
     """On the iteration thread: feeds a whole history; what it does not have yet is to be appended."""
     pending: list[Command] = []
-    for event in history:
-        pulse()
-        pending += execution.feed(event)
-        if execution.parked:
-            break
+    try:
+        for event in history:
+            pulse()
+            hush(execution.replaying)
+            pending += execution.feed(event)
+            if execution.parked:
+                break
+    finally:
+        hush(False)
     return execution, pending
 
 

@@ -95,3 +95,19 @@ async def test_stop_of_the_scheduler_hands_its_runs_over(postgres_server: Dispos
         assert stack.scheduler.stop() == 0, stack.scheduler.tail
         stack.scheduler.start()
         await _ended(stack, run_id, tmp_path)
+
+
+async def test_what_is_replayed_is_not_printed_again(postgres_server: DisposablePostgres, tmp_path: Path) -> None:
+    await postgres_server.migrate()
+    async with running_stack(postgres_server.dsn, tmp_path, MODULES) as stack:
+        run_id = await stack.create("talks", folder=str(tmp_path))
+        await eventually(lambda: "printed before" in stack.scheduler.tail, timeout=30)
+        stack.scheduler.kill()
+        stack.scheduler.start()
+        (tmp_path / "release").touch()
+        assert result_value(await stack.result(run_id)) == "done"
+        assert stack.scheduler.stop() == 0  # writes out what was printed
+        said = stack.scheduler.log.read_text()
+    assert said.count("printed before") == 1
+    assert said.count("logged before") == 1
+    assert said.count("printed after") == 1

@@ -1,6 +1,7 @@
 """Processes and functions that the e2e and crash suites run through both services."""
 
 import asyncio
+import logging
 import os
 from pathlib import Path
 
@@ -117,3 +118,13 @@ async def groups(ctx: bb.Context, folder: str, count: int, most: int) -> int:
     handles = [ctx.start(bb.shell(probe, label="probe"), key=f"probe/{i}", group=group) for i in range(count)]
     outs = await bb.all(handles)
     return max(int(out.stdout_tail) for out in outs)
+
+
+@bb.process("talks")
+async def talks(ctx: bb.Context, folder: str) -> str:
+    """Prints before and after an effect that a test releases."""
+    print("printed before")
+    logging.getLogger("talks").warning("logged before")
+    await ctx.run(wait_for_file(f"{folder}/release"), key="wait", retry=bb.Retry(10, initial=0.05))
+    print("printed after")
+    return "done"

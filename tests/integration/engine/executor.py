@@ -34,6 +34,12 @@ class Stream:
     moved: str = ""
     error: grpc.aio.AioRpcError | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def write(self, frame: pb.ConnectRequest) -> None:
+        """Sends a frame up; gRPC takes one at a time."""
+        async with self.turn:
+            await self.call.write(frame)
 
 
 @dataclass(eq=False)
@@ -100,7 +106,7 @@ class ScriptedExecutor:
     async def _beats(self, stream: Stream) -> None:
         while not stream.ended.is_set():
             with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                await stream.call.write(pb.ConnectRequest(heartbeat=pb.ExecutorHeartbeat()))
+                await stream.write(pb.ConnectRequest(heartbeat=pb.ExecutorHeartbeat()))
             await asyncio.sleep(self.beat_s)
 
     async def open(self, first: pb.ConnectRequest) -> Stream:
@@ -108,7 +114,7 @@ class ScriptedExecutor:
         stream = Stream(pb_grpc.DispatchServiceStub(self.channel).Connect())
         self.streams.append(stream)
         with contextlib.suppress(grpc.aio.AioRpcError):  # the reader sees it too
-            await stream.call.write(first)
+            await stream.write(first)
         self._spawn(self._read(stream))
         return stream
 
@@ -139,7 +145,7 @@ class ScriptedExecutor:
         await self.stream.ended.wait()
 
     async def send(self, **frame: Any) -> None:
-        await self.stream.call.write(pb.ConnectRequest(**frame))
+        await self.stream.write(pb.ConnectRequest(**frame))
 
     async def beat(self, *running: pb.StartAttempt, report: bool = True) -> None:
         """A heartbeat with a whole report."""

@@ -1,6 +1,7 @@
 """Processes of the engine's tests. Their effects are functions named `probe`, which scripted executors answer."""
 
 import asyncio
+import threading
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -10,6 +11,8 @@ from scheduler_service.authoring.definitions import AnyProcess
 
 #: What cleanup code of evicted runs did, by run: the test looks here.
 CLEANED: list[str] = []
+#: Ends what spins, so that a test leaves no thread behind.
+RELEASED = threading.Event()
 
 
 def probe(*args: Any) -> bb.Effect[Any]:
@@ -111,14 +114,12 @@ async def exits_at_eviction(ctx: bb.Context) -> None:
 @bb.process("spins")
 async def spins(ctx: bb.Context) -> None:
     """Does not come to rest, and hides every exception that is raised into it."""
-    while True:
+    while not RELEASED.is_set():
         try:
-            while True:
+            while not RELEASED.is_set():
                 pass
         except BaseException:  # noqa: BLE001, S110 - the worst that an author can write
             pass
-        if ctx.cancel_reason == "never":
-            return
 
 
 @bb.process("slow-cleanup")

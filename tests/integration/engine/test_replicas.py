@@ -1,0 +1,199 @@
+"""Schedulers as processes of their own: one takes over from the other, and what was stopped does no harm."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+import psycopg
+import pytest
+from google.protobuf import json_format
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from backburner.scheduler.v1 import scheduler_service_pb2 as pb
+from backburner.scheduler.v1 import scheduler_service_pb2_grpc as pb_grpc
+from tests.integration.engine.executor import SUCCEEDED, ScriptedExecutor
+from tests.support.eventually import eventually
+from tests.support.journals import JournalRow, check_journal, journal_of, of_type
+from tests.support.services import Service, free_port
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
+
+
+class Replica:
+    """One scheduler, a client of it, and an executor that answers everything."""
+
+    def __init__(self, dsn: str, name: str, folder: Path) -> None:
+        self.dsn = dsn
+        self.name = name
+        self.address = f"127.0.0.1:{free_port()}"
+        env = {
+            "DATABASE_URL": dsn, "BACKBURNER_LISTEN": self.address, "BACKBURNER_SCHEDULER_ID": name,
+            "BACKBURNER_PROCESS_MODULES": "tests.integration.engine.replica_processes",
+            "BACKBURNER_LEASE_SECONDS": "1.5", "BACKBURNER_POLL_SECONDS": "0.1",
+        }  # fmt: skip
+        self.service = Service("scheduler_service", env, folder / f"{name}.log")
+        self.channel = grpc.aio.insecure_channel(
+            self.address,
+            options=[("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 300)],
+        )
+        self.client = pb_grpc.SchedulerServiceStub(self.channel)
+        self.executors: list[ScriptedExecutor] = []
+
+    async def start(self) -> None:
+        self.service.start()
+        health = health_pb2_grpc.HealthStub(self.channel)
+
+        async def serving() -> bool:
+            try:
+                answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=1)  # type: ignore[attr-defined]
+            except grpc.aio.AioRpcError:
+                return False
+            return bool(answer.status == answer.SERVING)
+
+        await eventually(serving, timeout=30, message=lambda: self.service.tail)
+
+    async def executor(self, executor_id: str = "x") -> ScriptedExecutor:
+        made = ScriptedExecutor(self.channel, self.dsn, executor_id)
+        self.executors.append(made)
+        await made.connect()
+        return made
+
+    async def create(self, process: str, **given: object) -> str:
+        request = pb.CreateRunRequest(process=process)
+        json_format.ParseDict(given, request.input)
+        return str((await self.client.CreateRun(request, timeout=20)).run.run_id)
+
+    async def close(self) -> None:
+        for executor in self.executors:
+            await executor.close()
+        await self.channel.close()
+        self.service.kill()
+
+
+@asynccontextmanager
+async def replicas(dsn: str, folder: Path, *names: str) -> AsyncIterator[list[Replica]]:
+    """Started one after the other, so that the first owns the shards."""
+    made = [Replica(dsn, name, folder) for name in names]
+    try:
+        for replica in made:
+            await replica.start()
+        yield made
+    finally:
+        for replica in made:
+            await replica.close()
+
+
+async def owners(dsn: str) -> set[str]:
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+        cursor = await connection.execute("SELECT DISTINCT owner FROM backburner.shards WHERE owner IS NOT NULL")
+        return {row[0] for row in await cursor.fetchall()}
+
+
+async def journal_with(dsn: str, run_id: str, kind: str, timeout_s: float = 30.0) -> list[JournalRow]:
+    """The journal, once it has a row of this type."""
+
+    async def look() -> list[JournalRow]:
+        rows = await journal_of(dsn, run_id)
+        return rows if of_type(rows, kind) else []
+
+    return await eventually(look, timeout=timeout_s, message=f"no {kind}")
+
+
+@pytest.mark.invariant("I5", "I6")
+async def test_the_standby_takes_over_from_a_killed_owner(database_url: str, tmp_path: Path) -> None:
+    async with replicas(database_url, tmp_path, "first", "second") as (first, second):
+        assert await owners(database_url) == {"first"}
+        executor = await first.executor()
+        run_id = await first.create("replica-steps", count=4)
+        await executor.settle(await executor.start_of("step/0"), value=0)
+        running = await executor.start_of("step/1")
+        first.service.kill()
+        successor = await second.executor()
+        successor.incarnation = executor.incarnation
+        await successor.connect([running])
+        successor.answer = lambda start: SUCCEEDED | {"value": int(start.effect_key.removeprefix("step/"))}
+        successor.notices = True
+        assert await successor.settle(running, value=1) == "ok"
+        await eventually(lambda: _owned_by(database_url, "second"), timeout=6, message="no takeover within the lease")
+        rows = await journal_with(database_url, run_id, "RUN_COMPLETED")
+    check_journal(rows)
+    assert len(of_type(rows, "EFFECT_RESOLVED")) == 4
+    assert len(of_type(rows, "EFFECT_DISPATCHED")) == 4
+
+
+async def _owned_by(dsn: str, name: str) -> bool:
+    return await owners(dsn) == {name}
+
+
+@pytest.mark.invariant("I2", "I5")
+async def test_an_owner_that_slept_through_its_lease_cannot_append(database_url: str, tmp_path: Path) -> None:
+    """Stopped for longer than the lease, it wakes with its coroutines, its timers and its sessions still in memory."""
+    async with replicas(database_url, tmp_path, "first", "second") as (first, second):
+        executor = await first.executor()
+        run_ids = [await first.create("replica-steps", count=3) for _ in range(5)]
+        await eventually(lambda: len(executor.starts) == 5)
+        first.service.send(signal.SIGSTOP)
+        await eventually(lambda: _owned_by(database_url, "second"), timeout=10)
+        successor = ScriptedExecutor(second.channel, database_url, "x", incarnation=executor.incarnation)
+        second.executors.append(successor)
+        await successor.connect(executor.starts)
+        heard = list(executor.starts)
+        for start in heard[:3]:
+            assert await successor.settle(start, value=0) == "ok"
+        first.service.send(signal.SIGCONT)
+        for start in heard[3:]:
+            assert await successor.settle(start, value=0) == "ok"
+        successor.answer = lambda start: SUCCEEDED | {"value": 0}
+        for start in list(successor.starts):
+            await successor.settle(start, value=0)
+        for run_id in run_ids:
+            rows = await journal_with(database_url, run_id, "RUN_COMPLETED")
+            check_journal(rows)
+            assert len(of_type(rows, "EFFECT_RESOLVED")) == 3
+            epochs = [row.writer for row in rows if row.writer.startswith("scheduler/")]
+            assert epochs[-1] == "scheduler/second"
+            taken_over = epochs.index("scheduler/second")
+            assert "scheduler/first" not in epochs[taken_over:], "the former owner has appended"
+        await eventually(lambda: "is lost; its runs go on elsewhere" in first.service.tail, timeout=10)
+
+
+@pytest.mark.invariant("I6")
+async def test_a_run_that_kills_its_scheduler_is_parked_and_the_others_go_on(database_url: str, tmp_path: Path) -> None:
+    async with replicas(database_url, tmp_path, "first") as (first,):
+        executor = await first.executor()
+        poison = await first.create("kills-its-scheduler")
+        good = await first.create("replica-steps", count=2)
+        fuse = await executor.start_of("fuse")
+        waiting = await executor.start_of("step/0")
+        assert await executor.settle(fuse) == "ok"
+        deaths = 0
+        while not of_type(await journal_of(database_url, poison), "PROCESS_RUNTIME_ERROR"):
+            assert first.service.process is not None
+            if first.service.process.poll() is not None:
+                assert first.service.process.returncode == 7, first.service.tail
+                deaths += 1
+                assert deaths < 8, "the poison run kills one scheduler after the other"
+                first.service.start()
+            await asyncio.sleep(0.05)
+        assert deaths <= 5
+        rows = await journal_of(database_url, poison)
+        assert of_type(rows, "PROCESS_RUNTIME_ERROR")[0].data["error"]["kind"] == "STRIKES"
+        check_journal(rows)
+        await first.start() if first.service.process is None else None
+        survivor = ScriptedExecutor(first.channel, database_url, "x", incarnation=executor.incarnation)
+        first.executors.append(survivor)
+        survivor.answer = lambda start: SUCCEEDED
+        await eventually(lambda: _connected(survivor, waiting), timeout=20, interval=0.2)
+        assert await survivor.settle(waiting) == "ok"
+        check_journal(await journal_with(database_url, good, "RUN_COMPLETED"))
+
+
+async def _connected(executor: ScriptedExecutor, *running: object) -> bool:
+    try:
+        await executor.connect(running)  # type: ignore[arg-type]
+    except grpc.aio.AioRpcError:
+        return False
+    return True
