@@ -16,7 +16,7 @@ from scheduler_service.iteration.hush import hush
 from scheduler_service.iteration.loop import TERMINAL, Loop, error_of
 from scheduler_service.iteration.runs import Phase, RunState
 from scheduler_service.iteration.worker import Blocked
-from scheduler_service.journal import JournalUnavailable
+from scheduler_service.journal import JournalError
 from scheduler_service.replay import Command, Event, Execution, Recorded
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class Loader:
             try:
                 events = await self._read(run)
                 strikes = await self._strike(run, events)
-            except JournalUnavailable as error:
+            except JournalError as error:
                 log.warning("run %s cannot be read, trying again: %s", run.run_id, error)
                 self._loop.reload(run)
                 return

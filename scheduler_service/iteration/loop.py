@@ -225,7 +225,17 @@ class Loop:
         run.failures = 0
         run.struck = False
         if outcome.outcome == "already":  # the answer to our own commit was lost: read what it wrote
-            events = await self.journal.read_events(run.run_id, run.fed, _GAP_PAGE)
+            try:
+                events = await self.journal.read_events(run.run_id, run.fed, _GAP_PAGE)
+            except JournalUnavailable as error:
+                log.warning("what was appended to run %s cannot be read, it will be replayed: %s", run.run_id, error)
+                self.fast_path.give_back(reservations)  # starts that are not sent are found by reconciliation
+                self.reload(run)
+                return
+            if not _holds(events, rows):  # it was an earlier one in doubt: these rows are yet to be asked for
+                self.fast_path.give_back(reservations)
+                self.reload(run)
+                return
         else:
             events = [_event(row, outcome.first_seq + i, outcome.recorded_at, self.actor) for i, row in enumerate(rows)]
             events += [_event(row, int(row["seq"]), outcome.recorded_at, self.actor) for row in outcome.extra]
@@ -352,6 +362,12 @@ def _event(row: Mapping[str, Any], seq: int, recorded_at: datetime, actor: str) 
         actor=actor,
         data=row["data"],
     )
+
+
+def _holds(events: Sequence[Event], rows: Sequence[Mapping[str, Any]]) -> bool:
+    """True when all the rows are among the events, in order."""
+    written = iter([(event.type, event.effect_id, event.cause) for event in events])
+    return all((row["type"], row.get("effect_id") or "", row.get("cause") or 0) in written for row in rows)
 
 
 def error_of(result: Blocked | BaseException) -> dict[str, Any]:

@@ -37,7 +37,7 @@ async def steps(ctx: bb.Context, count: int) -> list[Any]:
     results = []
     try:
         for i in range(count):
-            results.append(await ctx.run(probe(i), key=f"step/{i}"))
+            results.append(await ctx.run(probe(i), key=f"step/{i}"))  # noqa: PERF401 - cleanup counts them
     finally:
         CLEANED.append(ctx.run_id)
         if len(results) < count:
@@ -46,21 +46,18 @@ async def steps(ctx: bb.Context, count: int) -> list[Any]:
 
 
 @bb.process("fan")
-async def fan(
-    ctx: bb.Context, count: int, background: bool = True, priority: int = 0, most: int = 0, shell: bool = False
-) -> int:
+async def fan(ctx: bb.Context, count: int, background: bool = True, priority: int = 0, most: int = 0) -> int:
     """Many effects at once, in a group when `most` is given."""
     options: dict[str, Any] = {"priority": priority}
     if most:
         options["group"] = bb.group("g", max_concurrency=most)
-    work = bb.shell("true", label="sh") if shell else probe()
     if background:
-        handles = [ctx.start(work, key=f"fan/{i}", **options) for i in range(count)]
+        handles = [ctx.start(probe(), key=f"fan/{i}", **options) for i in range(count)]
         await bb.all(handles)
     else:
         async with asyncio.TaskGroup() as tasks:
             for i in range(count):
-                tasks.create_task(ctx.run(work, key=f"fan/{i}", **options))
+                tasks.create_task(ctx.run(probe(), key=f"fan/{i}", **options))
     return count
 
 
@@ -118,7 +115,7 @@ async def spins(ctx: bb.Context) -> None:
         try:
             while not RELEASED.is_set():
                 pass
-        except BaseException:  # noqa: BLE001, S110 - the worst that an author can write
+        except BaseException:  # noqa: BLE001 - the worst that an author can write
             pass
 
 

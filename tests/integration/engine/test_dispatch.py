@@ -41,8 +41,9 @@ async def test_background_never_holds_the_last_slot(at: World, before: bool) -> 
     await at.value(foreground)
     assert len(background(executor)) == 3
     for _ in range(10):
+        count = len(background(executor))
         await executor.settle(background(executor)[-1])
-        await eventually(lambda count=len(background(executor)): len(background(executor)) > count)  # type: ignore[misc]
+        await eventually(lambda count=count: len(background(executor)) > count)  # type: ignore[misc]
     await at.cancel(run_id)
 
 

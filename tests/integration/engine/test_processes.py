@@ -135,7 +135,7 @@ async def test_a_run_that_is_ended_by_force_is_never_given_to_its_process_again(
         called.append(ctx.run_id)
         raise ValueError("must not run")
 
-    await at.restart(ALL | {"slow-cleanup": type(ALL["one"])("slow-cleanup", changed)})
+    await at.restart({**ALL, "slow-cleanup": type(ALL["one"])("slow-cleanup", changed)})
     executor.channel = at.channel
     await executor.connect([cleanup])
     await executor.settle(cleanup, **CANCELLED)
@@ -155,7 +155,7 @@ async def test_changed_code_is_reported_and_the_history_stays(at: World) -> None
         await ctx.run(processes.probe(), key="new")
         return "new"
 
-    await at.restart(ALL | {"changes": type(ALL["one"])("changes", changed)})
+    await at.restart({**ALL, "changes": type(ALL["one"])("changes", changed)})
     error = (await at.row(run_id, "PROCESS_RUNTIME_ERROR")).data["error"]
     assert error["kind"] == "DIVERGENCE"
     text = str(error)

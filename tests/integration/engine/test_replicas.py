@@ -178,11 +178,10 @@ async def test_a_run_that_kills_its_scheduler_is_parked_and_the_others_go_on(dat
                 assert deaths < 8, "the poison run kills one scheduler after the other"
                 first.service.start()
             await asyncio.sleep(0.05)
-        assert deaths <= 5
+        assert 3 <= deaths <= 5, "one death of the live run, three of its replays"
         rows = await journal_of(database_url, poison)
         assert of_type(rows, "PROCESS_RUNTIME_ERROR")[0].data["error"]["kind"] == "STRIKES"
         check_journal(rows)
-        await first.start() if first.service.process is None else None
         survivor = ScriptedExecutor(first.channel, database_url, "x", incarnation=executor.incarnation)
         first.executors.append(survivor)
         survivor.answer = lambda start: SUCCEEDED

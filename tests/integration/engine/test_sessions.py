@@ -1,10 +1,11 @@
 """Sessions and attempts: what a hello, a refusal, an absence and a return each mean for the attempts in question."""
 
 import asyncio
+from typing import Any
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2
+from google.rpc import error_details_pb2  # type: ignore[import-untyped]
 from grpc_status import rpc_status
 
 from backburner.scheduler.v1 import dispatch_service_pb2 as pb
@@ -31,7 +32,9 @@ async def refusal(stream: Stream) -> tuple[grpc.StatusCode, set[str], str]:
     return stream.error.code(), {violation.field for violation in bad.field_violations}, info.reason
 
 
-async def held(executor: ScriptedExecutor, at: World, process: str = "one", **given: object) -> tuple[str, pb.StartAttempt]:
+async def held(
+    executor: ScriptedExecutor, at: World, process: str = "one", **given: Any
+) -> tuple[str, pb.StartAttempt]:
     """A run whose effect runs on the executor."""
     await executor.connect()
     run_id = await at.create(process, **given)

@@ -7,7 +7,7 @@ import pytest
 from google.protobuf import json_format
 
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
-from scheduler_service.journal import CreateRun, CreateRunOutcome
+from scheduler_service.journal import Append, AppendOutcome, CreateRun, CreateRunOutcome, JournalUnavailable
 from tests.integration.engine.executor import SUCCEEDED
 from tests.integration.engine.world import World, world
 from tests.support.eventually import eventually
@@ -43,15 +43,17 @@ async def test_a_client_that_goes_away_within_create_run_does_not_lose_the_run(a
     committed, go_on = asyncio.Event(), asyncio.Event()
     create_run = at.engine.journal.create_run
 
-    async def slow(request: CreateRun) -> CreateRunOutcome:
-        outcome = await create_run(request)
+    async def slow(run: CreateRun) -> CreateRunOutcome:
+        outcome = await create_run(run)
         at.runs.append(outcome.run_id)
         committed.set()
         await go_on.wait()
         return outcome
 
     at.engine.journal.create_run = slow  # type: ignore[method-assign]
-    call = at.client.CreateRun(pb.CreateRunRequest(process="sleeper", input=json_format.ParseDict({"seconds": 0}, pb.CreateRunRequest().input)))
+    call = at.client.CreateRun(
+        pb.CreateRunRequest(process="sleeper", input=json_format.ParseDict({"seconds": 0}, pb.CreateRunRequest().input))
+    )
     await committed.wait()
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -116,6 +118,30 @@ async def test_a_stream_of_other_work_does_not_keep_the_poll_from_running(at: Wo
     finally:
         stop.set()
         await task
+
+
+@pytest.mark.invariant("I2", "I6", "I14")
+@pytest.mark.parametrize("committed", [True, False])
+async def test_an_append_whose_fate_is_unknown_is_neither_lost_nor_repeated(at: World, committed: bool) -> None:
+    executor = at.executor()
+    executor.answer = lambda start: SUCCEEDED | {"value": start.effect_key}
+    await executor.connect()
+    really, doubts = at.engine.journal.append, 0
+
+    async def in_doubt(append: Append) -> AppendOutcome:
+        nonlocal doubts
+        if doubts < 4 and any(row["type"] == "EFFECT_REQUESTED" for row in append.rows):
+            doubts += 1
+            if committed:
+                await really(append)
+            raise JournalUnavailable("the answer was lost")
+        return await really(append)
+
+    at.engine.journal.append = in_doubt  # type: ignore[method-assign]
+    run_id = await at.create("steps", count=6)
+    assert await at.value(run_id) == [f"step/{i}" for i in range(6)]
+    assert doubts == 4
+    assert len(await at.rows(run_id, "EFFECT_REQUESTED")) == 6
 
 
 async def test_a_dead_client_is_not_an_error_of_the_server(at: World) -> None:

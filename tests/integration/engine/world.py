@@ -30,7 +30,7 @@ class World:
 
     def __init__(self, dsn: str, **settings: Any) -> None:
         self.dsn = dsn
-        self._settings = {
+        self._settings: dict[str, Any] = {
             "poll_seconds": 0.1, "lease_seconds": 1.0, "heartbeat_seconds": 0.5, "drain_seconds": 1.0,
             "listen": "127.0.0.1:0", "check_calls": "all",
         } | settings  # fmt: skip
