@@ -1,7 +1,8 @@
 """Every attempt that this executor holds: admits starts, launches invocations, ends them, forgets what is recorded.
 
 Called by the control stream (`intake.py`) for starts and cancels, by the service (`api.py`) to look, and by the
-recorder when something was journaled. It remembers the identity of each attempt it took, so that none starts twice.
+recorder when something was journaled. It remembers the identity of each attempt it took (`memory.py`), so that none
+starts twice.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from backburner.scheduler.v1 import dispatch_service_pb2 as pb
 from executor_service.assignment import Assignment, Ref
 from executor_service.harness.registry import Harnesses
 from executor_service.invocation import Invocation
+from executor_service.memory import Memory
 from executor_service.outcome import Ending
 from executor_service.slots import Pool
 
@@ -24,8 +26,6 @@ log = logging.getLogger(__name__)
 
 Reason = pb.RejectedAttempt.Reason
 
-#: Attempts that are remembered after their end; a start can only be repeated within seconds of its first sending.
-REMEMBERED_MAX: Final = 100_000
 #: Cancels that are remembered for starts which have not come yet.
 TOMBSTONES_MAX: Final = 10_000
 #: Attempts that did not end when asked to, and may still run, before they count against the slots.
@@ -72,10 +72,11 @@ class Attempts:
         self.recorder: Recorder | None = None
         self.harnesses = harnesses
         self._held: dict[Ref, Invocation] = {}
-        self._remembered: OrderedDict[Ref, None] = OrderedDict()
+        self._memory = Memory()
         self._tombstones: OrderedDict[Ref, Ending] = OrderedDict()
         self._young: dict[Ref, Invocation] = {}
         self._accepted: list[Ref] = []
+        self._repeated: list[pb.JournaledEvent] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -97,11 +98,22 @@ class Attempts:
             return self._held.get((effect_id, attempt))
         return next((held for held in reversed(self._held.values()) if held.assignment.effect_id == effect_id), None)
 
+    def taken(self, ref: Ref) -> bool:
+        """True when this attempt, or a later one of its effect, was taken before."""
+        return ref in self._held or ref in self._memory
+
     def start(self, assignment: Assignment) -> Refusal | None:
-        """Starts an attempt, or says why not. A repeated start of a held attempt changes nothing."""
+        """Starts an attempt, or says why not.
+
+        A repeated start changes nothing. Of an attempt that is held, which it is until its outcome is recorded, it is
+        answered as accepted; of one that has ended, with the notice of its end while that is known.
+        """
         ref = assignment.ref
         if ref in self._held:
             self._accepted.append(ref)
+            return None
+        if (event := self._memory.notice(ref)) is not None:
+            self._repeated.append(event)
             return None
         refusal = self._refusal(assignment)
         if refusal is None:
@@ -115,7 +127,7 @@ class Attempts:
         held = self._held.get(ref)
         if held is not None:
             held.end(ending)
-        elif ref in self._remembered:
+        elif ref in self._memory:
             return  # it has ended and its outcome is recorded
         elif cancel.token:
             self._settle_unseen(cancel, ending)
@@ -135,14 +147,17 @@ class Attempts:
         for held in self:
             held.end(ending)
 
-    def recorded(self, invocation: Invocation) -> None:
-        """The outcome is in the journal: the attempt is forgotten but for its identity."""
+    def recorded(self, invocation: Invocation, event: pb.JournaledEvent | None) -> None:
+        """The outcome is in the journal, as the row in `event`: the attempt is forgotten but for its identity."""
         ref = invocation.assignment.ref
+        if event is not None:
+            self._memory.keep_notice(ref, event)
         if self._held.pop(ref, None) is None:
             return
         if pool := self.pools.get(invocation.assignment.pool):
             pool.give_back(background=invocation.assignment.background)
         self._young.pop(ref, None)
+        self._memory.note(ref)
         invocation.log.close(executor_pb.StreamEnd.REASON_ATTEMPT_ENDED)
         if not self._held:
             self._empty.set()
@@ -168,6 +183,11 @@ class Attempts:
         accepted, self._accepted = self._accepted, []
         return accepted
 
+    def take_repeated(self) -> list[pb.JournaledEvent]:
+        """Notices that the scheduler has to hear again."""
+        repeated, self._repeated = self._repeated, []
+        return repeated
+
     # What an invocation says: see invocation.Listener.
 
     def dirty_output(self, invocation: Invocation) -> None:
@@ -188,7 +208,7 @@ class Attempts:
         return self.recorder
 
     def _refusal(self, assignment: Assignment) -> Refusal | None:
-        if assignment.ref in self._remembered:
+        if assignment.ref in self._memory:
             return Refusal(pb.RejectedAttempt.REASON_DUPLICATE, "the attempt was taken before and has ended")
         if self.draining:
             return Refusal(pb.RejectedAttempt.REASON_DRAINING, self.draining)
@@ -211,9 +231,7 @@ class Attempts:
         invocation = Invocation(assignment, self.incarnation, self)
         self._held[ref] = invocation
         self._empty.clear()
-        self._remembered[ref] = None
-        if len(self._remembered) > REMEMBERED_MAX:
-            self._remembered.popitem(last=False)
+        self._memory.note(ref)
         return invocation
 
     def _settle_unseen(self, cancel: pb.CancelAttempt, ending: Ending) -> None:

@@ -136,13 +136,16 @@ class Intake:
         stale = start.session_no != self._session_no or not self._welcomed
         rejected = []
         for item in start.attempts:
-            refusal = (_STALE, "") if stale else self._launch(item)
+            # What was taken is never refused as stale: a refusal says that the attempt never started.
+            unknown = not self._attempts.taken((item.effect_id, item.attempt))
+            refusal = (_STALE, "") if stale and unknown else self._launch(item)
             if refusal is not None:
                 ref = pb.AttemptRef(effect_id=item.effect_id, attempt=item.attempt)
                 rejected.append(pb.RejectedAttempt(ref=ref, reason=refusal[0], message=refusal[1]))
         if rejected:
             self._outbox.reject(rejected)
         self._outbox.accept(self._attempts.take_accepted())
+        self._outbox.publish(self._attempts.take_repeated())
 
     def _launch(self, item: pb.StartAttempt) -> tuple[pb.RejectedAttempt.Reason.ValueType, str] | None:
         refusal = self._attempts.start(assignment_from(item, self._session_no))
@@ -162,6 +165,8 @@ class Intake:
             if self._welcomed:
                 for frame in self._outbox.take():
                     await call.write(frame)
+                    if frame.HasField("rejected"):  # the scheduler counted otherwise: it shall see what is held
+                        await call.write(self._heartbeat(report=True))
 
     def _hello(self) -> pb.Hello:
         hello = self._describe()
@@ -188,7 +193,10 @@ class Intake:
         changed = [held for held in self._attempts if held.changed]
         for held in random.sample(changed, min(len(changed), SNAPSHOTS_MAX)):  # so that each gets its turn
             held.changed = False
-            beat.changed.append(held.snapshot(small=True))
+            try:
+                beat.changed.append(held.snapshot(small=True))
+            except Exception:  # one attempt that cannot be shown must not end the session of all
+                log.exception("attempt %s cannot be shown in a heartbeat", held.assignment.ref)
         if report:
             beat.attempts.extend(_reported(held) for held in self._attempts)
         return pb.ConnectRequest(heartbeat=beat)

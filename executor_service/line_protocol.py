@@ -40,7 +40,7 @@ from typing import Any, Final
 
 import orjson
 
-from executor_service.outcome import RESULT_BYTES_MAX
+from executor_service.outcome import RESULT_BYTES_MAX, replace_unstorable
 
 PREFIX: Final = b"::backburner "
 LINE_BYTES_MAX: Final = RESULT_BYTES_MAX + 4096
@@ -183,16 +183,20 @@ def _may_begin(data: bytes, start: int) -> bool:
     return head == PREFIX or PREFIX.startswith(head)
 
 
-def canonical(value: Any, path: str, depth: int = 0) -> Any:
-    """A parsed JSON value in the form that is stored: integral floats as ints. Raises ValueError naming the path."""
+def canonical(value: Any, path: str, depth: int = 0, text: "_ReadText | None" = None) -> Any:
+    """A parsed JSON value in the form that is stored: integral floats as ints. Raises ValueError naming the path.
+
+    `text` takes each text; without it one that cannot be stored is an error.
+    """
+    read = text or _text
     if isinstance(value, dict):
         _deeper(path, depth)
-        return {_text(key, path): canonical(item, f"{path}.{key}", depth + 1) for key, item in value.items()}
-    if isinstance(value, list):
+        return {read(key, path): canonical(item, f"{path}.{key}", depth + 1, text) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
         _deeper(path, depth)
-        return [canonical(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value)]
+        return [canonical(item, f"{path}[{index}]", depth + 1, text) for index, item in enumerate(value)]
     if isinstance(value, str):
-        return _text(value, path)
+        return read(value, path)
     if isinstance(value, int) and not -INTEGER_MAX <= value <= INTEGER_MAX:
         raise ValueError(f"{path}: integer {value} is beyond 2^53; use a string")
     if isinstance(value, float):
@@ -211,10 +215,25 @@ def _text(value: str, path: str) -> str:
     return value
 
 
+def _replaced(value: Any, path: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{path}: {value!r} is no text, as names must be")  # noqa: TRY004 - callers catch ValueError
+    return replace_unstorable(value)
+
+
+_ReadText = Callable[[Any, str], str]
+
+
 def _number(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise BadReport(f"{name} is no number")
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError as error:
+        raise BadReport(f"{name} is too large") from error
+    if not math.isfinite(number):
+        raise BadReport(f"{name} is no number")
+    return number
 
 
 def _whole(value: Any, name: str) -> int:
@@ -231,7 +250,7 @@ def _read_percent(report: Report, value: Any) -> None:
 def _read_step(report: Report, value: Any) -> None:
     if not isinstance(value, str):
         raise BadReport("step is no text")
-    report.step = value.replace("\x00", "\ufffd")[:STEP_LENGTH_MAX]
+    report.step = replace_unstorable(value[:STEP_LENGTH_MAX])
 
 
 def _read_eta(report: Report, value: Any) -> None:
@@ -242,12 +261,12 @@ def _read_data(report: Report, value: Any) -> None:
     if not isinstance(value, dict):
         raise BadReport("data is no object")
     try:
-        report.data = canonical(value, "data")
-        size = len(orjson.dumps(report.data))
+        encoded = orjson.dumps(canonical(value, "data", text=_replaced))
     except (ValueError, TypeError) as error:
         raise BadReport(str(error)) from error
-    if size > DATA_BYTES_MAX:
-        raise BadReport(f"data has {size} bytes, at most {DATA_BYTES_MAX} are kept")
+    if len(encoded) > DATA_BYTES_MAX:
+        raise BadReport(f"data has {len(encoded)} bytes, at most {DATA_BYTES_MAX} are kept")
+    report.data = orjson.loads(encoded)  # a program may have given what is like JSON, and only its encoder takes
 
 
 def _read_usage(report: Report, value: Any) -> None:
@@ -259,7 +278,7 @@ def _read_usage(report: Report, value: Any) -> None:
     if "turns" in value:
         usage["turns"] = _whole(value["turns"], "turns")
     if isinstance(value.get("model"), str):
-        usage["model"] = value["model"].replace("\x00", "\ufffd")[:STEP_LENGTH_MAX]
+        usage["model"] = replace_unstorable(value["model"][:STEP_LENGTH_MAX])
     report.usage = usage
 
 

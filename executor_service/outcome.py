@@ -103,8 +103,13 @@ def _error(outcome: Outcome) -> dict[str, Any]:
 
 def storable(text: str, bytes_max: int = TEXT_BYTES_MAX) -> str:
     """Text that Postgres and protobuf can hold: no NUL, no lone surrogates, the last so many bytes of it."""
-    raw = text.replace("\x00", "\ufffd").encode("utf-8", "replace")
+    raw = replace_unstorable(text).encode()
     return raw.decode() if len(raw) <= bytes_max else tail_text(raw, bytes_max)
+
+
+def replace_unstorable(text: str) -> str:
+    """Text of the same length without NUL and lone surrogates, such as undecodable bytes of a file's name become."""
+    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
 
 
 def tail_text(raw: bytes, bytes_max: int = TEXT_BYTES_MAX) -> str:

@@ -2,7 +2,8 @@
 
 It sends everything that waits in one call, which is one commit; while a commit is in flight the next batch gathers.
 Rows go on to the scheduler, the end of an attempt to `attempts.py`. While Postgres is away outcomes wait here: an
-attempt keeps its slot until its outcome is recorded, which bounds them.
+attempt keeps its slot until its outcome is recorded, which bounds them. One whose outcome cannot be stored fails with
+INVALID_RESULT; if the journal does not take even that, it stays held and reported, and is tried again now and then.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from executor_service.assignment import Ref
 from executor_service.invocation import Invocation
 from executor_service.outbox import notice
 from executor_service.outcome import Outcome, settle_item
-from executor_service.recording import SETTLE, Lane, Refused
+from executor_service.recording import SETTLE, Busy, Lane, Refused
 
 log = logging.getLogger(__name__)
 
@@ -28,13 +29,15 @@ BATCH_MAX: Final = 500
 BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
 #: Pause after a batch whose every run is locked by somebody else.
 _BUSY_SECONDS: Final = 0.005
+#: After so long an outcome that the journal does not take at all is tried again.
+REFUSED_SECONDS: Final = 60.0
 
 
 class Holder(Protocol):
     """Who holds the attempts: see `attempts.py`."""
 
-    def recorded(self, invocation: Invocation) -> None:
-        """The outcome is in the journal."""
+    def recorded(self, invocation: Invocation, event: pb.JournaledEvent | None) -> None:
+        """The outcome is in the journal, as the row in `event` when there is one."""
 
     def stale(self, refs: Sequence[Ref]) -> None:
         """These attempts are no longer ours."""
@@ -66,8 +69,12 @@ class Outcomes:
 
     def add(self, invocation: Invocation) -> None:
         """Takes the outcome of an attempt."""
-        self._waiting.append(self._settlement(invocation))
-        self._wake.set()
+        try:
+            settlement = self._settlement(invocation)
+        except Exception as error:
+            log.exception("the outcome of attempt %s cannot be encoded", invocation.assignment.ref)
+            settlement = self._replacement(invocation, error)
+        self._queue(settlement)
 
     async def run(self) -> None:
         """Writes until cancelled."""
@@ -76,6 +83,20 @@ class Outcomes:
             self._wake.clear()
             while self._waiting:
                 await self._write(self._batch())
+
+    def _queue(self, settlement: _Settlement) -> None:
+        self._waiting.append(settlement)
+        self._wake.set()
+
+    def _replacement(self, invocation: Invocation, error: Exception) -> _Settlement:
+        """What is settled instead: nothing of it can be refused for what the work gave."""
+        assert invocation.outcome is not None  # noqa: S101 - it has finished
+        invocation.outcome = Outcome(death_proven=invocation.outcome.death_proven).fail(
+            "INVALID_RESULT", f"the outcome cannot be stored: {error}", final=True
+        )
+        replacement = self._settlement(invocation)
+        replacement.replaced = True
+        return replacement
 
     def _settlement(self, invocation: Invocation) -> _Settlement:
         assert invocation.outcome is not None  # noqa: S101 - it has finished
@@ -99,6 +120,10 @@ class Outcomes:
         except Refused as error:
             await self._bisect(batch, error)
             return
+        except Busy:
+            for settlement in batch:
+                self._postpone(settlement)
+            return
         self._take(batch, rows)
         if all(row[1] == "busy" for row in rows):
             await asyncio.sleep(_BUSY_SECONDS)
@@ -108,16 +133,20 @@ class Outcomes:
         for row in rows:
             settlement = batch[row[0]]
             if row[1] == "busy":
-                settlement.busy += 1
-                self._waiting.append(settlement)
+                self._postpone(settlement)
                 continue
             if row[1] not in ("ok", "already"):
                 log.warning("the outcome of attempt %s is %s", settlement.invocation.assignment.ref, row[1])
-            if row[2] is not None:
-                events.append(notice(settlement.invocation, row, frees_slot=True))
-            self._holder.recorded(settlement.invocation)
+            event = None if row[2] is None else notice(settlement.invocation, row, frees_slot=True)
+            if event is not None:
+                events.append(event)
+            self._holder.recorded(settlement.invocation, event)
         if events:
             self._publish(events)
+
+    def _postpone(self, settlement: _Settlement) -> None:
+        settlement.busy += 1
+        self._waiting.append(settlement)
 
     async def _bisect(self, batch: list[_Settlement], error: Refused) -> None:
         """One outcome that cannot be stored must not hold up the others."""
@@ -127,18 +156,11 @@ class Outcomes:
             await self._write(batch[middle:])
             return
         [settlement] = batch
-        log.error("the outcome of attempt %s is refused: %s", settlement.invocation.assignment.ref, error)
+        ref = settlement.invocation.assignment.ref
         if settlement.replaced:
-            self._holder.recorded(settlement.invocation)  # not even its failure can be stored: nothing is left to do
+            # It stays in the report: forgotten here, its row and its slot at the scheduler would stay open for ever.
+            log.error("attempt %s has ended, and the journal takes no outcome of it: it stays held: %s", ref, error)
+            asyncio.get_running_loop().call_later(REFUSED_SECONDS, self._queue, settlement)
             return
-        settlement.invocation.outcome = Outcome(death_proven=_death(settlement)).fail(
-            "INVALID_RESULT", f"the outcome cannot be stored: {error}", final=True
-        )
-        replacement = self._settlement(settlement.invocation)
-        replacement.replaced = True
-        await self._write([replacement])
-
-
-def _death(settlement: _Settlement) -> bool | None:
-    outcome = settlement.invocation.outcome
-    return None if outcome is None else outcome.death_proven
+        log.error("the outcome of attempt %s is refused, and it fails instead: %s", ref, error)
+        await self._write([self._replacement(settlement.invocation, error)])

@@ -8,7 +8,7 @@ log still holds is told how much it missed.
 import asyncio
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import orjson
@@ -30,12 +30,22 @@ _THINNING: Final = 0.1
 _FIELDS: Final = ("percent", "step", "step_index", "step_count", "data")
 
 
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What of an attempt's progress the journal has: the last ordinal, and what its last row said, and when."""
+
+    ordinal: int = 0
+    percent: float | None = None
+    step: tuple[str, int] = ("", 0)
+    at: float = 0.0
+
+
 class ProgressState:
     """How far an attempt is: the merge of all its reports, and what of it the journal does not have yet."""
 
     __slots__ = (
-        "_durable_at", "_durable_percent", "_durable_step", "_eta_at", "_recorded_ordinal", "data", "eta_s",
-        "expected_s", "ordinal", "percent", "started_at", "step", "step_count", "step_index", "usage",
+        "_eta_at", "data", "eta_s", "expected_s", "ordinal", "percent", "recorded", "started_at", "step", "step_count",
+        "step_index", "usage",
     )  # fmt: skip
 
     def __init__(self, expected_s: float | None) -> None:
@@ -50,10 +60,8 @@ class ProgressState:
         self.data: dict[str, Any] | None = None
         self.usage: dict[str, Any] | None = None
         self._eta_at = 0.0
-        self._recorded_ordinal = 0
-        self._durable_percent: float | None = None
-        self._durable_step: tuple[str, int] = ("", 0)
-        self._durable_at = 0.0
+        #: Put back by the writer when what was on its way to the journal has not got there.
+        self.recorded = Recorded()
 
     def apply(self, report: Report) -> None:
         """Merges a report."""
@@ -70,7 +78,7 @@ class ProgressState:
     @property
     def unrecorded(self) -> bool:
         """True when the journal's projection is behind."""
-        return self.ordinal > self._recorded_ordinal
+        return self.ordinal > self.recorded.ordinal
 
     @property
     def durable(self) -> bool:
@@ -78,19 +86,20 @@ class ProgressState:
 
         Steps are thinned with age, so that the budget of an attempt lasts for all of it, however many steps it has.
         """
-        if self.percent is not None and abs(self.percent - (self._durable_percent or 0.0)) >= 1:
+        if self.percent is not None and abs(self.percent - (self.recorded.percent or 0.0)) >= 1:
             return True
-        if (self.step, self.step_index) == self._durable_step:
+        if (self.step, self.step_index) == self.recorded.step:
             return False
         now = time.monotonic()
-        return now - self._durable_at >= _THINNING * (now - self.started_at)
+        return now - self.recorded.at >= _THINNING * (now - self.started_at)
 
     def note_recorded(self, *, durable: bool) -> None:
         """What it says now goes to the journal."""
-        self._recorded_ordinal = self.ordinal
         if durable:
-            self._durable_percent, self._durable_step = self.percent, (self.step, self.step_index)
-            self._durable_at = time.monotonic()
+            step = (self.step, self.step_index)
+            self.recorded = Recorded(self.ordinal, self.percent, step, time.monotonic())
+        else:
+            self.recorded = replace(self.recorded, ordinal=self.ordinal)
 
     def eta(self) -> tuple[float | None, bool]:
         """Expected seconds to the end, and whether that is an estimate of ours."""

@@ -25,9 +25,12 @@ _CONNECT_SECONDS: Final = 5
 #: A call that takes longer is taken for lost, and repeated on another connection.
 _CALL_SECONDS: Final = 40.0
 _BACKOFF_SECONDS_MAX: Final = 2.0
+#: How long a call waits for a lock: a run that somebody holds must not hold up the others that share the lane.
+_LOCK_MS: Final = 500
+_LOCK_NOT_AVAILABLE: Final = "55P03"
 #: SQLSTATE classes after which the same call may succeed: connection, resources, operator intervention, a read-only
 #: phase of a failover, and refusals that only say "again".
-_TRANSIENT: Final = ("08", "25006", "40", "53", "55P03", "57")
+_TRANSIENT: Final = ("08", "25006", "40", "53", "57")
 #: Rights and missing functions are an operator's to mend: worth waiting for when the alternative is to lose a result.
 _MENDABLE: Final = ("3F000", "42501", "42883")
 
@@ -45,7 +48,18 @@ _CONTRACT: Final[LiteralString] = "SELECT lowest, highest FROM backburner.contra
 
 
 class Refused(Exception):
-    """The journal refuses the call as it stands: repeating it will not help."""
+    """The journal refuses the call as it stands: repeating it will not help.
+
+    `whole`: whatever the call had said, so that saying less of it does not help either.
+    """
+
+    def __init__(self, message: str, *, whole: bool = False) -> None:
+        super().__init__(message)
+        self.whole = whole
+
+
+class Busy(Exception):
+    """A lock that the call needs was held by somebody else for too long: nothing was written."""
 
 
 class Lane:
@@ -67,14 +81,17 @@ class Lane:
         return self._failures == 0
 
     async def call(self, statement: LiteralString, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
-        """Runs one statement in a commit of its own, again and again until Postgres answers. Raises Refused."""
+        """Runs one statement in a commit of its own, again and again until Postgres answers.
+
+        Raises Refused, and Busy.
+        """
         while True:
             try:
                 async with asyncio.timeout(_CALL_SECONDS):
                     return await self._try(statement, parameters)
             except (psycopg.Error, TimeoutError) as error:
-                if isinstance(error, psycopg.Error) and not self._is_transient(error):
-                    raise Refused(str(error).strip()) from error
+                if isinstance(error, psycopg.Error):
+                    self._judge(error)
                 await self._drop()
                 await self._pause(error)
 
@@ -110,7 +127,7 @@ class Lane:
             keepalives_interval=5,
             keepalives_count=3,
             tcp_user_timeout=20_000,
-            options="-c statement_timeout=30s",
+            options=f"-c statement_timeout=30s -c lock_timeout={_LOCK_MS}ms",
         )
         return self._connection
 
@@ -119,6 +136,13 @@ class Lane:
         if connection is not None:
             with contextlib.suppress(psycopg.Error, OSError):
                 await connection.close()
+
+    def _judge(self, error: psycopg.Error) -> None:
+        """Raises what the caller has to decide."""
+        if error.sqlstate == _LOCK_NOT_AVAILABLE:
+            raise Busy(_first_line(error)) from error
+        if not self._is_transient(error):
+            raise Refused(str(error).strip(), whole=(error.sqlstate or "").startswith(_MENDABLE)) from error
 
     def _is_transient(self, error: psycopg.Error) -> bool:
         """True when the error says nothing about what was asked, only that now is a bad time."""

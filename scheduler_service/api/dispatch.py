@@ -151,7 +151,7 @@ class DispatchServicer(pb_grpc.DispatchServiceServicer):
         elif kind == "heartbeat":
             self._heartbeat(session, frame.heartbeat)
         elif kind == "rejected":
-            await self._engine.rejected(session, frame.rejected.attempts)
+            self._engine.rejected(session, frame.rejected.attempts)
         elif kind == "draining":
             session.draining = True
             self._engine.seen(session)
@@ -162,8 +162,8 @@ class DispatchServicer(pb_grpc.DispatchServiceServicer):
             if ref in session.held:
                 session.live[ref] = attempt
         if heartbeat.report:
-            session.report = {(a.ref.effect_id, a.ref.attempt) for a in heartbeat.attempts}
-            session.report_at = time.monotonic()
+            session.note_report(heartbeat.attempts)
+            self._engine.dispatcher.freed(session)
         self._engine.seen(session)
 
     async def _gone(self, session: Session) -> None:

@@ -13,6 +13,7 @@ import logging
 import random
 import secrets
 import time
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +29,10 @@ log = logging.getLogger(__name__)
 
 #: Attempts that one claim may take: bounds the commit and the locks it holds.
 CLAIM_MAX = 512
+#: Open effects of groups, and wake-up times, that are remembered; beyond them the poll is quick enough.
+MEMBERS_MAX = 100_000
+ALARMS_MAX = 10_000
+_ABSENT = object()
 _BUSY_SECONDS = 0.002
 
 
@@ -45,7 +50,10 @@ class Dispatcher:
         self._wake = asyncio.Event()
         self._alarms: list[float] = []
         self._polled_at = 0.0
-        self._grouped: dict[str, Work] = {}
+        #: Queued effects of groups with their class, the number of them by class, and all open effects of groups.
+        self._grouped: dict[str, tuple[str, bool]] = {}
+        self._grouped_classes: Counter[tuple[str, bool]] = Counter()
+        self._members: OrderedDict[str, None] = OrderedDict()
         self.on_dispatched: Any = None
 
     def reserve(self, work: Work) -> Reservation | None:
@@ -66,7 +74,10 @@ class Dispatcher:
     def queued(self, effect_id: str, work: Work, *, grouped: bool, not_before: float | None = None) -> None:
         """Notes a queued effect. `not_before` is seconds since 1970."""
         if grouped:
-            self._grouped[effect_id] = work
+            self.in_group(effect_id)
+            self._leave_queue(effect_id)
+            self._grouped[effect_id] = (work.pool, work.background)
+            self._grouped_classes[work.pool, work.background] += 1
         if not_before is not None and not_before > time.time():
             self.wake_at(not_before)
             return
@@ -76,6 +87,8 @@ class Dispatcher:
     def wake_at(self, when: float) -> None:
         """Claims at this time (seconds since 1970): a pause or sleep_until ends."""
         heapq.heappush(self._alarms, time.monotonic() + max(0.0, when - time.time()))
+        if len(self._alarms) > ALARMS_MAX:
+            self._alarms = heapq.nsmallest(ALARMS_MAX // 2, self._alarms)  # the poll stands behind the others
         self._wake.set()
 
     def freed(self, session: Session) -> None:
@@ -85,11 +98,25 @@ class Dispatcher:
 
     def settled(self, effect_id: str) -> None:
         """An effect settled: its group may have room for queued ones."""
-        self._grouped.pop(effect_id, None)
-        if self._grouped:
-            for work in {(w.pool, w.background): w for w in self._grouped.values()}.values():
-                self._mark(work)
-            self._wake.set()
+        self._leave_queue(effect_id)
+        if self._members.pop(effect_id, _ABSENT) is _ABSENT or not self._grouped_classes:
+            return
+        for session in self._sessions:
+            session.queued.update(item for item in self._grouped_classes if item[0] in session.pools)
+        self._wake.set()
+
+    def in_group(self, effect_id: str) -> None:
+        """Notes an open effect of a group: its settlement makes room for others."""
+        self._members[effect_id] = None
+        if len(self._members) > MEMBERS_MAX:
+            self._members.popitem(last=False)  # the poll finds what waits for it
+
+    def _leave_queue(self, effect_id: str) -> None:
+        known = self._grouped.pop(effect_id, None)
+        if known is not None:
+            self._grouped_classes[known] -= 1
+            if not self._grouped_classes[known]:
+                del self._grouped_classes[known]
 
     def connected(self, session: Session) -> None:
         """A new session, reconciled: from now on it gets work, and anything may be waiting for it."""
@@ -100,7 +127,7 @@ class Dispatcher:
     def start(self, session: Session, start: pb.StartAttempt, held: Held) -> None:
         """Sends a committed attempt to its executor. Its slot is already taken."""
         ref = (start.effect_id, start.attempt)
-        self._grouped.pop(start.effect_id, None)
+        self._leave_queue(start.effect_id)
         expected = self._durations.median(start.namespace, start.name)
         if expected is not None:
             start.expected_duration.CopyFrom(_duration(expected))

@@ -29,6 +29,7 @@ RECONCILE_SECONDS = 3.0
 _SETTLING_SECONDS = 2.0
 _LOST_MESSAGE = "its executor {executor} went away and was not back within {grace:.0f} s"
 _SUCCEEDED_MESSAGE = "its executor {executor} was restarted"
+_VANISHED_MESSAGE = "executor {executor} has started it and no longer knows of it"
 _NEVER_STARTED_MESSAGE = "the start never reached executor {executor}"
 
 
@@ -63,7 +64,6 @@ class Reconciler:
         """Compares a new session with the journal; answers with the reported attempts that no longer count."""
         rows = {(row.effect_id, row.attempt): row for row in await self._journal.open_attempts(session.executor_id)}
         reported = {(a.ref.effect_id, a.ref.attempt): a for a in hello.attempts}
-        session.report, session.report_at = set(reported), time.monotonic()
         stale = []
         for ref, attempt in reported.items():
             row = rows.get(ref)
@@ -74,6 +74,7 @@ class Reconciler:
         for ref, row in rows.items():
             if ref not in reported:
                 await self._missing_at_hello(session, row, list(hello.succeeds))
+        session.note_report(hello.attempts)
         return stale
 
     async def run(self) -> None:
@@ -148,13 +149,17 @@ class Reconciler:
 
     async def _absent(self, session: Session, ref: Ref, row: OpenAttempt) -> None:
         held = session.held.get(ref)
-        if held is not None and held.start is not None and row.session_no == session.session_no:
+        started = held is not None and (held.duplicate or held.start is None)
+        if held is not None and held.start is not None and not started and row.session_no == session.session_no:
             log.warning("attempt %s is sent again: executor %s does not report it", ref, session.executor_id)
             held.since = time.monotonic()
             session.send_start(ref, held.start)
             return
-        await self._declare(row, _NEVER_STARTED_MESSAGE, never_started=True)
+        # One that was adopted had been reported, so it has started; one that is not held was never sent.
+        message = _VANISHED_MESSAGE if started else _NEVER_STARTED_MESSAGE
+        await self._declare(row, message, never_started=not started)
         session.release(ref)
+        self._freed(session)
 
     async def _sweep(self) -> None:
         """Declares lost what runs on executors that stayed away longer than the grace."""
@@ -179,6 +184,7 @@ class Reconciler:
                 reason="EFFECT_REASON_EXECUTOR_LOST",
                 message=message.format(executor=row.executor_id, grace=self._grace_s),
                 actor=self._actor,
+                executor_session=row.executor_session,
             )
         )
 

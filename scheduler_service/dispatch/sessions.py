@@ -35,11 +35,13 @@ class Pool:
     background_taken: int = 0
     #: Slots set aside for a claim whose answer is not there yet; of these, the most that background may take.
     claiming: int = 0
+    #: Slots that the executor uses for attempts that are not ours to count: stale ones that still die.
+    foreign: int = 0
     claiming_background: int = 0
 
     def free(self, *, background: bool) -> int:
         """Slots that an effect may take now. Background never takes the last slot of two or more."""
-        room = self.slots - self.foreground_taken - self.background_taken - self.claiming
+        room = self.slots - self.foreground_taken - self.background_taken - self.claiming - self.foreign
         if not background:
             return room
         floor = 1 if self.slots > 1 else 0
@@ -67,6 +69,8 @@ class Held:
     start: pb.StartAttempt | None = None
     sent: bool = False
     cancel_sent_at: float = 0.0
+    #: True after the executor said that it took this attempt before.
+    duplicate: bool = False
 
 
 @dataclass(slots=True)
@@ -140,6 +144,17 @@ class Session:
             return False
         self._take(held.pool, background=held.background, count=-1)
         return True
+
+    def note_report(self, attempts: Iterable[pb.ReportedAttempt]) -> None:
+        """Takes a whole report: what the executor holds, and which slots are taken by what nobody here counts."""
+        reported = list(attempts)
+        self.report = {(item.ref.effect_id, item.ref.attempt) for item in reported}
+        self.report_at = time.monotonic()
+        ended = executor_pb.Attempt.STATE_FINISHED
+        unknown = [item.pool for item in reported
+                   if (item.ref.effect_id, item.ref.attempt) not in self.held and item.state != ended]  # fmt: skip
+        for name, pool in self.pools.items():
+            pool.foreign = unknown.count(name)
 
     def send_start(self, ref: Ref, start: pb.StartAttempt) -> None:
         """Queues a start; many go in one message."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from scheduler_service.iteration.loop import Loop
 from scheduler_service.iteration.rows import seconds
-from scheduler_service.iteration.runs import Phase, RunState
+from scheduler_service.iteration.runs import IN_FLIGHT, Phase, RunState
 from scheduler_service.journal import JournalUnavailable
 from scheduler_service.replay.events import Event
 
@@ -19,7 +19,6 @@ log = logging.getLogger(__name__)
 CLEANUP_SECONDS = 60.0
 _SETTLING = frozenset({"EFFECT_RESOLVED", "EFFECT_CANCELLED"})
 _RETRY_SECONDS = 1.0
-_IN_FLIGHT = (Phase.STEPPING, Phase.APPENDING, Phase.LOADING)
 
 
 class Closing:
@@ -29,6 +28,8 @@ class Closing:
         self._loop = loop
         self._cleanup: dict[str, float] = {}
         self._reasons: dict[str, str] = {}
+        self._waiting: dict[str, asyncio.TimerHandle] = {}
+        self._ending: set[str] = set()
 
     def observe(self, run: RunState, event: Event) -> None:
         """Called for every event of an owned run, in order."""
@@ -55,14 +56,21 @@ class Closing:
         """The run is gone."""
         self._cleanup.pop(run_id, None)
         self._reasons.pop(run_id, None)
+        waiting = self._waiting.pop(run_id, None)
+        if waiting is not None:
+            waiting.cancel()
 
     def _cancel_requested(self, run: RunState, event: Event) -> None:
         self._reasons[run.run_id] = event.data.get("reason", "")
         limit = self._cleanup.get(run.run_id, CLEANUP_SECONDS)
         passed = self._loop.timers.now() - event.recorded_at.timestamp()
-        asyncio.get_running_loop().call_later(max(0.0, limit - passed), self._cleanup_over, run)
+        if run.run_id not in self._waiting:
+            self._waiting[run.run_id] = asyncio.get_running_loop().call_later(
+                max(0.0, limit - passed), self._cleanup_over, run
+            )
 
     def _cleanup_over(self, run: RunState) -> None:
+        self._waiting.pop(run.run_id, None)
         if run.phase is not Phase.GONE and not run.forced and self._loop.runs.get(run.run_id) is run:
             log.warning("cleanup of run %s took too long after its cancel: ending it without its process", run.run_id)
             self.force(run)
@@ -77,22 +85,29 @@ class Closing:
 
     def close(self, run: RunState) -> None:
         """Writes the end of a run that is forced; also again, when the first try was lost."""
-        self._loop.spawn(self._close(run), "close")
+        if run.run_id not in self._ending:  # one at a time
+            self._ending.add(run.run_id)
+            self._loop.spawn(self._close_until_done(run), "close")
 
-    async def _close(self, run: RunState) -> None:
-        while run.phase in _IN_FLIGHT:  # noqa: ASYNC110 - rare, and what is in flight ends soon
+    async def _close_until_done(self, run: RunState) -> None:
+        try:
+            while not await self._close(run):  # noqa: ASYNC110 - it asks the database
+                await asyncio.sleep(_RETRY_SECONDS)
+        finally:
+            self._ending.discard(run.run_id)
+
+    async def _close(self, run: RunState) -> bool:
+        """One try; False when it has to be tried again."""
+        while run.phase in IN_FLIGHT:  # noqa: ASYNC110 - rare, and what is in flight ends soon
             await asyncio.sleep(0.01)
         if run.phase is Phase.GONE:
-            return
+            return True
         try:
             open_effects = await self._loop.journal.open_effects(run.run_id)
         except JournalUnavailable:
-            await asyncio.sleep(_RETRY_SECONDS)
-            self.close(run)
-            return
-        if run.phase in _IN_FLIGHT or self._loop.runs.get(run.run_id) is not run:  # begun meanwhile
-            self.close(run)
-            return
+            return False
+        if run.phase in IN_FLIGHT:  # begun meanwhile
+            return False
         self._loop.drop_coroutine(run)
         rows = [_cancel(effect.effect_id, effect.key) for effect in open_effects if not effect.cancel_reason]
         ending = [_closing(self._reason(run))] if open_effects else [_cancelled(self._reason(run))]
@@ -101,6 +116,7 @@ class Closing:
         run.owner_rows = rows + ending
         run.phase = Phase.IDLE
         self._loop.kick(run)
+        return True
 
     async def _finish(self, run: RunState) -> None:
         try:

@@ -4,8 +4,10 @@ The servicers of clients and executors talk to it, and it alone starts and stops
 """
 
 import asyncio
+import dataclasses
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -47,6 +49,7 @@ from scheduler_service.settings import Settings
 
 log = logging.getLogger(__name__)
 
+_REJECTIONS_MAX = 10_000
 _SETTLED = frozenset({"EFFECT_RESOLVED", "EFFECT_CANCELLED"})
 
 
@@ -60,6 +63,7 @@ class Engine:
         self._draining = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self._services: list[asyncio.Task[None]] = []
+        self._rejections: OrderedDict[str, int] = OrderedDict()
         actor = f"scheduler/{settings.scheduler_id}"
         self.sessions = Sessions()
         self.durations = Durations()
@@ -72,8 +76,9 @@ class Engine:
         self.loop = Loop(journal, self.sessions, self.dispatcher, self.threads, checks, actor=actor, spawn=self._spawn)
         self.closing = Closing(self.loop)
         self.loop.load = Loader(self.loop, processes, checks, close=self.closing.close).load
-        self.loop.observers = (self.closing.observe, OwnedEffects(self.loop).observe, self._observe_settled)
-        self.loop.on_forget = self.closing.forget
+        self._owned_effects = OwnedEffects(self.loop)
+        self.loop.observers = (self.closing.observe, self._owned_effects.observe, self._observe_settled)
+        self.loop.on_forget = self._forgotten
         self.loop.observe_parked = self.closing.observe_parked
         self.shards = Shards(
             journal,
@@ -257,17 +262,32 @@ class Engine:
         for run_id, heard in by_run.items():
             self.loop.hear(run_id, heard)
 
-    async def rejected(self, session: Session, rejected: Sequence[pb.RejectedAttempt]) -> None:
-        """Queues again what an executor refused before starting it."""
+    def rejected(self, session: Session, rejected: Sequence[pb.RejectedAttempt]) -> None:
+        """Queues again what an executor refused before starting it; the stream does not wait for that."""
         for item in rejected:
             ref = (item.ref.effect_id, item.ref.attempt)
             held = session.held.get(ref)
-            if item.reason == pb.RejectedAttempt.REASON_DUPLICATE or held is None:
-                continue  # a duplicate was taken before, and holds its slot until it ends
+            if held is None:
+                continue
+            if item.reason == pb.RejectedAttempt.REASON_DUPLICATE:
+                held.duplicate = True  # it has started; if its report lacks it too, reconciliation takes it as lost
+                continue
             session.release(ref)
             epoch = self.shards.epoch_of(held.run_id)
             if epoch is not None:
-                await self._lose(_never_started(held.run_id, epoch, item, f"scheduler/{self.scheduler_id}"))
+                self._spawn(self._lose_rejected(_never_started(held.run_id, epoch, item, self.loop.actor)), "rejected")
+
+    async def _lose_rejected(self, lost: LostAttempt) -> None:
+        """An executor that keeps refusing is asked less and less often."""
+        count = self._rejections.get(lost.effect_id, 0)
+        self._rejections[lost.effect_id] = count + 1
+        self._rejections.move_to_end(lost.effect_id)
+        if len(self._rejections) > _REJECTIONS_MAX:
+            self._rejections.popitem(last=False)
+        try:
+            await self._lose(dataclasses.replace(lost, pause_s=min(5.0, 0.05 * 2**count) if count else 0.0))
+        except JournalUnavailable as error:
+            log.warning("a refused attempt is left to reconciliation: %s", error)
 
     def seen(self, session: Session) -> None:
         """Has it noted in the journal that an executor is there; its stream does not wait for that."""
@@ -303,6 +323,12 @@ class Engine:
         if event.type in _SETTLED:
             self.dispatcher.settled(event.effect_id)
 
+    def _forgotten(self, run_id: str) -> None:
+        """A run has ended or has another owner."""
+        self.closing.forget(run_id)
+        self._owned_effects.forget(run_id)
+        self.loop.timers.forget(run_id)
+
     def _claimed(self, attempt: ClaimedAttempt) -> None:
         """A claim of this replica has dispatched an attempt: its run hears of it at once."""
         event = Event(
@@ -322,7 +348,7 @@ class Engine:
         outcome = await self._journal.attempts_lost(item)
         if outcome.outcome == "ok":
             self.loop.hear_rows(item.run_id, outcome.extra, outcome.recorded_at, item.actor)
-            self.dispatcher.wake_at(time.time())
+            self.dispatcher.wake_at(time.time() + item.pause_s)
         else:
             log.info("attempt %d of %s is not lost: %s", item.attempt, item.effect_id, outcome.outcome)
 

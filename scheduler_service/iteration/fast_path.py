@@ -57,6 +57,8 @@ class FastPath:
                 continue
             reservation = reservations.pop(row["effect_id"], None)
             if reservation is not None and row["effect_id"] in dispatched:
+                if x["group_id"] is not None:
+                    self._dispatcher.in_group(row["effect_id"])
                 self._start(run, row, reservation)
                 continue
             if reservation is not None:

@@ -14,7 +14,7 @@ from scheduler_service.authoring.definitions import AnyProcess
 from scheduler_service.iteration.call_checks import CallChecks
 from scheduler_service.iteration.hush import hush
 from scheduler_service.iteration.loop import TERMINAL, Loop, error_of
-from scheduler_service.iteration.runs import Phase, RunState
+from scheduler_service.iteration.runs import IN_FLIGHT, Phase, RunState
 from scheduler_service.iteration.worker import Blocked
 from scheduler_service.journal import JournalError
 from scheduler_service.replay import Command, Event, Execution, Recorded
@@ -43,6 +43,7 @@ class Loader:
         self._checks = checks
         self._processes = processes
         self._turn = asyncio.Semaphore(_LOADS_AT_A_TIME)
+        self._suspect = asyncio.Lock()
 
     def load(self, run: RunState) -> None:
         """Begins to load an idle run."""
@@ -52,12 +53,24 @@ class Loader:
             run.inbox.clear()
             self._replay(run, [first], fresh=True)
         else:
-            self._loop.spawn(self._load(run), "load")
+            self._loop.spawn_for(run, self._load(run), "load")
 
     async def _load(self, run: RunState) -> None:
+        """Suspects are replayed one at a time: a replica's death must not count against those that were beside it."""
+        if run.strikes == 0:
+            await self._load_now(run)
+            return
+        async with self._suspect:
+            failures = run.failures
+            await self._load_now(run)
+            while run.struck and run.failures == failures and run.phase in IN_FLIGHT:  # noqa: ASYNC110 - rare and short
+                await asyncio.sleep(0.01)
+
+    async def _load_now(self, run: RunState) -> None:
         async with self._turn:
             try:
                 events = await self._read(run)
+                run.iteration = await self._loop.journal.iteration(run.run_id)  # an append in doubt may have counted
                 strikes = await self._strike(run, events)
             except JournalError as error:
                 log.warning("run %s cannot be read, trying again: %s", run.run_id, error)
@@ -113,7 +126,9 @@ class Loader:
             definition, run.run_id, recorded=Recorded(events), watch_calls=self._checks.due(run.process)
         )
         work = partial(_replay, execution, events, self._loop.threads.pulse)
-        self._loop.threads.submit(work, partial(self._replayed, run, events, fresh), execution.block)
+        self._loop.threads.submit(
+            work, self._loop.guarded(run, partial(self._replayed, run, events, fresh)), execution.block
+        )
 
     def _replayed(self, run: RunState, events: Sequence[Event], fresh: bool, result: Any) -> None:
         if run.phase is not Phase.LOADING:

@@ -61,7 +61,7 @@ class Loop:
         self.spawn = spawn
         self.runs = Runs()
         self.heads = Heads()
-        self.timers = Timers(self._fire)
+        self.timers = Timers(self._fire, self._waits_for)
         #: Set by the engine: how a run gets its coroutine, and what happens to events that need no process.
         self.load: Callable[[RunState], None] = lambda run: None
         self.observers: Sequence[Callable[[RunState, Event], None]] = ()
@@ -132,7 +132,9 @@ class Loop:
         run.phase = Phase.STEPPING
         run.used = time.monotonic()
         execution = run.execution
-        self.threads.submit(partial(self._feed, execution, events), partial(self._fed, run, events), execution.block)
+        self.threads.submit(
+            partial(self._feed, execution, events), self.guarded(run, partial(self._fed, run, events)), execution.block
+        )
 
     def _feed(self, execution: Execution, events: Sequence[Event]) -> tuple[int, list[Command]]:
         """On the iteration thread: feeds events one by one; stops behind one that parks the run."""
@@ -181,7 +183,30 @@ class Loop:
     def begin_append(self, run: RunState, rows: list[dict[str, Any]], reservations: dict[str, Reservation]) -> None:
         """Appends rows as the run's next iteration."""
         run.phase = Phase.APPENDING
-        self.spawn(self._append(run, rows, reservations), "append")
+        self.spawn_for(run, self._append(run, rows, reservations), "append")
+
+    def spawn_for(self, run: RunState, coroutine: Coroutine[Any, Any, None], name: str) -> None:
+        """Runs a coroutine about one run; whatever goes wrong in it, the run is replayed and not left lying."""
+        self.spawn(self._guarded(run, coroutine, name), name)
+
+    async def _guarded(self, run: RunState, coroutine: Coroutine[Any, Any, None], name: str) -> None:
+        try:
+            await coroutine
+        except Exception:
+            log.exception("%s of run %s went wrong, it will be replayed", name, run.run_id)
+            self.reload(run)
+
+    def guarded(self, run: RunState, done: Callable[[Any], None]) -> Callable[[Any], None]:
+        """The same for what the iteration thread answers."""
+
+        def answer(result: Any) -> None:
+            try:
+                done(result)
+            except Exception:
+                log.exception("an iteration of run %s went wrong, it will be replayed", run.run_id)
+                self.reload(run)
+
+        return answer
 
     def park(self, run: RunState, error: dict[str, Any], cause: int) -> None:
         """Parks a run with an error of its process; its coroutine is dropped."""
@@ -224,16 +249,13 @@ class Loop:
         run.iteration += 1
         run.failures = 0
         run.struck = False
+        run.strikes = 0
         if outcome.outcome == "already":  # the answer to our own commit was lost: read what it wrote
             try:
                 events = await self.journal.read_events(run.run_id, run.fed, _GAP_PAGE)
             except JournalUnavailable as error:
                 log.warning("what was appended to run %s cannot be read, it will be replayed: %s", run.run_id, error)
                 self.fast_path.give_back(reservations)  # starts that are not sent are found by reconciliation
-                self.reload(run)
-                return
-            if not _holds(events, rows):  # it was an earlier one in doubt: these rows are yet to be asked for
-                self.fast_path.give_back(reservations)
                 self.reload(run)
                 return
         else:
@@ -251,6 +273,8 @@ class Loop:
 
     def _note_rows(self, run: RunState, rows: Sequence[Mapping[str, Any]]) -> None:
         """Timers that were set; ends and pauses of the run."""
+        if run.phase is Phase.GONE:
+            return
         for row in rows:
             if row["type"] in STOPPING:
                 self.heads.stopped(run.run_id, run.head)
@@ -298,6 +322,8 @@ class Loop:
 
     def reload(self, run: RunState) -> None:
         """Drops the coroutine and reads the journal again, later after repeated failures."""
+        if run.phase is Phase.GONE:
+            return
         self.drop_coroutine(run)
         run.inbox.clear()
         run.fed = 0
@@ -314,7 +340,7 @@ class Loop:
     def _fill_gap(self, run: RunState) -> None:
         if run.head > run.fed and not run.reading:
             run.reading = True
-            self.spawn(self._read_gap(run), "gap")
+            self.spawn_for(run, self._read_gap(run), "gap")
 
     async def _read_gap(self, run: RunState) -> None:
         """Reads what was not heard; the notice that was overtaken gets a moment first."""
@@ -335,13 +361,19 @@ class Loop:
             return  # the poll comes back to it
         self.hear(run.run_id, events)
 
+    def _waits_for(self, run_id: str, ordinal: int) -> bool:
+        """False when the run surely does not wait for the timer; a run that is being fed cannot be asked."""
+        run = self.runs.get(run_id)
+        if run is None:
+            return False
+        return run.phase is not Phase.IDLE or run.execution is None or ordinal in run.execution.timers
+
     def _fire(self, run_id: str, ordinal: int) -> None:
         """A timer came due."""
         run = self.runs.get(run_id)
         if run is None or run.phase is Phase.PARKED:
             return
-        settled = run.phase is Phase.IDLE and run.execution is not None
-        if settled and run.execution is not None and ordinal not in run.execution.timers:
+        if not self._waits_for(run_id, ordinal):
             return  # cancelled: no row needed
         run.owner_rows.append({"type": "TIMER_FIRED", "cause": 0, "data": {"ordinal": ordinal}})
         self.kick(run)
@@ -362,12 +394,6 @@ def _event(row: Mapping[str, Any], seq: int, recorded_at: datetime, actor: str) 
         actor=actor,
         data=row["data"],
     )
-
-
-def _holds(events: Sequence[Event], rows: Sequence[Mapping[str, Any]]) -> bool:
-    """True when all the rows are among the events, in order."""
-    written = iter([(event.type, event.effect_id, event.cause) for event in events])
-    return all((row["type"], row.get("effect_id") or "", row.get("cause") or 0) in written for row in rows)
 
 
 def error_of(result: Blocked | BaseException) -> dict[str, Any]:

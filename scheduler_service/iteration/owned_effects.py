@@ -27,12 +27,13 @@ class OwnedEffects:
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        self._open: set[str] = set()
+        self._waiting: dict[str, asyncio.TimerHandle] = {}
+        self._of_run: dict[str, set[str]] = {}
 
     def observe(self, run: RunState, event: Event) -> None:
         """Called for every event of an owned run, in order."""
         if event.type in _SETTLING:
-            self._open.discard(event.effect_id)
+            self._done(run.run_id, event.effect_id)
         elif event.type == "EFFECT_REQUESTED":
             spec = event.data["spec"]
             if "timer" in spec:
@@ -42,14 +43,30 @@ class OwnedEffects:
                 self._settle_later(run, event, 0.0, _NO_CHILD_RUNS)
 
     def _settle_later(self, run: RunState, event: Event, delay: float, data: Mapping[str, Any]) -> None:
-        self._open.add(event.effect_id)
-        asyncio.get_running_loop().call_later(max(0.0, delay), self._settle, run, event, data)
+        if event.effect_id not in self._waiting:
+            loop = asyncio.get_running_loop()
+            self._waiting[event.effect_id] = loop.call_later(max(0.0, delay), self._settle, run, event, data)
+            self._of_run.setdefault(run.run_id, set()).add(event.effect_id)
+
+    def forget(self, run_id: str) -> None:
+        """The run is gone."""
+        for effect_id in list(self._of_run.get(run_id, ())):
+            self._done(run_id, effect_id)
+
+    def _done(self, run_id: str, effect_id: str) -> None:
+        waiting = self._waiting.pop(effect_id, None)
+        if waiting is None:
+            return
+        waiting.cancel()
+        self._of_run[run_id].discard(effect_id)
+        if not self._of_run[run_id]:
+            del self._of_run[run_id]
 
     def _settle(self, run: RunState, event: Event, data: Mapping[str, Any]) -> None:
         """Settles it, unless it has settled meanwhile; a parked run's are looked at again when it is loaded."""
-        if event.effect_id not in self._open or run.phase in (Phase.GONE, Phase.PARKED):
+        self._done(run.run_id, event.effect_id)
+        if run.phase in (Phase.GONE, Phase.PARKED):
             return
-        self._open.discard(event.effect_id)
         run.owner_rows.append(
             {
                 "type": "EFFECT_RESOLVED",

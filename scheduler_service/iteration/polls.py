@@ -4,13 +4,14 @@ import asyncio
 import logging
 import random
 import time
+from typing import Any
 
 from backburner.scheduler.v1 import dispatch_service_pb2 as pb
 from scheduler_service.dispatch.sessions import Sessions
 from scheduler_service.iteration.loop import Loop
 from scheduler_service.iteration.recovery import Shards
 from scheduler_service.iteration.runs import Phase
-from scheduler_service.journal import DeadlineDue, FlaggedAttempt, Journal, JournalUnavailable
+from scheduler_service.journal import Append, DeadlineDue, FlaggedAttempt, Journal, JournalUnavailable
 from scheduler_service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ class Polls:
         for flagged in await self._journal.flagged_attempts([session.executor_id for session in self._sessions]):
             self._cancel(flagged)
         for due in await self._journal.deadlines_due(sorted(self._shards.epochs)):
-            self._time_out(due)
+            await self._time_out(due)
         self._evict()
         self._drop_silent()
 
@@ -82,25 +83,26 @@ class Polls:
             )
         )
 
-    def _time_out(self, due: DeadlineDue) -> None:
+    async def _time_out(self, due: DeadlineDue) -> None:
         """Settles an effect that nobody runs and whose time is over."""
+        row = _timed_out(due)
         run = self._loop.runs.get(due.run_id)
-        if run is None or run.phase is Phase.PARKED:
+        if run is None and not due.open and due.epoch == self._shards.epoch_of(due.run_id):
+            await self._time_out_detached(due, row)
             return
-        if any(row.get("effect_id") == due.effect_id for row in run.owner_rows):
-            return
-        error = {"reason": f"EFFECT_REASON_{due.reason}", "message": _MESSAGES[due.reason]}
-        run.owner_rows.append(
-            {
-                "type": "EFFECT_RESOLVED",
-                "cause": 0,
-                "effect_id": due.effect_id,
-                "effect_key": due.effect_key,
-                "attempt": due.attempt,
-                "data": {"state": "EFFECT_STATE_TIMED_OUT", "error": error},
-            }
+        asked = run is None or any(other.get("effect_id") == due.effect_id for other in run.owner_rows)
+        if run is not None and not asked and run.phase is not Phase.PARKED:
+            run.owner_rows.append(row)
+            self._loop.kick(run)
+
+    async def _time_out_detached(self, due: DeadlineDue, row: dict[str, Any]) -> None:
+        """A detached effect outlives its run: nobody else appends to that any more."""
+        append = Append(
+            run_id=due.run_id, epoch=due.epoch, iteration=due.iteration + 1, actor=self._loop.actor, rows=[row]
         )
-        self._loop.kick(run)
+        outcome = await self._journal.append(append)
+        if outcome.outcome == "ok":
+            self._loop.heads.advance(due.run_id, outcome.head_seq)
 
     def _evict(self) -> None:
         """Keeps the number of live coroutines within its bound."""
@@ -119,3 +121,15 @@ class Polls:
         for session in self._sessions.lagging(self._settings.heartbeat_seconds * 4):
             log.warning("executor %s sent no frame for too long: its session ends", session.executor_id)
             session.close("no frames")
+
+
+def _timed_out(due: DeadlineDue) -> dict[str, Any]:
+    error = {"reason": f"EFFECT_REASON_{due.reason}", "message": _MESSAGES[due.reason]}
+    return {
+        "type": "EFFECT_RESOLVED",
+        "cause": 0,
+        "effect_id": due.effect_id,
+        "effect_key": due.effect_key,
+        "attempt": due.attempt,
+        "data": {"state": "EFFECT_STATE_TIMED_OUT", "error": error},
+    }

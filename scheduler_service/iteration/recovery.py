@@ -103,6 +103,7 @@ class Shards:
                     process=head.process,
                     epoch=epoch,
                     iteration=head.iteration,
+                    strikes=head.strikes,
                     head=head.seq,
                     fed=head.seq if head.state in _PARKED else 0,
                     phase=Phase.PARKED if head.state in _PARKED else Phase.IDLE,

@@ -27,6 +27,10 @@ class Phase(enum.Enum):
     GONE = "gone"
 
 
+#: Something is on its way that will change the phase by itself.
+IN_FLIGHT = (Phase.STEPPING, Phase.APPENDING, Phase.LOADING)
+
+
 @dataclass(slots=True, eq=False)
 class RunState:
     """One owned run. `fed` is the last seq its coroutine has seen, `head` the newest that this replica heard of."""
@@ -48,6 +52,8 @@ class RunState:
     used: float = field(default_factory=time.monotonic)
     #: True when the owner ends the run without its process (cleanup took too long, cancelled while parked).
     forced: bool = False
+    #: Strikes that it had when it was adopted: replays of it, or beside it, have ended replicas.
+    strikes: int = 0
     #: True once this replica has raised the run's strikes, until an append clears them.
     struck: bool = False
     #: Failures to read or append in a row; they space out the next try.

@@ -9,12 +9,22 @@ import heapq
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+#: Runs that ended, and timers that were set, since the last look at which timers are still needed.
+COMPACT_RUNS = 1000
+COMPACT_TIMERS = 10_000
+
 
 class Timers:
-    """Calls `fire(run_id, ordinal)` once the database's clock has passed a timer's due time."""
+    """Calls `fire(run_id, ordinal)` once the database's clock has passed a timer's due time.
 
-    def __init__(self, fire: Callable[[str, int], None]) -> None:
+    `waits(run_id, ordinal)` says whether a timer is still needed; False only when it surely is not.
+    """
+
+    def __init__(self, fire: Callable[[str, int], None], waits: Callable[[str, int], bool]) -> None:
         self._fire = fire
+        self._waits = waits
+        self._gone: set[str] = set()
+        self._compact_at = COMPACT_TIMERS
         self._heap: list[tuple[float, int, str]] = []
         self._known: set[tuple[str, int]] = set()
         self._handle: asyncio.TimerHandle | None = None
@@ -26,11 +36,30 @@ class Timers:
 
     def set(self, run_id: str, ordinal: int, due: datetime) -> None:
         """Notes a timer; noting it twice is harmless."""
+        self._gone.discard(run_id)
         if (run_id, ordinal) in self._known:
             return
         self._known.add((run_id, ordinal))
         heapq.heappush(self._heap, (due.timestamp(), ordinal, run_id))
+        if len(self._heap) > self._compact_at:
+            self._compact()
         self._arm()
+
+    def forget(self, run_id: str) -> None:
+        """Lets go of the timers of a run."""
+        self._gone.add(run_id)
+        if len(self._gone) > COMPACT_RUNS:
+            self._compact()
+
+    def _compact(self) -> None:
+        """Drops the timers of runs that are gone, and those that were cancelled."""
+        kept = [(due, ordinal, run_id) for due, ordinal, run_id in self._heap
+                if run_id not in self._gone and self._waits(run_id, ordinal)]  # fmt: skip
+        heapq.heapify(kept)
+        self._heap = kept
+        self._known = {(run_id, ordinal) for _, ordinal, run_id in kept}
+        self._gone.clear()
+        self._compact_at = 2 * len(kept) + COMPACT_TIMERS
 
     def now(self) -> float:
         """The database's clock, in seconds since 1970."""

@@ -3,6 +3,7 @@
 Field names are those of the SQL functions' items; ids are lower-case UUID strings, `*_s` are seconds.
 """
 
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -52,6 +53,8 @@ class Append:
     iteration: int
     actor: str
     rows: Sequence[Mapping[str, Any]]
+    #: Tells a repetition of this append from another one with the same number.
+    append_id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +125,10 @@ class LostAttempt:
     reason: str
     message: str
     actor: str
+    #: How long to wait before an attempt that never started is dispatched again.
+    pause_s: float = 0.0
+    #: Session of the executor when the caller looked; a newer one refuses the loss.
+    executor_session: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +247,8 @@ class OpenAttempt:
     cancel_reason: str
     cancel_message: str
     age_s: float
+    #: Session that its executor had then, for those that are stranded.
+    executor_session: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,6 +284,10 @@ class DeadlineDue:
     effect_key: str
     attempt: int
     reason: str
+    #: The run as it stands: detached effects outlive theirs.
+    open: bool
+    epoch: int
+    iteration: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,6 +122,7 @@ class Journal:
                 "run_id": append.run_id,
                 "epoch": append.epoch,
                 "iteration": append.iteration,
+                "append_id": append.append_id,
                 "actor": append.actor,
                 "rows": append.rows,
             }
@@ -216,6 +217,11 @@ class Journal:
         """Shards that this scheduler owns and in which there are runs that it has not adopted."""
         return [row["shard"] for row in await self._read("unadopted", scheduler_id=scheduler_id)]
 
+    async def iteration(self, run_id: str) -> int:
+        """Number of the last iteration that was appended to a run."""
+        number: int = (await self._read("iteration", run_id=run_id))[0]["iteration"]
+        return number
+
     async def heads(self, run_ids: Sequence[str]) -> dict[str, int]:
         """Newest seq by run."""
         if not run_ids:
@@ -306,7 +312,7 @@ def _texts(row: Row) -> Row:
 
 
 def _open_attempt(row: Row) -> items.OpenAttempt:
-    return items.OpenAttempt(**_texts(row))
+    return items.OpenAttempt(**(_texts(row) | {"executor_session": row["executor_session"]}))
 
 
 def _event(row: Row) -> Event:

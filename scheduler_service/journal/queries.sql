@@ -50,6 +50,9 @@ SELECT backburner.strike_v1(%(run_id)s::uuid, %(epoch)s) AS strikes
 SELECT DISTINCT h.shard FROM backburner.run_heads h JOIN backburner.shards s ON s.shard = h.shard
 WHERE s.owner = %(scheduler_id)s AND h.open AND h.epoch < s.epoch
 
+-- iteration --
+SELECT iteration FROM backburner.run_heads WHERE run_id = %(run_id)s::uuid
+
 -- now --
 SELECT clock_timestamp() AS now
 
@@ -66,7 +69,7 @@ SELECT run_id, seq FROM backburner.run_heads WHERE run_id = ANY (%(run_ids)s::uu
 -- open_attempts --
 SELECT run_id, effect_id, key, attempt, state, executor_id, incarnation, session_no, pool, background,
        cancel_reason, cancel_message,
-       extract(epoch FROM clock_timestamp() - dispatched_at)::float8 AS age_s
+       extract(epoch FROM clock_timestamp() - dispatched_at)::float8 AS age_s, NULL::int AS executor_session
 FROM backburner.effects
 WHERE executor_id = %(executor_id)s AND state IN ('DISPATCHED', 'RUNNING', 'CANCELLING')
 
@@ -75,7 +78,7 @@ WHERE executor_id = %(executor_id)s AND state IN ('DISPATCHED', 'RUNNING', 'CANC
 -- replica, nor a commit of its own.
 SELECT f.run_id, f.effect_id, f.key, f.attempt, f.state, f.executor_id, f.incarnation, f.session_no, f.pool,
        f.background, f.cancel_reason, f.cancel_message,
-       extract(epoch FROM clock_timestamp() - f.dispatched_at)::float8 AS age_s
+       extract(epoch FROM clock_timestamp() - f.dispatched_at)::float8 AS age_s, e.session_no AS executor_session
 FROM backburner.executors e JOIN backburner.effects f ON f.executor_id = e.executor_id
 WHERE f.state IN ('DISPATCHED', 'RUNNING', 'CANCELLING')
   AND clock_timestamp() - make_interval(secs => %(grace_s)s)
@@ -89,12 +92,14 @@ FROM backburner.effects WHERE executor_id = ANY (%(executor_ids)s) AND state = '
 
 -- deadlines_due --
 SELECT f.run_id, f.effect_id, f.key AS effect_key, f.attempt,
-       CASE WHEN f.total_deadline <= clock_timestamp() THEN 'TIMEOUT_TOTAL' ELSE 'TIMEOUT_SCHEDULE_TO_START' END AS reason
+       CASE WHEN f.total_deadline <= clock_timestamp() THEN 'TIMEOUT_TOTAL' ELSE 'TIMEOUT_SCHEDULE_TO_START' END AS reason,
+       h.open, h.epoch, h.iteration
 FROM backburner.effects f JOIN backburner.run_heads h USING (run_id)
 WHERE f.state IN ('QUEUED', 'WAITING', 'PARKED')
   AND least(f.queue_deadline, f.total_deadline) <= clock_timestamp()
   AND (f.total_deadline <= clock_timestamp() OR f.starts = 0)
-  AND h.shard = ANY (%(shards)s) LIMIT 500
+  AND h.shard = ANY (%(shards)s) AND h.state NOT IN ('HALTED', 'PROCESS_ERROR')
+ORDER BY least(f.queue_deadline, f.total_deadline) LIMIT 500
 
 -- open_effects --
 SELECT effect_id, key, state, on_run_end, cancel_reason

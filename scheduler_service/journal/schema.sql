@@ -180,6 +180,7 @@ CREATE TABLE run_heads (
     open boolean NOT NULL DEFAULT true,
     state text NOT NULL,
     cancel_requested boolean NOT NULL DEFAULT false,
+    append_id text,
     strikes integer NOT NULL DEFAULT 0,
     open_effects integer NOT NULL DEFAULT 0,
     CONSTRAINT run_heads_pkey PRIMARY KEY (run_id)
@@ -367,7 +368,8 @@ DECLARE
 BEGIN
     FOR it IN
         SELECT (t.n - 1)::int AS ord, (t.item->>'run_id')::uuid AS run_id, (t.item->>'epoch')::bigint AS epoch,
-               (t.item->>'iteration')::bigint AS iteration, t.item->>'actor' AS actor, t.item->'rows' AS rws
+               (t.item->>'iteration')::bigint AS iteration, t.item->>'append_id' AS append_id,
+               t.item->>'actor' AS actor, t.item->'rows' AS rws
         FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n) ORDER BY 2
     LOOP
         IF many THEN
@@ -381,7 +383,8 @@ BEGIN
             WHEN h.run_id IS NULL AND EXISTS (SELECT FROM run_heads WHERE run_id = it.run_id) THEN 'busy'
             WHEN h.run_id IS NULL THEN 'not_found'
             WHEN h.epoch IS DISTINCT FROM it.epoch THEN 'stale_epoch'
-            WHEN h.iteration = it.iteration THEN 'already'
+            -- the very same append, not another one that its owner numbered alike after a doubt
+            WHEN h.iteration = it.iteration AND h.append_id IS NOT DISTINCT FROM it.append_id THEN 'already'
             WHEN h.iteration + 1 IS DISTINCT FROM it.iteration THEN 'stale_iteration'
             WHEN NOT h.open AND NOT types <@ '{EFFECT_CANCEL_REQUESTED,EFFECT_RESOLVED}' THEN 'run_closed'
             WHEN h.seq + n > history_max() AND types && '{EFFECT_REQUESTED,TIMER_SET,PROCESS_LOG,RUN_REPORTED}'
@@ -432,8 +435,8 @@ BEGIN
         IF types && '{RUN_CLOSING,RUN_COMPLETED,RUN_FAILED,RUN_CANCELLED,RUN_CONTINUED,RUN_HALTED,RUN_RESUMED,RUN_REPORTED,PROCESS_RUNTIME_ERROR}' THEN
             SELECT * INTO h FROM project_run(h, rws, h.seq - n - jsonb_array_length(more), ts);
         END IF;
-        UPDATE run_heads u SET seq = h.seq, iteration = it.iteration, recorded_at = ts, strikes = 0, open = h.open,
-                state = h.state, open_effects = u.open_effects + requested - settled
+        UPDATE run_heads u SET seq = h.seq, iteration = it.iteration, append_id = it.append_id, recorded_at = ts,
+                strikes = 0, open = h.open, state = h.state, open_effects = u.open_effects + requested - settled
             WHERE u.run_id = it.run_id;
         RETURN QUERY SELECT it.ord, 'ok', h.seq - n - jsonb_array_length(more) + 1, h.seq, ts, more, answers;
     END LOOP;
@@ -460,12 +463,13 @@ AS $function$
 #variable_conflict use_column
 DECLARE
     it record; h run_heads; e effects; ts timestamptz; wait double precision; again timestamptz; rws jsonb; ending jsonb;
-    counted int; many boolean := jsonb_array_length(items) > 1;
+    counted int; never boolean; many boolean := jsonb_array_length(items) > 1;
 BEGIN
     FOR it IN
         SELECT (t.n - 1)::int AS ord, i.* FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n),
              jsonb_to_record(t.item) AS i(run_id uuid, epoch bigint, effect_id uuid, attempt int,
-                                          never_started boolean, reason text, message text, actor text)
+                                          never_started boolean, reason text, message text, actor text,
+                                          pause_s double precision, executor_session int)
         ORDER BY i.run_id, i.effect_id
     LOOP
         IF many THEN
@@ -481,24 +485,29 @@ BEGIN
             WHEN h.epoch IS DISTINCT FROM it.epoch THEN 'stale_epoch'
             WHEN e.settled_seq IS NOT NULL THEN 'settled'
             WHEN e.attempt IS DISTINCT FROM it.attempt OR NOT is_live(e.state) THEN 'stale_attempt'
+            -- the executor came back after the caller looked
+            WHEN EXISTS (SELECT FROM executors x WHERE x.executor_id = e.executor_id
+                         AND x.session_no <> it.executor_session) THEN 'stale_attempt'
             ELSE 'ok' END;
         IF outcome <> 'ok' THEN
             RETURN QUERY SELECT it.ord, outcome, coalesce(h.seq, 0), h.recorded_at, '[]'::jsonb;
             CONTINUE;
         END IF;
         ts := greatest(clock_timestamp(), h.recorded_at);
-        counted := e.starts - it.never_started::int;
-        wait := CASE WHEN it.never_started THEN 0 ELSE retry_pause(e.initial_s, e.backoff, e.max_interval_s, counted) END;
+        -- whatever the caller thinks: an attempt that was heard of has started
+        never := it.never_started AND e.started_at IS NULL AND e.last_activity_at IS NULL;
+        counted := e.starts - never::int;
+        wait := CASE WHEN never THEN least(greatest(coalesce(it.pause_s, 0), 0), 60) ELSE retry_pause(e.initial_s, e.backoff, e.max_interval_s, counted) END;
         again := NULL;
         IF e.cancel_reason IS NULL AND (e.total_deadline IS NULL OR ts + make_interval(secs => wait) < e.total_deadline)
-           AND (it.never_started OR (counted < e.max_attempts
+           AND (never OR (counted < e.max_attempts
                 AND replace(it.reason, 'EFFECT_REASON_', '') <> ALL (e.non_retryable))) THEN
             again := ts + make_interval(secs => wait);
         END IF;
         rws := jsonb_build_array(jsonb_build_object('seq', h.seq + 1, 'type', 'EFFECT_ATTEMPT_LOST',
             'effect_id', e.effect_id, 'effect_key', e.key, 'attempt', e.attempt,
             'data', jsonb_build_object('reason', it.reason, 'message', it.message)
-                    || CASE WHEN it.never_started THEN '{"never_started": true}' ELSE '{}'::jsonb END
+                    || CASE WHEN never THEN '{"never_started": true}' ELSE '{}'::jsonb END
                     || field('next_attempt_at', moment(again))));
         IF again IS NOT NULL THEN
             PERFORM requeue(e, ts, again, counted);
@@ -509,7 +518,7 @@ BEGIN
                 ELSE jsonb_build_object('type', 'EFFECT_RESOLVED', 'data', jsonb_build_object(
                      'state', 'EFFECT_STATE_FAILED',
                      'error', jsonb_build_object('reason', it.reason, 'message', it.message))) END;
-            IF NOT it.never_started THEN
+            IF NOT never THEN
                 ending := jsonb_set(ending, '{data,death}', '"DEATH_UNPROVEN"');
             END IF;
             rws := rws || (ending || jsonb_build_object('seq', h.seq + 2, 'effect_id', e.effect_id,
@@ -793,6 +802,8 @@ BEGIN
     DELETE FROM schedulers s WHERE s.seen_at < clock_timestamp() - interval '1 day';
     DELETE FROM requests q WHERE q.ctid IN (SELECT o.ctid FROM requests o
         WHERE o.created_at < clock_timestamp() - interval '24 h' LIMIT 1000);
+    -- One claimer at a time, so that whoever comes first after a lease ran out takes all of it.
+    PERFORM pg_advisory_xact_lock(hashtext('backburner.claim_shards'));
     RETURN QUERY
     WITH free AS MATERIALIZED (
         SELECT f.shard FROM shards f WHERE f.expires_at <= clock_timestamp()
@@ -822,14 +833,18 @@ DECLARE
     tokens text[] := ARRAY(SELECT jsonb_array_elements_text(p->'token_hashes'));
     executor text := p->>'executor_id';
     pl record; bucket record; h run_heads; ts timestamptz;
-    picked uuid[] := '{}'; fore uuid[]; back uuid[]; taken int := 0; got int; held boolean := false;
+    picked uuid[] := '{}'; fore uuid[]; back uuid[]; aged int; taken int := 0; got int; held boolean := false;
 BEGIN
     IF NOT EXISTS (SELECT FROM executors e WHERE e.executor_id = executor AND e.incarnation = p->>'incarnation'
                    AND e.session_no = (p->>'session_no')::int AND e.state = 'CONNECTED') THEN
         RETURN;
     END IF;
     FOR pl IN SELECT * FROM jsonb_to_recordset(p->'pools') AS x(pool text, foreground int, background int) LOOP
-        fore := ARRAY(SELECT * FROM claimable(ns, pl.pool, false, caps, p->'labels', pl.foreground));
+        -- Classes age: background that has waited for a minute gets a quarter of what is free, within its share.
+        aged := CASE WHEN EXISTS (SELECT FROM dispatch_queue q WHERE q.namespace = ns AND q.pool = pl.pool
+                                  AND q.background AND q.rank < clock_timestamp() - interval '60 s')
+                THEN least(pl.background, greatest(1, pl.foreground / 4)) ELSE 0 END;
+        fore := ARRAY(SELECT * FROM claimable(ns, pl.pool, false, caps, p->'labels', pl.foreground - aged));
         back := ARRAY(SELECT * FROM claimable(ns, pl.pool, true, caps, p->'labels',
                                               least(pl.background, pl.foreground - cardinality(fore))));
         picked := picked || fore || back;

@@ -5,6 +5,7 @@ item back: what was submitted is written.
 """
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,8 @@ import orjson
 
 from scheduler_service.journal.errors import JournalBusy, JournalRefused, JournalUnavailable
 from scheduler_service.journal.link import Link, Row
+
+log = logging.getLogger(__name__)
 
 #: Items and bytes of one call: bounds the commit, and how long its heads stay locked.
 ITEMS_MAX: Final = 500
@@ -80,6 +83,10 @@ class GroupWriter:
                     for item in batch:
                         _fail(item, JournalUnavailable(f"{self.name}: the service stops"))
                     raise
+                except Exception as error:  # whatever it is, the next batch must not wait for ever
+                    log.exception("writer %s: a batch of %d went wrong", self.name, len(batch))
+                    for item in batch:
+                        _fail(item, JournalUnavailable(f"{self.name}: {error!r}"))
 
     def _next_batch(self) -> list[_Item]:
         """The oldest items; one that was busy too often goes alone, so that it waits for its lock."""

@@ -57,6 +57,7 @@ CREATE TABLE run_heads (
     open boolean NOT NULL DEFAULT true,
     state text NOT NULL,
     cancel_requested boolean NOT NULL DEFAULT false,
+    append_id text,
     strikes int NOT NULL DEFAULT 0,
     open_effects int NOT NULL DEFAULT 0
 ) WITH (fillfactor = 50);

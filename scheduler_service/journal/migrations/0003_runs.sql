@@ -79,7 +79,8 @@ DECLARE
 BEGIN
     FOR it IN
         SELECT (t.n - 1)::int AS ord, (t.item->>'run_id')::uuid AS run_id, (t.item->>'epoch')::bigint AS epoch,
-               (t.item->>'iteration')::bigint AS iteration, t.item->>'actor' AS actor, t.item->'rows' AS rws
+               (t.item->>'iteration')::bigint AS iteration, t.item->>'append_id' AS append_id,
+               t.item->>'actor' AS actor, t.item->'rows' AS rws
         FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n) ORDER BY 2
     LOOP
         IF many THEN
@@ -93,7 +94,8 @@ BEGIN
             WHEN h.run_id IS NULL AND EXISTS (SELECT FROM run_heads WHERE run_id = it.run_id) THEN 'busy'
             WHEN h.run_id IS NULL THEN 'not_found'
             WHEN h.epoch IS DISTINCT FROM it.epoch THEN 'stale_epoch'
-            WHEN h.iteration = it.iteration THEN 'already'
+            -- the very same append, not another one that its owner numbered alike after a doubt
+            WHEN h.iteration = it.iteration AND h.append_id IS NOT DISTINCT FROM it.append_id THEN 'already'
             WHEN h.iteration + 1 IS DISTINCT FROM it.iteration THEN 'stale_iteration'
             WHEN NOT h.open AND NOT types <@ '{EFFECT_CANCEL_REQUESTED,EFFECT_RESOLVED}' THEN 'run_closed'
             WHEN h.seq + n > history_max() AND types && '{EFFECT_REQUESTED,TIMER_SET,PROCESS_LOG,RUN_REPORTED}'
@@ -144,8 +146,8 @@ BEGIN
         IF types && '{RUN_CLOSING,RUN_COMPLETED,RUN_FAILED,RUN_CANCELLED,RUN_CONTINUED,RUN_HALTED,RUN_RESUMED,RUN_REPORTED,PROCESS_RUNTIME_ERROR}' THEN
             SELECT * INTO h FROM project_run(h, rws, h.seq - n - jsonb_array_length(more), ts);
         END IF;
-        UPDATE run_heads u SET seq = h.seq, iteration = it.iteration, recorded_at = ts, strikes = 0, open = h.open,
-                state = h.state, open_effects = u.open_effects + requested - settled
+        UPDATE run_heads u SET seq = h.seq, iteration = it.iteration, append_id = it.append_id, recorded_at = ts,
+                strikes = 0, open = h.open, state = h.state, open_effects = u.open_effects + requested - settled
             WHERE u.run_id = it.run_id;
         RETURN QUERY SELECT it.ord, 'ok', h.seq - n - jsonb_array_length(more) + 1, h.seq, ts, more, answers;
     END LOOP;

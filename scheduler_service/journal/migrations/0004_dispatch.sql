@@ -17,14 +17,18 @@ DECLARE
     tokens text[] := ARRAY(SELECT jsonb_array_elements_text(p->'token_hashes'));
     executor text := p->>'executor_id';
     pl record; bucket record; h run_heads; ts timestamptz;
-    picked uuid[] := '{}'; fore uuid[]; back uuid[]; taken int := 0; got int; held boolean := false;
+    picked uuid[] := '{}'; fore uuid[]; back uuid[]; aged int; taken int := 0; got int; held boolean := false;
 BEGIN
     IF NOT EXISTS (SELECT FROM executors e WHERE e.executor_id = executor AND e.incarnation = p->>'incarnation'
                    AND e.session_no = (p->>'session_no')::int AND e.state = 'CONNECTED') THEN
         RETURN;
     END IF;
     FOR pl IN SELECT * FROM jsonb_to_recordset(p->'pools') AS x(pool text, foreground int, background int) LOOP
-        fore := ARRAY(SELECT * FROM claimable(ns, pl.pool, false, caps, p->'labels', pl.foreground));
+        -- Classes age: background that has waited for a minute gets a quarter of what is free, within its share.
+        aged := CASE WHEN EXISTS (SELECT FROM dispatch_queue q WHERE q.namespace = ns AND q.pool = pl.pool
+                                  AND q.background AND q.rank < clock_timestamp() - interval '60 s')
+                THEN least(pl.background, greatest(1, pl.foreground / 4)) ELSE 0 END;
+        fore := ARRAY(SELECT * FROM claimable(ns, pl.pool, false, caps, p->'labels', pl.foreground - aged));
         back := ARRAY(SELECT * FROM claimable(ns, pl.pool, true, caps, p->'labels',
                                               least(pl.background, pl.foreground - cardinality(fore))));
         picked := picked || fore || back;
@@ -205,12 +209,13 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = backburner, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     it record; h run_heads; e effects; ts timestamptz; wait double precision; again timestamptz; rws jsonb; ending jsonb;
-    counted int; many boolean := jsonb_array_length(items) > 1;
+    counted int; never boolean; many boolean := jsonb_array_length(items) > 1;
 BEGIN
     FOR it IN
         SELECT (t.n - 1)::int AS ord, i.* FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n),
              jsonb_to_record(t.item) AS i(run_id uuid, epoch bigint, effect_id uuid, attempt int,
-                                          never_started boolean, reason text, message text, actor text)
+                                          never_started boolean, reason text, message text, actor text,
+                                          pause_s double precision, executor_session int)
         ORDER BY i.run_id, i.effect_id
     LOOP
         IF many THEN
@@ -226,24 +231,29 @@ BEGIN
             WHEN h.epoch IS DISTINCT FROM it.epoch THEN 'stale_epoch'
             WHEN e.settled_seq IS NOT NULL THEN 'settled'
             WHEN e.attempt IS DISTINCT FROM it.attempt OR NOT is_live(e.state) THEN 'stale_attempt'
+            -- the executor came back after the caller looked
+            WHEN EXISTS (SELECT FROM executors x WHERE x.executor_id = e.executor_id
+                         AND x.session_no <> it.executor_session) THEN 'stale_attempt'
             ELSE 'ok' END;
         IF outcome <> 'ok' THEN
             RETURN QUERY SELECT it.ord, outcome, coalesce(h.seq, 0), h.recorded_at, '[]'::jsonb;
             CONTINUE;
         END IF;
         ts := greatest(clock_timestamp(), h.recorded_at);
-        counted := e.starts - it.never_started::int;
-        wait := CASE WHEN it.never_started THEN 0 ELSE retry_pause(e.initial_s, e.backoff, e.max_interval_s, counted) END;
+        -- whatever the caller thinks: an attempt that was heard of has started
+        never := it.never_started AND e.started_at IS NULL AND e.last_activity_at IS NULL;
+        counted := e.starts - never::int;
+        wait := CASE WHEN never THEN least(greatest(coalesce(it.pause_s, 0), 0), 60) ELSE retry_pause(e.initial_s, e.backoff, e.max_interval_s, counted) END;
         again := NULL;
         IF e.cancel_reason IS NULL AND (e.total_deadline IS NULL OR ts + make_interval(secs => wait) < e.total_deadline)
-           AND (it.never_started OR (counted < e.max_attempts
+           AND (never OR (counted < e.max_attempts
                 AND replace(it.reason, 'EFFECT_REASON_', '') <> ALL (e.non_retryable))) THEN
             again := ts + make_interval(secs => wait);
         END IF;
         rws := jsonb_build_array(jsonb_build_object('seq', h.seq + 1, 'type', 'EFFECT_ATTEMPT_LOST',
             'effect_id', e.effect_id, 'effect_key', e.key, 'attempt', e.attempt,
             'data', jsonb_build_object('reason', it.reason, 'message', it.message)
-                    || CASE WHEN it.never_started THEN '{"never_started": true}' ELSE '{}'::jsonb END
+                    || CASE WHEN never THEN '{"never_started": true}' ELSE '{}'::jsonb END
                     || field('next_attempt_at', moment(again))));
         IF again IS NOT NULL THEN
             PERFORM requeue(e, ts, again, counted);
@@ -254,7 +264,7 @@ BEGIN
                 ELSE jsonb_build_object('type', 'EFFECT_RESOLVED', 'data', jsonb_build_object(
                      'state', 'EFFECT_STATE_FAILED',
                      'error', jsonb_build_object('reason', it.reason, 'message', it.message))) END;
-            IF NOT it.never_started THEN
+            IF NOT never THEN
                 ending := jsonb_set(ending, '{data,death}', '"DEATH_UNPROVEN"');
             END IF;
             rws := rws || (ending || jsonb_build_object('seq', h.seq + 2, 'effect_id', e.effect_id,

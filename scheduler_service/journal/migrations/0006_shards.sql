@@ -14,6 +14,8 @@ BEGIN
     DELETE FROM schedulers s WHERE s.seen_at < clock_timestamp() - interval '1 day';
     DELETE FROM requests q WHERE q.ctid IN (SELECT o.ctid FROM requests o
         WHERE o.created_at < clock_timestamp() - interval '24 h' LIMIT 1000);
+    -- One claimer at a time, so that whoever comes first after a lease ran out takes all of it.
+    PERFORM pg_advisory_xact_lock(hashtext('backburner.claim_shards'));
     RETURN QUERY
     WITH free AS MATERIALIZED (
         SELECT f.shard FROM shards f WHERE f.expires_at <= clock_timestamp()

@@ -82,6 +82,11 @@ async def agents(ctx: bb.Context) -> None:
     await ctx.run(bb.agent("codex", prompt="do"), key="it", fallbacks=["claude-code"])
 
 
+@bb.process("asks")
+async def asks(ctx: bb.Context, count: int) -> list[Any]:
+    return [await ctx.run(bb.external("?"), key=f"ask/{i}") for i in range(count)]
+
+
 @bb.process("sleeper")
 async def sleeper(ctx: bb.Context, seconds: float) -> str:
     await asyncio.sleep(seconds)

@@ -95,11 +95,14 @@ async def owners(dsn: str) -> set[str]:
 async def journal_with(dsn: str, run_id: str, kind: str, timeout_s: float = 30.0) -> list[JournalRow]:
     """The journal, once it has a row of this type."""
 
+    said: list[str] = []
+
     async def look() -> list[JournalRow]:
         rows = await journal_of(dsn, run_id)
+        said[:] = [f"{row.type} {row.key} {row.data.get('error', '')}" for row in rows]
         return rows if of_type(rows, kind) else []
 
-    return await eventually(look, timeout=timeout_s, message=f"no {kind}")
+    return await eventually(look, timeout=timeout_s, message=lambda: f"no {kind}: {said}")
 
 
 @pytest.mark.invariant("I5", "I6")

@@ -7,7 +7,14 @@ import pytest
 from google.protobuf import json_format
 
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
-from scheduler_service.journal import Append, AppendOutcome, CreateRun, CreateRunOutcome, JournalUnavailable
+from scheduler_service.journal import (
+    Append,
+    AppendOutcome,
+    CreateRun,
+    CreateRunOutcome,
+    JournalUnavailable,
+    ResolveRequest,
+)
 from tests.integration.engine.executor import SUCCEEDED
 from tests.integration.engine.world import World, world
 from tests.support.eventually import eventually
@@ -142,6 +149,34 @@ async def test_an_append_whose_fate_is_unknown_is_neither_lost_nor_repeated(at: 
     assert await at.value(run_id) == [f"step/{i}" for i in range(6)]
     assert doubts == 4
     assert len(await at.rows(run_id, "EFFECT_REQUESTED")) == 6
+
+
+@pytest.mark.invariant("I6", "I14")
+async def test_what_is_asked_for_after_a_doubtful_append_is_not_taken_for_it(at: World) -> None:
+    """The doubtful append was committed and answered before the replay, which asks for more at once."""
+    journal, doubts = at.engine.journal, 0
+    really = journal.append
+
+    async def in_doubt(append: Append) -> AppendOutcome:
+        nonlocal doubts
+        outcome = await really(append)
+        for row in append.rows:
+            if row["type"] == "EFFECT_REQUESTED":
+                key = row["effect_key"]
+                answer = ResolveRequest(
+                    run_id=append.run_id, effect_id=row["effect_id"], actor="test", error=None,
+                    state="EFFECT_STATE_SUCCEEDED", result={"value": {"value": key}},
+                )  # fmt: skip
+                await journal.resolve_external(answer)
+                if doubts < 2:
+                    doubts += 1
+                    raise JournalUnavailable("the answer was lost")
+        return outcome
+
+    journal.append = in_doubt  # type: ignore[method-assign]
+    run_id = await at.create("asks", count=4)
+    assert await at.value(run_id) == [f"ask/{i}" for i in range(4)]
+    assert doubts == 2
 
 
 async def test_a_dead_client_is_not_an_error_of_the_server(at: World) -> None:

@@ -14,7 +14,7 @@ from tests.support.eventually import eventually
 
 async def test_timers_fire_in_the_order_of_due_time_and_ordinal() -> None:
     fired: list[tuple[str, int]] = []
-    timers = Timers(lambda run_id, ordinal: fired.append((run_id, ordinal)))
+    timers = Timers(lambda run_id, ordinal: fired.append((run_id, ordinal)), lambda _run, _ordinal: True)
     due = datetime.now(UTC) + timedelta(seconds=0.05)
     for run_id, ordinal, later in (("a", 3, 0), ("a", 1, 0), ("b", 2, 0), ("a", 0, 20), ("c", 9, -20)):
         timers.set(run_id, ordinal, due + timedelta(milliseconds=later))
@@ -25,7 +25,7 @@ async def test_timers_fire_in_the_order_of_due_time_and_ordinal() -> None:
 
 async def test_a_timer_that_is_noted_twice_fires_once_and_can_be_noted_again() -> None:
     fired: list[int] = []
-    timers = Timers(lambda _, ordinal: fired.append(ordinal))
+    timers = Timers(lambda _, ordinal: fired.append(ordinal), lambda _run, _ordinal: True)
     now = datetime.now(UTC)
     timers.set("a", 1, now)
     timers.set("a", 1, now)
@@ -37,7 +37,7 @@ async def test_a_timer_that_is_noted_twice_fires_once_and_can_be_noted_again() -
 
 async def test_timers_go_by_the_clock_of_the_database() -> None:
     fired: list[float] = []
-    timers = Timers(lambda *_: fired.append(timers.now()))
+    timers = Timers(lambda *_: fired.append(timers.now()), lambda _run, _ordinal: True)
     timers.offset_s = 3600.0
     due = datetime.now(UTC) + timedelta(hours=1, seconds=0.1)
     timers.set("a", 1, due)
@@ -53,7 +53,7 @@ async def test_a_timer_that_sets_another_does_not_lose_it() -> None:
         if ordinal < 3:
             timers.set(run_id, ordinal + 1, datetime.now(UTC))
 
-    timers = Timers(fire)
+    timers = Timers(fire, lambda _run, _ordinal: True)
     timers.set("a", 1, datetime.now(UTC))
     await eventually(lambda: fired == [1, 2, 3])
 
@@ -117,3 +117,11 @@ def test_the_first_steps_of_each_process_are_watched_and_then_a_sample() -> None
 def test_all_or_none_are_watched_when_asked() -> None:
     assert all(CallChecks("all").due("p") for _ in range(FIRST_STEPS * 3))
     assert not any(CallChecks("off").due("p") for _ in range(10))
+
+
+async def test_timers_that_nobody_waits_for_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scheduler_service.iteration.timers.COMPACT_TIMERS", 10)
+    timers = Timers(lambda *_: None, lambda _run, ordinal: ordinal % 100 == 0)
+    for ordinal in range(1, 1001):
+        timers.set("run", ordinal, datetime.now(UTC) + timedelta(days=1))
+    assert len(timers) < 100
