@@ -36,6 +36,9 @@ _SERVICES = (
 )
 
 
+_HEALTH_SECONDS = 1.0
+
+
 class AddressInUse(Exception):
     """The listen address cannot be bound."""
 
@@ -86,8 +89,7 @@ class SchedulerServer:
         await self.engine.start()
         await server.start()
         self._server = server
-        for name in ("", *_SERVICES):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        await self._set_health(serving=True)
         log.info("scheduler %s serves on %s", self._settings.scheduler_id, self.address)
 
     async def run(self) -> None:
@@ -98,14 +100,31 @@ class SchedulerServer:
             loop.add_signal_handler(signum, stop.set)
         assert self.engine is not None  # noqa: S101 - start() was called
         failed = asyncio.create_task(self.engine.failed(), name="failed")
+        watching = asyncio.create_task(self._watch_health(self.engine), name="health")
         stopping = asyncio.create_task(stop.wait(), name="stop")
         await asyncio.wait({failed, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         died = failed.result() if failed.done() else ""
         failed.cancel()
+        watching.cancel()
         await self.stop()
         if died:
             raise RuntimeError(f"a part of the scheduler died: {died}")
+
+    async def _watch_health(self, engine: Engine) -> None:
+        """Says NOT_SERVING while too many iteration threads are stuck in process code: this replica is to be replaced."""
+        serving = True
+        while True:
+            await asyncio.sleep(_HEALTH_SECONDS)
+            if engine.threads.healthy != serving:
+                serving = engine.threads.healthy
+                log.error("iteration threads: %s", "free again" if serving else "too many are stuck in process code")
+                await self._set_health(serving=serving)
+
+    async def _set_health(self, *, serving: bool) -> None:
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in ("", *_SERVICES):
+            await self._health.set(name, status)
 
     async def stop(self) -> None:
         """Drains: not healthy, streams told to move, leases released, calls ended, journal closed; in this order."""

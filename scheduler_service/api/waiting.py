@@ -118,7 +118,7 @@ def complete(message: pb.Effect, effect: EffectView, situation: Situation) -> pb
 def _queued(effect: EffectView, situation: Situation) -> pb.WaitingOn:
     now = datetime.now(UTC)
     if effect.run_state == "HALTED":
-        return pb.WaitingOn(cause=_Cause.CAUSE_HALTED, message="its run is halted: resume the run")
+        return pb.WaitingOn(cause=_Cause.CAUSE_HALTED, message="its run is halted")
     if effect.not_before is not None and effect.not_before > now:
         return pb.WaitingOn(
             cause=_Cause.CAUSE_NOT_BEFORE, message=_until(effect.not_before, now), until=timestamp(effect.not_before)
@@ -176,10 +176,10 @@ def _outside(effect: EffectView, situation: Situation) -> pb.WaitingOn:
 
 def _parked(run: RunView) -> pb.WaitingOn | None:
     if run.state == "HALTED":
-        return pb.WaitingOn(cause=_Cause.CAUSE_HALTED, message="the run is halted: resume it")
+        return pb.WaitingOn(cause=_Cause.CAUSE_HALTED, message="the run is halted")
     if run.state == "PROCESS_ERROR":
         said = (run.error or {}).get("message", "")
-        message = f"an error in process code: {said}; fix it, then resume the run"
+        message = f"an error in process code: {said}; fix it, then cancel this run and start anew (this release cannot resume it)"
         return pb.WaitingOn(cause=_Cause.CAUSE_PROCESS_ERROR, message=message)
     return None
 

@@ -39,13 +39,13 @@ class Group:
 
     id: str
     max_concurrency: int = 0
-    strategy: Literal["concurrent", "sequential", "adaptive"] = "concurrent"
+    strategy: Literal["concurrent", "sequential"] = "concurrent"
 
 
 def group(
     id: str,  # noqa: A002 - the word of the API
     max_concurrency: int = 0,
-    strategy: Literal["concurrent", "sequential", "adaptive"] = "concurrent",
+    strategy: Literal["concurrent", "sequential"] = "concurrent",
 ) -> Group:
     """A concurrency group: at most `max_concurrency` effects of it run at a time (0: no limit of its own)."""
     return Group(id, max_concurrency, strategy)
@@ -151,8 +151,11 @@ def _retry(value: Retry | int) -> dict[str, Any]:
 def _group(value: Group) -> dict[str, Any]:
     if not isinstance(value, Group) or not value.id:
         raise OptionError(f"group={value!r}: expected bb.group(id, max_concurrency, strategy)")
-    if value.strategy not in ("concurrent", "sequential", "adaptive") or value.max_concurrency < 0:
-        raise OptionError(f"group={value!r}: strategy is concurrent, sequential or adaptive; max_concurrency from 1")
+    if value.strategy not in ("concurrent", "sequential") or value.max_concurrency < 0:
+        raise OptionError(
+            f"group={value!r}: strategy is concurrent or sequential (adaptive is not part of this release); "
+            "max_concurrency from 1"
+        )
     fields: dict[str, Any] = {"id": value.id, "strategy": f"GROUP_STRATEGY_{value.strategy.upper()}"}
     return {"group": fields | ({"max_concurrency": value.max_concurrency} if value.max_concurrency else {})}
 

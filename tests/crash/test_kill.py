@@ -97,10 +97,16 @@ async def test_stop_of_the_scheduler_hands_its_runs_over(postgres_server: Dispos
         await _ended(stack, run_id, tmp_path)
 
 
+async def _dispatched(stack: Stack, run_id: str, key: str) -> bool:
+    return bool(of_type(await journal_of(stack.dsn, run_id), "EFFECT_DISPATCHED", key=key))
+
+
 async def test_what_is_replayed_is_not_printed_again(postgres_server: DisposablePostgres, tmp_path: Path) -> None:
     await postgres_server.migrate()
     async with running_stack(postgres_server.dsn, tmp_path, MODULES) as stack:
         run_id = await stack.create("talks", folder=str(tmp_path))
+        # Once the step is committed; before that, printing again would be right.
+        await eventually(lambda: _dispatched(stack, run_id, "wait"), timeout=30)
         await eventually(lambda: "printed before" in stack.scheduler.tail, timeout=30)
         stack.scheduler.kill()
         stack.scheduler.start()
