@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from itertools import chain
 from typing import Any, Final, LiteralString
 
 import orjson
@@ -163,7 +164,7 @@ class Reports:
         pieces: list[_Piece] = []
         size = 0
         for invocation in list(self._output):
-            for piece in _head_pieces(invocation):
+            for piece in _guarded(invocation, _head_pieces(invocation)):
                 pieces.append(piece)
                 size += len(piece.data)
                 if size >= OUTPUT_BYTES_MAX:
@@ -176,7 +177,7 @@ class Reports:
     async def _write_last_output(self) -> None:
         waiting, pieces, size = list(self._last_output), list[_Piece](), 0
         for invocation in waiting:
-            for piece in (*_head_pieces(invocation), *_tail_pieces(invocation)):
+            for piece in _guarded(invocation, chain(_head_pieces(invocation), _tail_pieces(invocation))):
                 pieces.append(piece)
                 size += len(piece.data)
                 if size >= OUTPUT_BYTES_MAX:
@@ -227,6 +228,14 @@ class _Piece:
     stream: int
     offset: int
     data: bytes
+
+
+def _guarded(invocation: Invocation, pieces: Iterator[_Piece]) -> Iterator[_Piece]:
+    """The pieces, up to the first that cannot be made."""
+    try:
+        yield from pieces
+    except Exception:
+        log.exception("output of attempt %s cannot be read, and is left out", invocation.assignment.ref)
 
 
 def _head_pieces(invocation: Invocation) -> Iterator[_Piece]:

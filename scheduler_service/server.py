@@ -112,7 +112,7 @@ class SchedulerServer:
             raise RuntimeError(f"a part of the scheduler died: {died}")
 
     async def _watch_health(self, engine: Engine) -> None:
-        """Says NOT_SERVING while too many iteration threads are stuck in process code: this replica is to be replaced."""
+        """Says NOT_SERVING while too many iteration threads are stuck: this replica is to be replaced."""
         serving = True
         while True:
             await asyncio.sleep(_HEALTH_SECONDS)

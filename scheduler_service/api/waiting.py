@@ -179,7 +179,10 @@ def _parked(run: RunView) -> pb.WaitingOn | None:
         return pb.WaitingOn(cause=_Cause.CAUSE_HALTED, message="the run is halted")
     if run.state == "PROCESS_ERROR":
         said = (run.error or {}).get("message", "")
-        message = f"an error in process code: {said}; fix it, then cancel this run and start anew (this release cannot resume it)"
+        message = (
+            f"an error in process code: {said}; fix it, then cancel this run and start anew (this release cannot "
+            "resume it)"
+        )
         return pb.WaitingOn(cause=_Cause.CAUSE_PROCESS_ERROR, message=message)
     return None
 

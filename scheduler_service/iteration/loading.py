@@ -178,5 +178,6 @@ def _is_forced(events: Sequence[Event]) -> bool:
 
 _STRIKES: dict[str, Any] = {
     "kind": "STRIKES",
-    "message": f"replaying this run ended {STRIKES_MAX} replicas in a row: look at its process code; cancel it and start anew",
+    "message": f"replaying this run ended {STRIKES_MAX} replicas in a row: look at its process code, cancel it and "
+    "start anew",
 }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import backburner as bb
-from executor_service.reporting import cancelled, progress
+from executor_service.reporting import cancelled, progress, usage
 
 #: Set by functions that a test wants to know have begun, by name.
 BEGAN: dict[str, threading.Event] = {}
@@ -99,6 +99,27 @@ async def steps(names: list[str], pause_s: float) -> int:
         progress(step=name, step_index=index + 1, step_count=len(names), percent=100 * index / len(names))
         await asyncio.sleep(pause_s)
     return len(names)
+
+
+@bb.function(name="exec.odd_text")
+async def odd_text(name: str) -> None:
+    _say_odd_text()
+    BEGAN[name].set()
+    await asyncio.Event().wait()
+
+
+@bb.function(name="exec.odd_text_in_thread")
+def odd_text_in_thread(name: str) -> None:
+    _say_odd_text()
+    BEGAN[name].set()
+    while not cancelled():
+        time.sleep(0.005)
+
+
+def _say_odd_text() -> None:
+    odd = b"caf\xe9\x00.txt".decode("utf-8", "surrogateescape")
+    progress(step=odd, data={odd: odd})
+    usage(model=odd, turns=1)
 
 
 @bb.function(name="exec.steps_in_thread")

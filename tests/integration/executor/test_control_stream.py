@@ -72,10 +72,60 @@ async def test_repeated_start_runs_once(scheduler: FakeScheduler) -> None:
     session = scheduler.sessions[-1]
     session.start(dispatch)
     await scheduler.settled(dispatch)
+    told = await eventually(lambda: session.events_of(dispatch))
     session.start(dispatch, dispatch)
-    refused = await eventually(lambda: session.was_rejected(dispatch))
-    assert {r.reason for r in refused} == {REJECTED.REASON_DUPLICATE}
+    again = await eventually(lambda: session.events_of(dispatch)[len(told) :])
+    assert again[0] == told[0], "the notice of its end is sent again"
+    assert session.was_rejected(dispatch) == []
     assert functions.CALLS.count("repeated") == 1
+
+
+@pytest.mark.usefixtures("executor")
+@pytest.mark.invariant("I3")
+async def test_repeated_start_whose_notice_is_forgotten_is_refused(
+    scheduler: FakeScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("executor_service.memory.NOTICES_MAX", 0)
+    dispatch = await scheduler.one(**counted("forgotten notice"))
+    session = scheduler.sessions[-1]
+    await eventually(lambda: session.events_of(dispatch))
+    session.start(dispatch)
+    [refused] = await eventually(lambda: session.was_rejected(dispatch))
+    assert refused.reason == REJECTED.REASON_DUPLICATE
+    assert functions.CALLS.count("forgotten notice") == 1
+
+
+@pytest.mark.usefixtures("executor")
+@pytest.mark.invariant("I3")
+async def test_older_attempt_is_refused_after_a_newer_one(scheduler: FakeScheduler) -> None:
+    dispatch = await scheduler.one(send=False, **counted("older"))
+    session = scheduler.sessions[-1]
+    dispatch.start.attempt = 2
+    session.start(dispatch)
+    await eventually(lambda: functions.CALLS.count("older") == 1)
+    dispatch.start.attempt = 1
+    session.start(dispatch)
+    [refused] = await eventually(lambda: session.was_rejected(dispatch))
+    assert refused.reason == REJECTED.REASON_DUPLICATE
+    assert functions.CALLS.count("older") == 1
+
+
+@pytest.mark.usefixtures("executor")
+@pytest.mark.invariant("I3")
+async def test_start_beyond_the_bound_of_memory_is_fenced_by_its_session(
+    scheduler: FakeScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("executor_service.memory.EFFECTS_MAX", 1)
+    monkeypatch.setattr("executor_service.memory.NOTICES_MAX", 0)
+    dispatch = await scheduler.one(**counted("beyond"))
+    await scheduler.settled(dispatch)
+    await scheduler.run(**echo("pushes it out"))
+    scheduler.sessions[-1].hang_up()
+    session = await scheduler.session(1)
+    session.start(dispatch, session_no=session.session_no - 1)
+    [refused] = await eventually(lambda: session.was_rejected(dispatch))
+    assert refused.reason == REJECTED.REASON_STALE_SESSION
+    assert functions.CALLS.count("beyond") == 1
 
 
 @pytest.mark.usefixtures("executor")
@@ -99,6 +149,30 @@ async def test_start_of_another_session_is_refused(scheduler: FakeScheduler) -> 
     [refused] = await eventually(lambda: session.was_rejected(dispatch))
     assert refused.reason == REJECTED.REASON_STALE_SESSION
     assert "stale" not in functions.CALLS
+
+
+@pytest.mark.usefixtures("executor")
+async def test_running_attempt_is_never_refused_as_stale(scheduler: FakeScheduler) -> None:
+    """A refusal says that the attempt never started: the scheduler would start another one beside it."""
+    dispatch = await scheduler.one(**forever("old start"))
+    await begun("old start")
+    session = scheduler.sessions[-1]
+    session.start(dispatch, session_no=session.session_no - 1)
+    await eventually(lambda: (dispatch.effect_id, 1) in session.accepted)
+    assert session.was_rejected(dispatch) == []
+
+
+async def test_refusal_is_followed_by_a_whole_report(scheduler: FakeScheduler, start_executor: StartExecutor) -> None:
+    scheduler.heartbeat_s = 30.0
+    executor: ExecutorServer = await start_executor(slots_functions=1)
+    running = await scheduler.one(**forever("only"))
+    await begun("only")
+    session = scheduler.sessions[-1]
+    late = await scheduler.one(**echo("late"))
+    await eventually(lambda: session.was_rejected(late))
+    reports = await eventually(lambda: [b for b in session.heartbeats if b.report and b.attempts], timeout=5)
+    assert [a.ref for a in reports[-1].attempts] == [running.ref]
+    assert executor.attempts.pools["functions"].taken == 1, "a refused start frees nothing"
 
 
 async def test_start_without_a_free_slot_is_refused(scheduler: FakeScheduler, start_executor: StartExecutor) -> None:

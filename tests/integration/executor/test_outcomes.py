@@ -6,6 +6,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from backburner.executor.v1 import executor_service_pb2 as executor_pb
 from executor_service.server import ExecutorServer
 from tests.support.eventually import eventually
 from tests.support.fake_scheduler import FakeScheduler
@@ -27,16 +28,40 @@ async def test_locked_run_holds_up_no_other(scheduler: FakeScheduler) -> None:
     assert (await scheduler.settled(locked, 5)).value == 1
 
 
+@pytest.mark.usefixtures("executor")
+async def test_locked_run_holds_up_no_start_and_no_progress_of_another(scheduler: FakeScheduler) -> None:
+    steps: dict[str, Any] = {"function": {"function": "exec.steps", "args": [["a"] * 100, 0.1]}}
+    locked = await scheduler.one(send=False, **steps)
+    free = [await scheduler.one(send=False, **steps) for _ in range(3)]
+    async with await psycopg.AsyncConnection.connect(scheduler.dsn) as holder:
+        await holder.execute("SELECT FROM backburner.run_heads WHERE run_id = %s FOR UPDATE", [locked.run_id])
+        scheduler.sessions[-1].start(locked, *free)
+        for dispatch in free:
+            for kind in ("EFFECT_STARTED", "EFFECT_PROGRESS"):
+                await eventually(lambda d=dispatch, k=kind: scheduler.rows(d, k))  # type: ignore[misc]
+        await holder.rollback()
+    for kind in ("EFFECT_STARTED", "EFFECT_PROGRESS"):
+        await eventually(lambda k=kind: scheduler.rows(locked, k))  # type: ignore[misc]
+
+
 @pytest.mark.invariant("I2")
 async def test_outcome_that_the_journal_refuses_holds_up_no_other(
-    scheduler: FakeScheduler, executor: ExecutorServer
+    scheduler: FakeScheduler, executor: ExecutorServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("executor_service.server._FLUSH_SECONDS", 0.1)
     good = await scheduler.request(6, send=False, **ECHO)
     [poisoned] = await scheduler.request(1, send=False, **ECHO)
     poisoned.start.run_id = "no run id"
     scheduler.sessions[-1].start(*good[:3], poisoned, *good[3:])
     assert [(await scheduler.settled(dispatch, 5)).value for dispatch in good] == [1] * 6
-    await eventually(lambda: len(executor.attempts) == 0, message="the poisoned attempt keeps its slot for ever")
+    session = scheduler.sessions[-1]
+    finished = executor_pb.Attempt.STATE_FINISHED
+    await eventually(
+        lambda: (
+            [(a.ref, a.state) for beat in session.heartbeats[-1:] for a in beat.attempts] == [(poisoned.ref, finished)]
+        )
+    )
+    assert [held.assignment.ref for held in executor.attempts] == [(poisoned.effect_id, 1)]
 
 
 @pytest.mark.usefixtures("executor")
@@ -48,6 +73,9 @@ async def test_result_is_held_until_an_operator_has_mended_the_schema(scheduler:
         scheduler.sessions[-1].start(dispatch)
         session = scheduler.sessions[-1]
         await eventually(lambda: any(a.state == 4 for beat in session.heartbeats for a in beat.attempts))
+        session.start(dispatch)
+        await eventually(lambda: (dispatch.effect_id, 1) in session.accepted, message="it is held, and not a duplicate")
+        assert session.was_rejected(dispatch) == []
         await operator.execute(rename.format("away", "attempts_settle_v1").encode())
     assert (await scheduler.settled(dispatch)).value == 1
 

@@ -1,6 +1,7 @@
 """Progress: what children and functions report, what of it is durable, and what watchers see."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from grpc_status import rpc_status
 from backburner.executor.v1 import executor_service_pb2 as pb
 from backburner.executor.v1 import executor_service_pb2_grpc as pb_grpc
 from executor_service.server import ExecutorServer
+from tests.integration.executor import functions
 from tests.integration.executor.conftest import StartExecutor
 from tests.support.eventually import eventually
 from tests.support.fake_scheduler import Dispatch, FakeScheduler
@@ -78,6 +80,40 @@ async def test_hostile_lines_change_nothing(scheduler: FakeScheduler) -> None:
     settled = await scheduler.run(**sh(lines))
     assert settled.data["state"] == "EFFECT_STATE_SUCCEEDED"
     assert settled.value == "sound"
+
+
+@pytest.mark.usefixtures("executor")
+@pytest.mark.parametrize("name", ["exec.odd_text", "exec.odd_text_in_thread"])
+async def test_text_that_cannot_be_stored_is_replaced(scheduler: FakeScheduler, name: str) -> None:
+    functions.BEGAN[name] = threading.Event()
+    dispatch = await scheduler.one(function={"function": name, "args": [name]})
+    session = scheduler.sessions[-1]
+    [row] = await eventually(lambda: scheduler.rows(dispatch, "EFFECT_PROGRESS"))
+    assert row.data["progress"]["step"] == "caf?\ufffd.txt"
+    await eventually(lambda: "caf?\ufffd.txt" in {a.usage.model for b in session.heartbeats for a in b.changed})
+    session.cancel(dispatch)
+    settled = await scheduler.settled(dispatch)
+    assert (settled.type, settled.data["partial"]["usage"]["model"]) == ("EFFECT_CANCELLED", "caf?\ufffd.txt")
+    assert scheduler.sessions == [session], "the session lives on"
+
+
+async def test_attempt_that_cannot_be_shown_ends_no_session(scheduler: FakeScheduler, executor: ExecutorServer) -> None:
+    bad, good = await scheduler.request(2, **sh("sleep 5"))
+    for dispatch in (bad, good):
+        await held(executor, dispatch)
+    attempt = executor.attempts.get(bad.effect_id, 1)
+    assert attempt is not None
+    session = scheduler.sessions[-1]
+    session.heartbeats.clear()
+    attempt.progress.step, attempt.progress.ordinal, attempt.changed = "\udcff", 1, True
+
+    def both_reported() -> bool:
+        return any({a.ref.effect_id for a in b.attempts} == {bad.effect_id, good.effect_id} for b in session.heartbeats)
+
+    await eventually(lambda: not attempt.changed)
+    session.heartbeats.clear()
+    await eventually(both_reported)
+    assert scheduler.sessions == [session]
 
 
 @pytest.mark.parametrize("result", ["9007199254740993", r'"a\u0000b"'])

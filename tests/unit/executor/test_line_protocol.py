@@ -1,5 +1,6 @@
 """The line protocol: what is read, what is only counted, and that memory stays bounded."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -7,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from executor_service import line_protocol
-from executor_service.line_protocol import LINE_BYTES_MAX, BadReport, LineScanner, Report, parse
+from executor_service.line_protocol import LINE_BYTES_MAX, BadReport, LineScanner, Report, clean, parse
+from executor_service.progress import ProgressState
 
 
 def scan(*chunks: bytes, prefixed: bool = True) -> tuple[list[Report], int]:
@@ -39,7 +41,7 @@ def test_percent_is_clamped(given: float, read: float) -> None:
     [
         b"", b"{", b"[]", b"3", b"null", b'{"unknown": 1}', b'{"percent": "40"}', b'{"percent": true}',
         b'{"percent": NaN}', b'{"step": 3}', b'{"step_index": 1.5}', b'{"step_index": -1}', b'{"eta_s": "1"}',
-        b'{"data": []}', b'{"usage": 3}', b'{"usage": {"turns": "x"}}', b'{"data": {"a": "\\u0000"}}',
+        b'{"data": []}', b'{"usage": 3}', b'{"usage": {"turns": "x"}}', b'{"data": {"a": 9007199254740993}}',
         b'{"data": {"a": ' + b"[" * 200 + b"]" * 200 + b"}}", b'{"data": {"a": "' + b"x" * 20_000 + b'"}}',
         b"[" * 100_000, b'{"step": "\xff"}',
     ],
@@ -47,6 +49,40 @@ def test_percent_is_clamped(given: float, read: float) -> None:
 def test_garbage_is_no_report(line: bytes) -> None:
     with pytest.raises(BadReport):
         parse(line)
+
+
+#: What a file's name with an undecodable byte becomes, and a NUL.
+ODD = "caf\udce9\0\ud800.txt"
+
+
+def test_text_of_a_program_becomes_storable() -> None:
+    report = clean(Report(step=ODD, data={ODD: [ODD, {"deep": ODD}]}, usage={"model": ODD}))
+    stored = "caf?\ufffd?.txt"
+    assert report.step == stored
+    assert report.data == {stored: [stored, {"deep": stored}]}
+    assert report.usage == {"model": stored}
+    state = ProgressState(None)
+    state.apply(report)
+    assert state.as_proto().step == state.as_proto().data["caf?\ufffd?.txt"][0] == stored
+    assert state.usage_proto().model == stored
+
+
+def test_nul_of_a_child_is_replaced_in_data_too() -> None:
+    assert parse(b'{"step": "a\\u0000", "data": {"a\\u0000": "b\\u0000"}}').data == {"a\ufffd": "b\ufffd"}
+
+
+def test_data_of_a_program_becomes_plain_json() -> None:
+    report = clean(Report(data={"pair": (1, 2.0), "at": datetime(2026, 1, 2, tzinfo=UTC), "nan": float("nan")}))
+    assert report.data == {"pair": [1, 2], "at": "2026-01-02T00:00:00+00:00", "nan": None}
+
+
+@pytest.mark.parametrize(
+    "report",
+    [Report(percent=10**400), Report(step_index=10**400), Report(data={1: 2}), Report(data={"a": {1, 2}})],
+)  # fmt: skip
+def test_what_a_program_gives_wrong_is_no_report(report: Report) -> None:
+    with pytest.raises(BadReport):
+        clean(report)
 
 
 @pytest.mark.parametrize("result", [b"9007199254740993", b'"a\\u0000"', b'"' + b"x" * 1_048_577 + b'"'])

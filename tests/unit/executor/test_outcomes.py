@@ -1,0 +1,92 @@
+"""The writer of outcomes: an attempt whose outcome is refused ends all the same, or stays held and reported."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from executor_service import outcomes
+from executor_service.outcome import Outcome
+from executor_service.outcomes import Outcomes
+from executor_service.recording import Busy, Refused
+from tests.support.eventually import eventually
+from tests.unit.executor.fakes import FakeHolder, FakeLane, Item, invocation
+
+
+@asynccontextmanager
+async def running(lane: FakeLane, holder: FakeHolder) -> AsyncIterator[Outcomes]:
+    writer = Outcomes(lane, holder, lambda _: None, "executor")
+    task = asyncio.create_task(writer.run())
+    try:
+        yield writer
+        assert not task.done(), "the writer has died"
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.mark.invariant("I2", "I13")
+async def test_refused_outcome_fails_with_the_words_of_the_database_and_without_result() -> None:
+    def answer(_kind: str, item: Item) -> str:
+        if item["outcome"] == "succeeded" and item["effect_id"] == "bad":
+            raise Refused("unsupported Unicode escape sequence")
+        return "ok"
+
+    lane, holder = FakeLane(answer), FakeHolder()
+    async with running(lane, holder) as writer:
+        for effect in ("good", "bad", "good too"):
+            writer.add(invocation(effect, Outcome(value_json=b"1", usage={"turns": 1}, death_proven=True)))
+        await eventually(lambda: len(holder.recorded_) == 3)
+    [failed] = [item for item in lane.written["settle"] if item["effect_id"] == "bad"]
+    assert (failed["outcome"], failed["reason"]) == ("failed", "EFFECT_REASON_INVALID_RESULT")
+    assert "unsupported Unicode escape sequence" in failed["message"]
+    assert (failed["result"], failed["death"], failed["final"]) == ({}, "DEATH_PROVEN", True)
+
+
+@pytest.mark.invariant("I13")
+async def test_outcome_that_is_refused_altogether_stays_held_and_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(outcomes, "REFUSED_SECONDS", 0.01)
+    refusals = 4
+
+    def answer(_kind: str, _item: Item) -> str:
+        nonlocal refusals
+        if refusals:
+            refusals -= 1
+            raise Refused("not even this")
+        return "ok"
+
+    lane, holder = FakeLane(answer), FakeHolder()
+    async with running(lane, holder) as writer:
+        writer.add(invocation("bad", Outcome()))
+        await eventually(lambda: refusals < 3)
+        assert holder.recorded_ == [], "it would vanish from the report while its row is open"
+        await eventually(lambda: holder.recorded_ == [("bad", 1)])
+    assert "it stays held" in caplog.text
+
+
+async def test_outcome_that_cannot_be_encoded_fails_as_invalid() -> None:
+    lane, holder = FakeLane(), FakeHolder()
+    async with running(lane, holder) as writer:
+        writer.add(invocation("bad", Outcome(usage={"model": "\udcff"})))
+        await eventually(lambda: holder.recorded_ == [("bad", 1)])
+    assert lane.written["settle"][0]["reason"] == "EFFECT_REASON_INVALID_RESULT"
+
+
+async def test_lock_timeout_holds_up_no_other_outcome() -> None:
+    locked = True
+
+    def answer(_kind: str, item: Item) -> str:
+        if locked and item["effect_id"] == "locked":
+            raise Busy("locked")
+        return "ok"
+
+    lane, holder = FakeLane(answer), FakeHolder()
+    async with running(lane, holder) as writer:
+        for effect in ("locked", "free"):
+            writer.add(invocation(effect, Outcome()))
+        await eventually(lambda: holder.recorded_ == [("free", 1)])
+        locked = False
+        await eventually(lambda: holder.recorded_ == [("free", 1), ("locked", 1)])
