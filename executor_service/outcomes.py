@@ -123,6 +123,7 @@ class Outcomes:
         except Busy:
             for settlement in batch:
                 self._postpone(settlement)
+            await asyncio.sleep(_BUSY_SECONDS)
             return
         self._take(batch, rows)
         if all(row[1] == "busy" for row in rows):

@@ -9,10 +9,8 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Coroutine, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, cast
-
-import orjson
 
 from backburner.scheduler.v1 import dispatch_service_pb2 as pb
 from scheduler_service.api.engine import ConnectedExecutor, LiveAttempt, PoolUse
@@ -23,6 +21,7 @@ from scheduler_service.dispatch.reconcile import Reconciler
 from scheduler_service.dispatch.sessions import Session, Sessions
 from scheduler_service.iteration.call_checks import CallChecks, Mode
 from scheduler_service.iteration.closing import Closing
+from scheduler_service.iteration.events import event_of_claim, event_of_notice
 from scheduler_service.iteration.loading import Loader
 from scheduler_service.iteration.loop import Loop
 from scheduler_service.iteration.owned_effects import OwnedEffects
@@ -256,7 +255,7 @@ class Engine:
         by_run: dict[str, list[Event]] = {}
         actor = f"executor/{session.executor_id}"
         for row in events:
-            event = _event(row, actor)
+            event = event_of_notice(row, actor)
             by_run.setdefault(row.run_id, []).append(event)
             self._note_settled(session, row, event)
         for run_id, heard in by_run.items():
@@ -331,17 +330,7 @@ class Engine:
 
     def _claimed(self, attempt: ClaimedAttempt) -> None:
         """A claim of this replica has dispatched an attempt: its run hears of it at once."""
-        event = Event(
-            seq=attempt.seq,
-            type="EFFECT_DISPATCHED",
-            recorded_at=attempt.recorded_at,
-            cause=0,
-            effect_id=attempt.effect_id,
-            effect_key=attempt.effect_key,
-            attempt=attempt.attempt,
-            actor=self.loop.actor,
-            data=attempt.data,
-        )
+        event = event_of_claim(attempt, self.loop.actor)
         self.loop.hear(attempt.run_id, [event])
 
     async def _lose(self, item: LostAttempt) -> None:
@@ -373,25 +362,6 @@ def _connected(session: Session) -> ConnectedExecutor:
         labels=session.labels,
         draining=session.draining,
     )
-
-
-def _event(row: pb.JournaledEvent, actor: str) -> Event:
-    return Event(
-        seq=row.seq,
-        type=row.type,
-        recorded_at=_time_of(row.recorded_at_us),
-        cause=0,
-        effect_id=row.effect_id,
-        effect_key=row.effect_key,
-        attempt=row.attempt,
-        actor=actor,
-        data=orjson.loads(row.data_json),
-    )
-
-
-def _time_of(microseconds: int) -> datetime:
-    whole, rest = divmod(microseconds, 1_000_000)
-    return datetime.fromtimestamp(whole, UTC).replace(microsecond=rest)
 
 
 def _never_started(run_id: str, epoch: int, item: pb.RejectedAttempt, actor: str) -> LostAttempt:

@@ -12,8 +12,9 @@ from typing import Any
 
 from scheduler_service.authoring.definitions import AnyProcess
 from scheduler_service.iteration.call_checks import CallChecks
+from scheduler_service.iteration.events import error_of
 from scheduler_service.iteration.hush import hush
-from scheduler_service.iteration.loop import TERMINAL, Loop, error_of
+from scheduler_service.iteration.loop import TERMINAL, Loop
 from scheduler_service.iteration.runs import IN_FLIGHT, Phase, RunState
 from scheduler_service.iteration.worker import Blocked
 from scheduler_service.journal import JournalError

@@ -16,6 +16,7 @@ from typing import Any
 from scheduler_service.dispatch.queue import Dispatcher
 from scheduler_service.dispatch.sessions import Reservation, Sessions
 from scheduler_service.iteration.call_checks import CallChecks
+from scheduler_service.iteration.events import error_of, event_of_row
 from scheduler_service.iteration.fast_path import FastPath
 from scheduler_service.iteration.heads import Heads
 from scheduler_service.iteration.rows import row_of, timestamp
@@ -23,7 +24,6 @@ from scheduler_service.iteration.runs import Phase, Runs, RunState
 from scheduler_service.iteration.timers import Timers
 from scheduler_service.iteration.worker import Blocked, IterationThreads
 from scheduler_service.journal import Append, AppendOutcome, Journal, JournalRefused, JournalUnavailable
-from scheduler_service.replay import parked_error
 from scheduler_service.replay.events import Command, Event
 from scheduler_service.replay.execution import Execution
 
@@ -99,7 +99,7 @@ class Loop:
 
     def hear_rows(self, run_id: str, rows: Sequence[Mapping[str, Any]], recorded_at: datetime, actor: str) -> None:
         """Takes rows that a journal function appended for this replica."""
-        self.hear(run_id, [_event(row, int(row["seq"]), recorded_at, actor) for row in rows])
+        self.hear(run_id, [event_of_row(row, int(row["seq"]), recorded_at, actor) for row in rows])
 
     def observe(self, run: RunState, event: Event) -> None:
         """Shows an event of an owned run to those who act on events without process code."""
@@ -259,8 +259,10 @@ class Loop:
                 self.reload(run)
                 return
         else:
-            events = [_event(row, outcome.first_seq + i, outcome.recorded_at, self.actor) for i, row in enumerate(rows)]
-            events += [_event(row, int(row["seq"]), outcome.recorded_at, self.actor) for row in outcome.extra]
+            events = [
+                event_of_row(row, outcome.first_seq + i, outcome.recorded_at, self.actor) for i, row in enumerate(rows)
+            ]
+            events += [event_of_row(row, int(row["seq"]), outcome.recorded_at, self.actor) for row in outcome.extra]
         self.fast_path.send(run, rows, reservations, events)
         self.fast_path.send_cancels(run.run_id, outcome.detail.get("cancels", ()))
         for event in events:
@@ -380,31 +382,6 @@ class Loop:
 
 
 _HISTORY_LIMIT = "the run's history has reached its limit: use ctx.continue_as_new in long-lived processes"
-
-
-def _event(row: Mapping[str, Any], seq: int, recorded_at: datetime, actor: str) -> Event:
-    return Event(
-        seq=seq,
-        type=row["type"],
-        recorded_at=recorded_at,
-        cause=row.get("cause") or 0,
-        effect_id=row.get("effect_id") or "",
-        effect_key=row.get("effect_key") or "",
-        attempt=row.get("attempt") or 0,
-        actor=actor,
-        data=row["data"],
-    )
-
-
-def error_of(result: Blocked | BaseException) -> dict[str, Any]:
-    """The RunError of a step that blocked or raised outside process code."""
-    if isinstance(result, Blocked):
-        message = (
-            f"a step of process code ran for {result.seconds:.1f} s without waiting: move long computation and "
-            "blocking calls into a @bb.function effect"
-        )
-        return {"kind": "BLOCKED", "message": message, "traceback": result.stack[-16_000:]}
-    return parked_error(result)
 
 
 def _log_failure(result: Any) -> None:

@@ -27,7 +27,7 @@ class FakeLane(Lane):
         self.written: dict[str, list[Item]] = {kind: [] for kind in KINDS.values()}
 
     async def call(self, statement: str, parameters: Any) -> list[tuple[Any, ...]]:
-        kind = KINDS[statement]  # type: ignore[index]
+        kind = KINDS[statement]
         self.calls.append(kind)
         if kind == "output":
             items = [{"effect_id": e, "data": d} for e, d in zip(parameters[1], parameters[6], strict=True)]

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from google.protobuf import json_format
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -63,7 +64,8 @@ def test_text_of_a_program_becomes_storable() -> None:
     assert report.usage == {"model": stored}
     state = ProgressState(None)
     state.apply(report)
-    assert state.as_proto().step == state.as_proto().data["caf?\ufffd?.txt"][0] == stored
+    progress = json_format.MessageToDict(state.as_proto())
+    assert (progress["step"], progress["data"]) == (stored, report.data)
     assert state.usage_proto().model == stored
 
 
@@ -76,10 +78,18 @@ def test_data_of_a_program_becomes_plain_json() -> None:
     assert report.data == {"pair": [1, 2], "at": "2026-01-02T00:00:00+00:00", "nan": None}
 
 
+NAMES_THAT_ARE_NO_TEXT: Any = {1: 2}
+
+
 @pytest.mark.parametrize(
     "report",
-    [Report(percent=10**400), Report(step_index=10**400), Report(data={1: 2}), Report(data={"a": {1, 2}})],
-)  # fmt: skip
+    [
+        Report(percent=10**400),
+        Report(step_index=10**400),
+        Report(data=NAMES_THAT_ARE_NO_TEXT),
+        Report(data={"a": {1, 2}}),
+    ],
+)
 def test_what_a_program_gives_wrong_is_no_report(report: Report) -> None:
     with pytest.raises(BadReport):
         clean(report)

@@ -45,7 +45,7 @@ def test_notices_are_bounded_in_number_and_bytes(monkeypatch: pytest.MonkeyPatch
     for n in range(5):
         seen.keep_notice(("a", n), pb.JournaledEvent(seq=n, data_json=b"x"))
     assert [n for n in range(5) if seen.notice(("a", n))] == [2, 3, 4]
-    seen.keep_notice(("a", 4), pb.JournaledEvent(seq=9, data_json=b"x" * 98))
+    seen.keep_notice(("a", 4), pb.JournaledEvent(seq=9, data_json=b"x" * 99))
     assert [n for n in range(5) if seen.notice(("a", n))] == [3, 4]
     seen.keep_notice(("b", 1), pb.JournaledEvent(data_json=b"x" * 101))
     assert seen.notice(("b", 1)) is None, "one that is larger than all may be together"

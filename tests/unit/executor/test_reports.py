@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 
@@ -13,7 +14,7 @@ from executor_service.output import Capture
 from executor_service.recording import Busy, Refused
 from executor_service.reports import Reports
 from tests.support.eventually import eventually
-from tests.unit.executor.fakes import FakeHolder, FakeLane, Item, invocation
+from tests.unit.executor.fakes import Answer, FakeHolder, FakeLane, Item, invocation
 
 
 @asynccontextmanager
@@ -29,7 +30,11 @@ async def running(lane: FakeLane) -> AsyncIterator[Reports]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-def refuse(*effects: str, kind: str = "", error: Callable[[], Exception] = lambda: Refused("no")) -> object:
+def wrote(lane: FakeLane, kind: str, effects: list[str]) -> bool:
+    return lane.effects(kind) == effects
+
+
+def refuse(*effects: str, kind: str = "", error: Callable[[], Exception] = lambda: Refused("no")) -> Answer:
     def answer(asked: str, item: Item) -> str:
         if asked == (kind or asked) and item["effect_id"] in effects:
             raise error()
@@ -52,7 +57,7 @@ async def test_progress_that_cannot_be_encoded_is_left_out_alone() -> None:
 
 @pytest.mark.parametrize("kind", ["started", "progress"])
 async def test_output_waits_for_nothing_that_was_refused(kind: str) -> None:
-    lane = FakeLane(refuse("refused", kind=kind))  # type: ignore[arg-type]
+    lane = FakeLane(refuse("refused", kind=kind))
     async with running(lane) as writer:
         talks, refused = invocation("talks"), invocation("refused")
         capture = Capture(1, 1000)
@@ -72,7 +77,7 @@ async def test_output_waits_for_nothing_that_was_refused(kind: str) -> None:
 
 async def test_one_refused_item_drops_only_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reports, "PROGRESS_SECONDS", 0.0)
-    lane = FakeLane(refuse("3"))  # type: ignore[arg-type]
+    lane = FakeLane(refuse("3"))
     others = ["0", "1", "2", "4", "5", "6"]
     async with running(lane) as writer:
         for n in range(7):
@@ -84,11 +89,11 @@ async def test_one_refused_item_drops_only_itself(monkeypatch: pytest.MonkeyPatc
             writer.dirty_progress(each)
             writer.dirty_output(each)
         for kind in ("started", "progress", "output"):
-            await eventually(lambda kind=kind: lane.effects(kind) == others)  # type: ignore[misc]
+            await eventually(partial(wrote, lane, kind, others))
 
 
 async def test_call_that_is_refused_as_a_whole_is_not_taken_apart() -> None:
-    lane = FakeLane(refuse("0", error=lambda: Refused("no rights", whole=True)))  # type: ignore[arg-type]
+    lane = FakeLane(refuse("0", error=lambda: Refused("no rights", whole=True)))
     async with running(lane) as writer:
         for n in range(50):
             writer.started(invocation(str(n)))
@@ -120,5 +125,5 @@ async def test_busy_reports_are_tried_again(monkeypatch: pytest.MonkeyPatch, how
             writer.started(each)
             writer.dirty_progress(each)
         for kind in ("started", "progress"):
-            await eventually(lambda kind=kind: lane.effects(kind) == ["free", "free too", "busy"])  # type: ignore[misc]
+            await eventually(partial(wrote, lane, kind, ["free", "free too", "busy"]))
         assert all(item["durable"] for item in lane.written["progress"]), "the row is still due"
