@@ -44,11 +44,17 @@ async def test_locked_run_holds_up_no_start_and_no_progress_of_another(scheduler
         await eventually(lambda k=kind: scheduler.rows(locked, k))  # type: ignore[misc]
 
 
-@pytest.mark.invariant("I2")
-async def test_outcome_that_the_journal_refuses_holds_up_no_other(
-    scheduler: FakeScheduler, executor: ExecutorServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def brief_flush(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An executor that stops does not wait for what the journal will never take."""
     monkeypatch.setattr("executor_service.server._FLUSH_SECONDS", 0.1)
+
+
+@pytest.mark.invariant("I2", "I13")
+@pytest.mark.usefixtures("brief_flush")
+async def test_outcome_that_the_journal_refuses_holds_up_no_other(
+    scheduler: FakeScheduler, executor: ExecutorServer
+) -> None:
     good = await scheduler.request(6, send=False, **ECHO)
     [poisoned] = await scheduler.request(1, send=False, **ECHO)
     poisoned.start.run_id = "no run id"
