@@ -56,19 +56,18 @@ async def test_progress_that_cannot_be_encoded_is_left_out_alone() -> None:
 
 
 @pytest.mark.parametrize("kind", ["started", "progress"])
-async def test_output_waits_for_nothing_that_was_refused(kind: str) -> None:
+async def test_output_waits_for_nothing_that_was_refused(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reports, "OUTPUT_SECONDS", 0.0)  # due in the same turn as what is refused
     lane = FakeLane(refuse("refused", kind=kind))
     async with running(lane) as writer:
         talks, refused = invocation("talks"), invocation("refused")
         capture = Capture(1, 1000)
         capture.write(b"hello")
         talks.captures[1] = capture
-        writer.dirty_output(talks)
         refused.progress.apply(Report(step="one"))
-        await eventually(lambda: not writer._wake.is_set())
-        writer._output_due = 0.0  # due in the same turn as what is refused
+        writer.dirty_output(talks)
         if kind == "started":
-            writer.started(refused)
+            asyncio.get_running_loop().call_later(0.0, writer.started, refused)
         else:
             writer.dirty_progress(refused)
         await eventually(lambda: lane.written["output"] == [{"effect_id": "talks", "data": b"hello"}])
