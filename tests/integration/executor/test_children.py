@@ -100,6 +100,7 @@ async def test_environment_is_an_allow_list(
     monkeypatch.setenv("DATABASE_URL", "postgresql://user:secret@host/db")
     monkeypatch.setenv("MY_TOKEN", "secret")
     monkeypatch.setenv("LC_TIME", "C")
+    await scheduler.session()  # of the other executor, so that the newest one is of this
     await start_executor(executor_id="other", env_allow=("MY_ALLOWED",))
     monkeypatch.setenv("MY_ALLOWED", "yes")
     await scheduler.session(1)
