@@ -9,11 +9,11 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 
 import grpc
-from google.protobuf import duration_pb2, timestamp_pb2
+from google.protobuf import timestamp_pb2
 
 from backburner.scheduler.v1 import dispatch_service_pb2 as pb
 from backburner.scheduler.v1 import dispatch_service_pb2_grpc as pb_grpc
-from scheduler_service.dispatch.sessions import Pool, Session
+from scheduler_service.dispatch.sessions import Pool, Session, duration_of
 from scheduler_service.errors import ContractUnsupported, Draining, InvalidRequest, SessionSuperseded, Violation
 from scheduler_service.iteration.engine import Engine
 from scheduler_service.journal import ExecutorHello
@@ -113,8 +113,8 @@ class DispatchServicer(pb_grpc.DispatchServiceServicer):
 
     def _welcome(self, session: Session, stale: Sequence[pb.AttemptRef]) -> pb.ConnectResponse:
         welcome = pb.Welcome(session_no=session.session_no, scheduler_id=self._engine.scheduler_id, stale=stale)
-        welcome.heartbeat_interval.CopyFrom(_duration(self._settings.heartbeat_seconds))
-        welcome.grace.CopyFrom(_duration(self._settings.grace_seconds))
+        welcome.heartbeat_interval.CopyFrom(duration_of(self._settings.heartbeat_seconds))
+        welcome.grace.CopyFrom(duration_of(self._settings.grace_seconds))
         return pb.ConnectResponse(welcome=welcome)
 
     async def _frames(self, session: Session) -> AsyncIterator[pb.ConnectResponse]:
@@ -216,9 +216,3 @@ def _heartbeat() -> pb.ConnectResponse:
     now = timestamp_pb2.Timestamp()
     now.GetCurrentTime()
     return pb.ConnectResponse(heartbeat=pb.SchedulerHeartbeat(clock_time=now))
-
-
-def _duration(seconds: float) -> duration_pb2.Duration:
-    duration = duration_pb2.Duration()
-    duration.FromNanoseconds(int(seconds * 1e9))
-    return duration

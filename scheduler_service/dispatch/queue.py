@@ -17,11 +17,9 @@ from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
-from google.protobuf import duration_pb2
-
 from backburner.scheduler.v1 import dispatch_service_pb2 as pb
 from scheduler_service.dispatch.durations import Durations
-from scheduler_service.dispatch.sessions import Held, Pool, Reservation, Session, Sessions
+from scheduler_service.dispatch.sessions import Held, Pool, Reservation, Session, Sessions, duration_of
 from scheduler_service.dispatch.work import Work, harness_of
 from scheduler_service.journal import Claimed, ClaimedAttempt, ClaimPool, ClaimRequest, Journal, JournalUnavailable
 
@@ -130,7 +128,7 @@ class Dispatcher:
         self._leave_queue(start.effect_id)
         expected = self._durations.median(start.namespace, start.name)
         if expected is not None:
-            start.expected_duration.CopyFrom(_duration(expected))
+            start.expected_duration.CopyFrom(duration_of(expected))
         session.hold(ref, held)
         session.send_start(ref, start)
 
@@ -241,7 +239,7 @@ class Dispatcher:
             name=attempt.name,
         )
         if attempt.total_remaining_s is not None:
-            start.total_remaining.CopyFrom(_duration(max(0.0, attempt.total_remaining_s)))
+            start.total_remaining.CopyFrom(duration_of(max(0.0, attempt.total_remaining_s)))
         self.start(session, start, held)
         if self.on_dispatched is not None:
             self.on_dispatched(attempt)
@@ -256,9 +254,3 @@ def _ask(session: Session, name: str, pool: Pool, *, polled: bool) -> ClaimPool 
     background = min(background, foreground) if hinted_background or polled else 0
     foreground = min(foreground, CLAIM_MAX)
     return ClaimPool(pool=name, foreground=foreground, background=min(background, foreground)) if foreground else None
-
-
-def _duration(seconds: float) -> duration_pb2.Duration:
-    duration = duration_pb2.Duration()
-    duration.FromNanoseconds(int(seconds * 1e9))
-    return duration

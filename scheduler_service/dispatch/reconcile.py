@@ -93,9 +93,7 @@ class Reconciler:
                 self.stalled()
 
     async def _readopt(self, session: Session, row: OpenAttempt, attempt: pb.ReportedAttempt) -> None:
-        session.adopt(
-            (row.effect_id, row.attempt), Held(row.run_id, row.pool, row.background, b"", time.monotonic(), sent=True)
-        )
+        session.adopt((row.effect_id, row.attempt), Held(row.run_id, row.pool, row.background, b"", time.monotonic()))
         if row.session_no != session.session_no:
             await self._journal.readopt(
                 Readoption(

@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from google.protobuf import duration_pb2
+
 from backburner.executor.v1 import executor_service_pb2 as executor_pb
 from backburner.scheduler.v1 import dispatch_service_pb2 as pb
 from scheduler_service.dispatch.work import Work
@@ -67,7 +69,6 @@ class Held:
     since: float
     name: str = ""
     start: pb.StartAttempt | None = None
-    sent: bool = False
     cancel_sent_at: float = 0.0
     #: True after the executor said that it took this attempt before.
     duplicate: bool = False
@@ -160,7 +161,7 @@ class Session:
         """Queues a start; many go in one message."""
         held = self.held.get(ref)
         if held is not None:
-            held.start, held.sent, held.name = start, True, start.name
+            held.start, held.name = start, start.name
         self._starts.append(start)
         self._bounded()
 
@@ -282,3 +283,10 @@ def _batches(starts: list[pb.StartAttempt]) -> Iterator[list[pb.StartAttempt]]:
         size += len(start.spec_json)
     if batch:
         yield batch
+
+
+def duration_of(seconds: float) -> duration_pb2.Duration:
+    """Seconds as the wire has them."""
+    duration = duration_pb2.Duration()
+    duration.FromNanoseconds(int(seconds * 1e9))
+    return duration

@@ -12,12 +12,11 @@ from scheduler_service.iteration.loop import Loop
 from scheduler_service.iteration.rows import seconds
 from scheduler_service.iteration.runs import IN_FLIGHT, Phase, RunState
 from scheduler_service.journal import JournalUnavailable
-from scheduler_service.replay.events import Event
+from scheduler_service.replay.events import SETTLING_TYPES, Event
 
 log = logging.getLogger(__name__)
 
 CLEANUP_SECONDS = 60.0
-_SETTLING = frozenset({"EFFECT_RESOLVED", "EFFECT_CANCELLED"})
 _RETRY_SECONDS = 1.0
 
 
@@ -43,7 +42,7 @@ class Closing:
             run.forced = True
             self._loop.drop_coroutine(run)
             self._loop.spawn(self._finish(run), "finish")
-        elif run.forced and event.type in _SETTLING:
+        elif run.forced and event.type in SETTLING_TYPES:
             self._loop.spawn(self._finish(run), "finish")
 
     def observe_parked(self, run: RunState, event: Event) -> None:

@@ -43,13 +43,12 @@ from scheduler_service.journal import (
     ResolveOutcome,
     ResolveRequest,
 )
-from scheduler_service.replay.events import Event
+from scheduler_service.replay.events import SETTLING_TYPES, Event
 from scheduler_service.settings import Settings
 
 log = logging.getLogger(__name__)
 
 _REJECTIONS_MAX = 10_000
-_SETTLED = frozenset({"EFFECT_RESOLVED", "EFFECT_CANCELLED"})
 
 
 class Engine:
@@ -310,7 +309,7 @@ class Engine:
             self.durations.note(session.namespace, held.name, seconds(event.data.get("elapsed")) or 0.0)
         if row.frees_slot and session.release(ref):
             self.dispatcher.freed(session)
-        if event.type in _SETTLED:
+        if event.type in SETTLING_TYPES:
             self.dispatcher.settled(row.effect_id)
         elif event.type in ("EFFECT_ATTEMPT_FAILED", "EFFECT_PARKED"):
             when = event.data.get("next_attempt_at") or event.data.get("until")
@@ -319,7 +318,7 @@ class Engine:
 
     def _observe_settled(self, run: RunState, event: Event) -> None:
         """Settlements that no executor tells of leave room in their groups too."""
-        if event.type in _SETTLED:
+        if event.type in SETTLING_TYPES:
             self.dispatcher.settled(event.effect_id)
 
     def _forgotten(self, run_id: str) -> None:

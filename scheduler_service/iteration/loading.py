@@ -14,11 +14,12 @@ from scheduler_service.authoring.definitions import AnyProcess
 from scheduler_service.iteration.call_checks import CallChecks
 from scheduler_service.iteration.events import error_of
 from scheduler_service.iteration.hush import hush
-from scheduler_service.iteration.loop import TERMINAL, Loop
+from scheduler_service.iteration.loop import Loop
 from scheduler_service.iteration.runs import IN_FLIGHT, Phase, RunState
 from scheduler_service.iteration.worker import Blocked
 from scheduler_service.journal import JournalError
 from scheduler_service.replay import Command, Event, Execution, Recorded
+from scheduler_service.replay.events import TERMINAL_TYPES
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ class Loader:
                 return
         if run.phase is not Phase.LOADING:
             return  # lost meanwhile
-        if strikes is None or events[-1].type in TERMINAL:
+        if strikes is None or events[-1].type in TERMINAL_TYPES:
             self._loop.forget(run)
         elif run.forced or _is_forced(events):
             self._end(run, events)

@@ -24,7 +24,7 @@ from scheduler_service.iteration.runs import Phase, Runs, RunState
 from scheduler_service.iteration.timers import Timers
 from scheduler_service.iteration.worker import Blocked, IterationThreads
 from scheduler_service.journal import Append, AppendOutcome, Journal, JournalRefused, JournalUnavailable
-from scheduler_service.replay.events import Command, Event
+from scheduler_service.replay.events import TERMINAL_TYPES, Command, Event
 from scheduler_service.replay.execution import Execution
 
 log = logging.getLogger(__name__)
@@ -34,9 +34,8 @@ EVENTS_PER_ITERATION = 256
 #: How long a notice that was overtaken may take before the gap is read from the journal.
 _GAP_SECONDS = 0.01
 _GAP_PAGE = 1000
-TERMINAL = frozenset({"RUN_COMPLETED", "RUN_FAILED", "RUN_CANCELLED", "RUN_CONTINUED"})
 PARKING = frozenset({"PROCESS_RUNTIME_ERROR", "RUN_HALTED"})
-STOPPING = TERMINAL | PARKING
+STOPPING = TERMINAL_TYPES | PARKING
 
 
 class Loop:
@@ -282,7 +281,7 @@ class Loop:
                 self.heads.stopped(run.run_id, run.head)
             if row["type"] == "TIMER_SET":
                 self.timers.set(run.run_id, row["data"]["ordinal"], timestamp(row["data"]["fire_at"]))
-            elif row["type"] in TERMINAL:
+            elif row["type"] in TERMINAL_TYPES:
                 self.forget(run)
             elif row["type"] in PARKING:
                 self.drop_coroutine(run)

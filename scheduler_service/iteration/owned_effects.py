@@ -10,9 +10,8 @@ from typing import Any
 from scheduler_service.iteration.loop import Loop
 from scheduler_service.iteration.rows import timestamp
 from scheduler_service.iteration.runs import Phase, RunState
-from scheduler_service.replay.events import Event
+from scheduler_service.replay.events import SETTLING_TYPES, Event
 
-_SETTLING = frozenset({"EFFECT_RESOLVED", "EFFECT_CANCELLED"})
 _NO_CHILD_RUNS = {
     "state": "EFFECT_STATE_FAILED",
     "error": {
@@ -32,7 +31,7 @@ class OwnedEffects:
 
     def observe(self, run: RunState, event: Event) -> None:
         """Called for every event of an owned run, in order."""
-        if event.type in _SETTLING:
+        if event.type in SETTLING_TYPES:
             self._done(run.run_id, event.effect_id)
         elif event.type == "EFFECT_REQUESTED":
             spec = event.data["spec"]

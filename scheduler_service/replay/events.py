@@ -45,5 +45,8 @@ COMMAND_TYPES: Final = frozenset({
     "RUN_CLOSING", "RUN_COMPLETED", "RUN_FAILED", "RUN_CANCELLED", "RUN_HALTED", "RUN_CONTINUED",
 })  # fmt: skip
 
+# Exactly one of these, exactly once, settles an effect.
+SETTLING_TYPES: Final = frozenset({"EFFECT_RESOLVED", "EFFECT_CANCELLED"})
+
 # After one of these (and nothing else) a run is over.
 TERMINAL_TYPES: Final = frozenset({"RUN_COMPLETED", "RUN_FAILED", "RUN_CANCELLED", "RUN_CONTINUED"})
