@@ -23,6 +23,7 @@ from scheduler_service.postgres import (
     account,
     binaries,
 )
+from scheduler_service.postgres.data_directory import DataDirectory
 from tests.support.eventually import eventually
 from tests.support.postgres import DisposablePostgres
 
@@ -59,6 +60,7 @@ def owner(folder: Path) -> Iterator[tuple["subprocess.Popen[str]", psutil.Proces
         assert process.stdout is not None
         yield process, psutil.Process(int(process.stdout.readline()))
         process.kill()
+    DataDirectory(folder).wait_until_unused(30)  # the orphaned server still writes its last checkpoint
 
 
 def insert_row(dsn: str) -> None:
