@@ -2,7 +2,7 @@
 
 They stand only between an attempt's EFFECT_DISPATCHED and its end, as the watch has sent them. Progress comes from the
 executor's stream or, while that cannot be reached, from its heartbeats; an ordinal is never sent twice. Output goes on
-where the watcher left off: what the stream no longer has is read from what was recorded.
+where the watcher left off; what is left of an attempt's output is sent before the attempt's end is.
 """
 
 import time
@@ -13,6 +13,7 @@ from backburner.executor.v1 import executor_service_pb2 as executor_pb
 from backburner.journal.v1 import journal_pb2
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
 from scheduler_service.api.engine import EngineApi
+from scheduler_service.api.joined_output import RETRY_SECONDS, AttemptRef, JoinedOutput, Piece
 from scheduler_service.api.recorded import RecordedOutput
 from scheduler_service.api.run_requests import OutputKey
 from scheduler_service.api.waiting import Situations
@@ -31,7 +32,6 @@ _ENDS: Final = frozenset({
 })  # fmt: skip
 
 Frame = dict[str, Any]
-_Ref = tuple[str, int]
 
 
 class _Shown:
@@ -62,19 +62,19 @@ class LiveFrames:
         output: bool,
         positions: Mapping[OutputKey, int],
         effect_id: str = "",
+        hold_s: float,
     ) -> None:
         self.feed = Feed()
         self._hub = hub
         self._engine = engine
         self._situations = situations
-        self._recorded = recorded
         self._run_id = run_id
         self._wants_progress = progress
         self._output = output
-        self._positions = dict(positions)
+        self._joined = JoinedOutput(recorded, positions, hold_s)
         self._effect_id = effect_id
-        self._shown: dict[_Ref, _Shown] = {}
-        self._fresh: list[_Ref] = []
+        self._shown: dict[AttemptRef, _Shown] = {}
+        self._fresh: list[AttemptRef] = []
         self._heartbeats_at = 0.0
 
     def begin(self, effects: Sequence[EffectView]) -> None:
@@ -86,13 +86,31 @@ class LiveFrames:
     def observe(self, event: Event) -> None:
         """Follows the journal, as the watch sends it."""
         ref = (event.effect_id, event.attempt)
-        if event.type == "EFFECT_DISPATCHED" and self._effect_id in ("", event.effect_id):
+        if event.type == "EFFECT_DISPATCHED" and self._concerns(event):
             self._show(ref, event.effect_key, event.data.get("executor_id", ""))
         elif event.type in _ENDS:
             # A settlement without an attempt's number ends whatever attempt there is.
             ended = [ref] if event.attempt else [known for known in self._shown if known[0] == event.effect_id]
             for known in ended:
                 self._hide(known)
+
+    async def before(self, event: Event) -> AsyncIterator[Frame]:
+        """What has to be sent before an event is: at the end of an attempt, the rest of its output."""
+        if not self._output or not self._concerns(event):
+            return
+        if event.type == "EFFECT_DISPATCHED":
+            self._joined.from_start((event.effect_id, event.attempt))
+        elif event.type in _ENDS:
+            known = self._joined.attempts_of(event.effect_id)
+            for ref in [(event.effect_id, event.attempt)] if event.attempt else known:
+                async for piece in self._joined.recorded(ref):
+                    yield self._output_frame(ref, event.effect_key, piece)
+                self._joined.forget(ref)
+
+    @property
+    def next_s(self) -> float:
+        """Seconds until it is worth to look again, whatever is heard."""
+        return RETRY_SECONDS if self._joined.waits else float("inf")
 
     async def frames(self) -> AsyncIterator[Frame]:
         """What is new, as keyword arguments of a watch's frame."""
@@ -105,6 +123,8 @@ class LiveFrames:
         for item in found:
             async for frame in self._convert(item):
                 yield frame
+        async for ref, piece in self._joined.due():
+            yield self._output_frame(ref, self._key(ref), piece)
         for frame in self._from_heartbeats():
             yield frame
 
@@ -113,21 +133,21 @@ class LiveFrames:
         for ref in list(self._shown):
             self._hide(ref)
 
-    def _show(self, ref: _Ref, key: str, executor_id: str) -> None:
+    def _show(self, ref: AttemptRef, key: str, executor_id: str) -> None:
         if ref not in self._shown and len(self._shown) < SHOWN_MAX:
             self._shown[ref] = _Shown(key, executor_id)
             self._fresh.append(ref)
 
-    def _hide(self, ref: _Ref) -> None:
+    def _hide(self, ref: AttemptRef) -> None:
         shown = self._shown.pop(ref, None)
         if shown is not None and shown.source is not None:
             self._hub.unsubscribe(self.feed, shown.source, with_output=self._output)
 
-    def _take_fresh(self) -> list[_Ref]:
+    def _take_fresh(self) -> list[AttemptRef]:
         fresh, self._fresh = self._fresh, []
         return [ref for ref in fresh if ref in self._shown]
 
-    async def _join(self, ref: _Ref) -> AsyncIterator[Frame]:
+    async def _join(self, ref: AttemptRef) -> AsyncIterator[Frame]:
         """Subscribes to an attempt, and sends the recorded output that the watcher does not have."""
         shown = self._shown[ref]
         address = await self._address(shown.executor_id)
@@ -139,10 +159,8 @@ class LiveFrames:
             if self._hub.subscribe(self.feed, source, with_output=self._output):
                 shown.source = source
         if self._output:
-            for stream in (executor_pb.OUTPUT_STREAM_STDOUT, executor_pb.OUTPUT_STREAM_STDERR):
-                if (*ref, stream) in self._positions:
-                    async for frame in self._catch_up(ref, shown.key, stream, None):
-                        yield frame
+            async for piece in self._joined.recorded(ref):
+                yield self._output_frame(ref, shown.key, piece)
 
     async def _address(self, executor_id: str) -> str:
         for executor in self._engine.connected():
@@ -163,12 +181,12 @@ class LiveFrames:
             return
         shown.reached, shown.announced = True, False
         if item.frame.HasField("output"):
-            async for frame in self._chunk(ref, shown.key, item.frame.output):
-                yield frame
+            async for piece in self._joined.live(ref, item.frame.output):
+                yield self._output_frame(ref, shown.key, piece)
         elif (small := self._small(ref, shown, item.frame)) is not None:
             yield small
 
-    def _small(self, ref: _Ref, shown: _Shown, frame: executor_pb.StreamProgressResponse) -> Frame | None:
+    def _small(self, ref: AttemptRef, shown: _Shown, frame: executor_pb.StreamProgressResponse) -> Frame | None:
         match frame.WhichOneof("frame"):
             case "progress":
                 return self._progress(ref, shown, frame.progress, None)
@@ -182,7 +200,7 @@ class LiveFrames:
 
     def _progress(
         self,
-        ref: _Ref,
+        ref: AttemptRef,
         shown: _Shown,
         progress: journal_pb2.Progress | None,
         usage: journal_pb2.Usage | None,
@@ -201,29 +219,20 @@ class LiveFrames:
             message.progress.CopyFrom(progress)
         return {"progress": message}
 
-    async def _chunk(self, ref: _Ref, key: str, chunk: executor_pb.OutputChunk) -> AsyncIterator[Frame]:
-        position = self._positions.setdefault((*ref, chunk.stream), chunk.offset)
-        if chunk.offset > position:
-            async for frame in self._catch_up(ref, key, chunk.stream, chunk.offset):
-                yield frame
-            position = self._positions[*ref, chunk.stream]
-        if chunk.offset > position:
-            yield {"gap": pb.LiveGap(effect_id=ref[0], reason=pb.LiveGap.REASON_BUFFER_OVERRUN)}
-        data = chunk.data[max(0, position - chunk.offset) :]
-        if data:
-            yield self._output_frame(ref, key, chunk.stream, max(position, chunk.offset), data)
-
-    async def _catch_up(self, ref: _Ref, key: str, stream: int, until: int | None) -> AsyncIterator[Frame]:
-        position = self._positions[*ref, stream]
-        async for offset, data in self._recorded.chunks(ref[0], ref[1], stream, position, until):
-            yield self._output_frame(ref, key, stream, offset, data)
-
-    def _output_frame(self, ref: _Ref, key: str, stream: int, offset: int, data: bytes) -> Frame:
-        self._positions[*ref, stream] = offset + len(data)
-        chunk = executor_pb.OutputChunk(stream=stream, offset=offset, data=data)  # type: ignore[arg-type]
+    def _output_frame(self, ref: AttemptRef, key: str, piece: Piece) -> Frame:
+        if not piece.data:
+            return {"gap": pb.LiveGap(effect_id=ref[0], reason=pb.LiveGap.REASON_BUFFER_OVERRUN)}
+        chunk = executor_pb.OutputChunk(stream=piece.stream, offset=piece.offset, data=piece.data)  # type: ignore[arg-type]
         return {"output": pb.LiveOutput(effect_id=ref[0], effect_key=key, attempt=ref[1], chunk=chunk)}
 
-    def _unreachable(self, ref: _Ref, shown: _Shown) -> Frame:
+    def _key(self, ref: AttemptRef) -> str:
+        shown = self._shown.get(ref)
+        return shown.key if shown is not None else ""
+
+    def _concerns(self, event: Event) -> bool:
+        return self._effect_id in ("", event.effect_id)
+
+    def _unreachable(self, ref: AttemptRef, shown: _Shown) -> Frame:
         shown.announced = True
         return {"gap": pb.LiveGap(effect_id=ref[0], reason=pb.LiveGap.REASON_EXECUTOR_UNREACHABLE)}
 

@@ -28,6 +28,8 @@ class Pace:
     patience_s: float = 30.0
     #: Period of the poll behind the wakes.
     poll_s: float = 1.0
+    #: How long live output waits for the record of what lies before it.
+    hold_s: float = 5.0
 
     def end(self) -> float:
         """When a watch that begins now has lived, by the monotonic clock."""

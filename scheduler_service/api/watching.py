@@ -200,6 +200,7 @@ class _Watch:
             output=asked.output,
             positions=asked.positions,
             effect_id=asked.effect_id,
+            hold_s=service.pace.hold_s,
         )
 
     async def _snapshot_frame(self, snapshot: RunSnapshot) -> Frame:
@@ -217,15 +218,21 @@ class _Watch:
         while more:
             page = await self._service.reads.events(self._run_id, self._cursor, limit=_PAGE_ROWS, bytes_max=_PAGE_BYTES)
             for row in page.rows:
+                self._check_next(row)
+                if self._live is not None:
+                    async for frame in self._live.before(row):
+                        yield frame
                 self._follow(row, snapshot)
                 if self._asked.effect_id in ("", row.effect_id):
                     yield {"event": fitted(journal_event(row))}
             more = page.more
 
-    def _follow(self, row: Event, snapshot: RunSnapshot) -> None:
+    def _check_next(self, row: Event) -> None:
         if row.seq != self._cursor + 1:
             # Better no watch than one with a hole in it.
             raise RuntimeError(f"the journal of run {self._run_id} goes from {self._cursor} to {row.seq}")
+
+    def _follow(self, row: Event, snapshot: RunSnapshot) -> None:
         self._cursor = row.seq
         settles = self._asked.effect_id == row.effect_id and row.type in _SETTLES
         self._stopped |= settles if self._asked.effect_id else row.type in _STOPS
@@ -267,6 +274,7 @@ class _Watch:
         """Until there may be something to send."""
         engine, pace, now = self._service.engine, self._service.pace, time.monotonic()
         due = min(pace.next_poll(), self._ends_at - now, self._sent_at + pace.heartbeat_s - now)
+        due = due if self._live is None else min(due, self._live.next_s)
         after = self._cursor if progressed else max(self._cursor, engine.head(self._run_id))
         heard = engine.wait_head(self._run_id, after, max(due, _EMPTY_WAKE_SECONDS))
         if self._live is None:

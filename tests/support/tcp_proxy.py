@@ -19,6 +19,8 @@ class TcpProxy:
     latency_s: float = 0.0
     #: Connections accepted so far.
     connections: int = 0
+    #: Bytes that went through, both ways.
+    forwarded: int = 0
     _open: asyncio.Event = field(default_factory=asyncio.Event)
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
     _server: asyncio.Server | None = None
@@ -75,6 +77,7 @@ class TcpProxy:
                     await asyncio.sleep(self.latency_s)
                 await self._open.wait()
                 writer.write(chunk)
+                self.forwarded += len(chunk)
                 await writer.drain()
         writer.close()
 

@@ -235,7 +235,7 @@ async def scene(dsn: str, *, pace: Pace | None = None, watchers_max: int = 100) 
     async with AsyncExitStack() as stack:
         journal = await stack.enter_async_context(open_journal(dsn, scheduler_id="stub"))
         engine = StubEngine(journal)
-        api = client_api(engine, version="test", watchers_max=watchers_max, pace=pace or Pace(poll_s=0.1))
+        api = client_api(engine, version="test", watchers_max=watchers_max, pace=pace or Pace(poll_s=0.1, hold_s=0.5))
         server = grpc.aio.server(interceptors=[ErrorInterceptor()])
         api.add_to(server)
         port = server.add_insecure_port("127.0.0.1:0")

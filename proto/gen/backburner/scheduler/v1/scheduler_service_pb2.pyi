@@ -918,7 +918,10 @@ class WatchRunRequest(_message.Message):
         INCLUDE_PROGRESS: WatchRunRequest._Include.ValueType  # 1
         """Progress of running attempts."""
         INCLUDE_OUTPUT: WatchRunRequest._Include.ValueType  # 2
-        """Output of running attempts."""
+        """Output of attempts. Of an attempt whose EFFECT_DISPATCHED the watch sends, or that has an output position, it is
+        complete: from there on by offset, and all that was kept before the event that ends the attempt. Of an attempt
+        that runs already, without a position, it begins with what comes live.
+        """
 
     class Include(_Include, metaclass=_IncludeEnumTypeWrapper):
         """Live frames."""
@@ -928,7 +931,10 @@ class WatchRunRequest(_message.Message):
     INCLUDE_PROGRESS: WatchRunRequest.Include.ValueType  # 1
     """Progress of running attempts."""
     INCLUDE_OUTPUT: WatchRunRequest.Include.ValueType  # 2
-    """Output of running attempts."""
+    """Output of attempts. Of an attempt whose EFFECT_DISPATCHED the watch sends, or that has an output position, it is
+    complete: from there on by offset, and all that was kept before the event that ends the attempt. Of an attempt
+    that runs already, without a position, it begins with what comes live.
+    """
 
     RUN_ID_FIELD_NUMBER: _builtins.int
     NAMESPACE_FIELD_NUMBER: _builtins.int
@@ -947,7 +953,9 @@ class WatchRunRequest(_message.Message):
 
     @_builtins.property
     def output_positions(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutputPosition]:
-        """Positions in the output after which to go on, for include OUTPUT."""
+        """Positions in the output after which to go on, for include OUTPUT; at most 1,000. One who resumes gives the offsets
+        that it has of attempts whose end it has not seen, 0 for one of which nothing came yet.
+        """
 
     def __init__(
         self,
