@@ -40,6 +40,8 @@ BEGIN
         claim_shards_v1(text, text, text, double precision, int), renew_shards_v1(text, double precision),
         release_shards_v1(text), adopt_runs_v1(text, int, bigint, uuid, int), strike_v1(uuid, bigint)
         TO backburner_scheduler;
+    GRANT EXECUTE ON FUNCTION halt_runs_v1(jsonb), resume_runs_v1(jsonb), signal_runs_v1(jsonb)
+        TO backburner_scheduler;
     GRANT EXECUTE ON FUNCTION attempts_started_v1(jsonb), attempts_progress_v1(jsonb), attempts_settle_v1(jsonb),
         output_append_v1(uuid[], uuid[], int[], bytea[], smallint[], bigint[], bytea[])
         TO backburner_executor;

@@ -144,6 +144,29 @@ class RunClosed(ServiceError):
         super().__init__(f"run {run_id} has ended as {state}: nothing can change it", run_id=run_id, state=state)
 
 
+class NotParked(ServiceError):
+    """The run is neither halted nor parked."""
+
+    def __init__(self, run_id: str, state: str) -> None:
+        super().__init__(
+            f"run {run_id} is {state}: only a halted run, or one parked by an error of its process, can be resumed",
+            run_id=run_id,
+            state=state,
+        )
+
+
+class HistoryLimit(ServiceError):
+    """The run's journal is at its limit."""
+
+    def __init__(self, run_id: str, head_seq: int) -> None:
+        super().__init__(
+            f"the journal of run {run_id} has {head_seq} events, which is the most: cancel the run, and let its "
+            "process use continue_as_new",
+            run_id=run_id,
+            head_seq=head_seq,
+        )
+
+
 class EffectSettled(ServiceError):
     """The effect has settled otherwise."""
 
@@ -271,6 +294,8 @@ STATUS: Final[Mapping[type[ServiceError], tuple[grpc.StatusCode, str]]] = {
     RunKeyConflict: (grpc.StatusCode.ALREADY_EXISTS, "RUN_KEY_CONFLICT"),
     RequestIdReused: (grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED"),
     RunClosed: (grpc.StatusCode.FAILED_PRECONDITION, "RUN_CLOSED"),
+    NotParked: (grpc.StatusCode.FAILED_PRECONDITION, "NOT_PARKED"),
+    HistoryLimit: (grpc.StatusCode.FAILED_PRECONDITION, "HISTORY_LIMIT"),
     EffectSettled: (grpc.StatusCode.FAILED_PRECONDITION, "EFFECT_SETTLED"),
     EffectHasExecutor: (grpc.StatusCode.FAILED_PRECONDITION, "EFFECT_HAS_EXECUTOR"),
     ContractUnsupported: (grpc.StatusCode.FAILED_PRECONDITION, "CONTRACT_UNSUPPORTED"),

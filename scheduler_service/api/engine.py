@@ -9,11 +9,15 @@ from scheduler_service.authoring.definitions import AnyProcess
 from scheduler_service.journal import (
     CancelOutcome,
     CancelRequest,
+    ControlOutcome,
+    ControlRequest,
     CreateRun,
     CreateRunOutcome,
     Journal,
     ResolveOutcome,
     ResolveRequest,
+    SignalOutcome,
+    SignalRequest,
 )
 
 
@@ -54,6 +58,19 @@ class LiveAttempt:
     usage: journal_pb2.Usage | None = None
 
 
+class ControlApi(Protocol):
+    """Run control from outside. Each is durable when it returns; the run's owner hears of it."""
+
+    async def halt(self, request: ControlRequest) -> ControlOutcome:
+        """Pauses a run."""
+
+    async def resume(self, request: ControlRequest) -> ControlOutcome:
+        """Lets a halted or parked run go on."""
+
+    async def signal(self, request: SignalRequest) -> SignalOutcome:
+        """Sends a message to a run."""
+
+
 class EngineApi(Protocol):
     """The engine of one replica, as the servicers see it."""
 
@@ -68,6 +85,10 @@ class EngineApi(Protocol):
     @property
     def draining(self) -> bool:
         """True once this replica goes away."""
+
+    @property
+    def control(self) -> ControlApi:
+        """Run control."""
 
     def processes(self) -> Mapping[str, AnyProcess]:
         """Processes that this replica can run, by name."""

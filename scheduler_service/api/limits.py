@@ -16,6 +16,7 @@ REASON_BYTES_MAX: Final = 1024
 ACTOR_BYTES_MAX: Final = 128
 INPUT_BYTES_MAX: Final = 1 << 20
 VALUE_BYTES_MAX: Final = 1 << 20
+SIGNAL_BYTES_MAX: Final = 64 << 10
 FILTER_VALUES_MAX: Final = 100
 PAGE_SIZE_DEFAULT: Final = 100
 PAGE_SIZE_MAX: Final = 1000
@@ -45,6 +46,7 @@ LIMITS: Final[Mapping[str, float]] = {
     "actor_bytes_max": ACTOR_BYTES_MAX,
     "input_bytes_max": INPUT_BYTES_MAX,
     "value_bytes_max": VALUE_BYTES_MAX,
+    "signal_bytes_max": SIGNAL_BYTES_MAX,
     "filter_values_max": FILTER_VALUES_MAX,
     "page_size_default": PAGE_SIZE_DEFAULT,
     "page_size_max": PAGE_SIZE_MAX,

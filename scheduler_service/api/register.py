@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import grpc
 
 from backburner.scheduler.v1 import operator_service_pb2_grpc, scheduler_service_pb2_grpc
+from scheduler_service.api.control import Control
 from scheduler_service.api.effects import Effects
 from scheduler_service.api.engine import EngineApi
 from scheduler_service.api.info import ServerInfo
@@ -58,5 +59,7 @@ def client_api(
     )
     outputs = Outputs(engine, reads, effects, watchers, pace)
     info = ServerInfo(engine, version=version, schema_version=schema_version, watchers_max=watchers_max)
-    servicer = SchedulerServicer(runs, effects, watching, outputs, info)
+    servicer = SchedulerServicer(
+        runs=runs, control=Control(engine, runs), effects=effects, watching=watching, outputs=outputs, info=info
+    )
     return ClientApi(servicer, OperatorServicer(Executors(engine, reads)), hub, watchers)

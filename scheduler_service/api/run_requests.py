@@ -39,6 +39,16 @@ class NewRun:
 
 
 @dataclass(frozen=True, slots=True)
+class Signal:
+    """SignalRun. `value` is JSON."""
+
+    run: RunRef
+    name: str
+    value: Any
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunFilter:
     """Which runs a list shows. A page token is bound to it."""
 
@@ -159,12 +169,23 @@ def journal_page(request: pb.ReadJournalRequest) -> tuple[RunRef, int, int]:
     return ref, after_seq, page_size
 
 
-def run_cancel(request: pb.CancelRunRequest) -> tuple[RunRef, str]:
-    """Parses CancelRun: the run and the reason."""
+def run_reason(request: pb.CancelRunRequest | pb.HaltRunRequest | pb.ResumeRunRequest) -> tuple[RunRef, str]:
+    """Parses CancelRun, HaltRun and ResumeRun: the run and the reason."""
     with checked() as check:
         ref = RunRef(check.namespace(request.namespace), check.uuid("run_id", request.run_id))
         reason = check.text("reason", request.reason, limits.REASON_BYTES_MAX)
     return ref, reason
+
+
+def signal(request: pb.SignalRunRequest) -> Signal:
+    """Parses SignalRun."""
+    with checked() as check:
+        return Signal(
+            run=RunRef(check.namespace(request.namespace), check.uuid("run_id", request.run_id)),
+            name=check.key("name", request.name),
+            value=inputs.json_value(check, request.value, "value", limits.SIGNAL_BYTES_MAX),
+            request_id=check.uuid("request_id", request.request_id),
+        )
 
 
 def view_is_full(check: Checks, view: int, *, default: bool) -> bool:

@@ -10,6 +10,7 @@ import grpc
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
 from backburner.scheduler.v1 import scheduler_service_pb2_grpc as pb_grpc
 from scheduler_service.api import effect_requests, run_requests
+from scheduler_service.api.control import Control
 from scheduler_service.api.effects import Effects
 from scheduler_service.api.info import ServerInfo
 from scheduler_service.api.output import Outputs
@@ -24,8 +25,18 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class SchedulerServicer(pb_grpc.SchedulerServiceServicer):
     """What clients call."""
 
-    def __init__(self, runs: Runs, effects: Effects, watching: Watching, outputs: Outputs, info: ServerInfo) -> None:
+    def __init__(
+        self,
+        *,
+        runs: Runs,
+        control: Control,
+        effects: Effects,
+        watching: Watching,
+        outputs: Outputs,
+        info: ServerInfo,
+    ) -> None:
         self._runs = runs
+        self._control = control
         self._effects = effects
         self._watching = watching
         self._outputs = outputs
@@ -54,8 +65,19 @@ class SchedulerServicer(pb_grpc.SchedulerServiceServicer):
         return await self._runs.journal(ref, after_seq, page_size)
 
     async def CancelRun(self, request: pb.CancelRunRequest, context: Context) -> pb.CancelRunResponse:
-        ref, reason = run_requests.run_cancel(request)
+        ref, reason = run_requests.run_reason(request)
         return await self._runs.cancel(ref, reason)
+
+    async def HaltRun(self, request: pb.HaltRunRequest, context: Context) -> pb.HaltRunResponse:
+        ref, reason = run_requests.run_reason(request)
+        return await self._control.halt(ref, reason)
+
+    async def ResumeRun(self, request: pb.ResumeRunRequest, context: Context) -> pb.ResumeRunResponse:
+        ref, reason = run_requests.run_reason(request)
+        return await self._control.resume(ref, reason)
+
+    async def SignalRun(self, request: pb.SignalRunRequest, context: Context) -> pb.SignalRunResponse:
+        return await self._control.signal(run_requests.signal(request))
 
     async def GetEffect(self, request: pb.GetEffectRequest, context: Context) -> pb.GetEffectResponse:
         ref, full = effect_requests.effect_query(request)
@@ -89,15 +111,6 @@ class SchedulerServicer(pb_grpc.SchedulerServiceServicer):
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
         return await self._info.get()
-
-    async def HaltRun(self, request: pb.HaltRunRequest, context: Context) -> NoReturn:
-        raise NotImplementedYet("HaltRun")
-
-    async def ResumeRun(self, request: pb.ResumeRunRequest, context: Context) -> NoReturn:
-        raise NotImplementedYet("ResumeRun")
-
-    async def SignalRun(self, request: pb.SignalRunRequest, context: Context) -> NoReturn:
-        raise NotImplementedYet("SignalRun")
 
     async def FinishRun(self, request: pb.FinishRunRequest, context: Context) -> NoReturn:
         raise NotImplementedYet("FinishRun")

@@ -119,6 +119,8 @@ def _queued(effect: EffectView, situation: Situation) -> pb.WaitingOn:
     now = datetime.now(UTC)
     if effect.run_state == "HALTED":
         return pb.WaitingOn(cause=_Cause.CAUSE_HALTED, message="its run is halted")
+    if effect.run_state == "PROCESS_ERROR":
+        return pb.WaitingOn(cause=_Cause.CAUSE_PROCESS_ERROR, message="its run is parked by an error of its process")
     if effect.not_before is not None and effect.not_before > now:
         return pb.WaitingOn(
             cause=_Cause.CAUSE_NOT_BEFORE, message=_until(effect.not_before, now), until=timestamp(effect.not_before)
@@ -176,13 +178,11 @@ def _outside(effect: EffectView, situation: Situation) -> pb.WaitingOn:
 
 def _parked(run: RunView) -> pb.WaitingOn | None:
     if run.state == "HALTED":
-        return pb.WaitingOn(cause=_Cause.CAUSE_HALTED, message="the run is halted")
+        said = f" ({run.halt_reason})" if run.halt_reason else ""
+        return pb.WaitingOn(cause=_Cause.CAUSE_HALTED, message=f"the run is halted{said}; ResumeRun lets it go on")
     if run.state == "PROCESS_ERROR":
         said = (run.error or {}).get("message", "")
-        message = (
-            f"an error in process code: {said}; fix it, then cancel this run and start anew (this release cannot "
-            "resume it)"
-        )
+        message = f"an error in process code: {said}; fix it, then ResumeRun replays it, or CancelRun ends it"
         return pb.WaitingOn(cause=_Cause.CAUSE_PROCESS_ERROR, message=message)
     return None
 

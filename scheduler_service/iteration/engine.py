@@ -21,6 +21,7 @@ from scheduler_service.dispatch.reconcile import Reconciler
 from scheduler_service.dispatch.sessions import Session, Sessions
 from scheduler_service.iteration.call_checks import CallChecks, Mode
 from scheduler_service.iteration.closing import Closing
+from scheduler_service.iteration.control import RunControl
 from scheduler_service.iteration.events import event_of_claim, event_of_notice
 from scheduler_service.iteration.loading import Loader
 from scheduler_service.iteration.loop import Loop
@@ -73,6 +74,7 @@ class Engine:
         checks = CallChecks(cast("Mode", settings.check_calls))
         self.loop = Loop(journal, self.sessions, self.dispatcher, self.threads, checks, actor=actor, spawn=self._spawn)
         self.closing = Closing(self.loop)
+        self.control = RunControl(journal, self.loop)
         self.loop.load = Loader(self.loop, processes, checks, close=self.closing.close).load
         self._owned_effects = OwnedEffects(self.loop)
         self.loop.observers = (self.closing.observe, self._owned_effects.observe, self._observe_settled)

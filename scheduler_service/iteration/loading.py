@@ -15,6 +15,7 @@ from scheduler_service.iteration.call_checks import CallChecks
 from scheduler_service.iteration.events import error_of
 from scheduler_service.iteration.hush import hush
 from scheduler_service.iteration.loop import Loop
+from scheduler_service.iteration.parking import parking_seq
 from scheduler_service.iteration.runs import IN_FLIGHT, Phase, RunState
 from scheduler_service.iteration.worker import Blocked
 from scheduler_service.journal import JournalError
@@ -84,6 +85,9 @@ class Loader:
             self._loop.forget(run)
         elif run.forced or _is_forced(events):
             self._end(run, events)
+        elif parked_at := parking_seq(events):
+            run.fed = events[-1].seq
+            self._loop.parking.park(run, parked_at)
         elif strikes > STRIKES_MAX:
             self._loop.park(run, _STRIKES, cause=0)
         else:
@@ -91,7 +95,9 @@ class Loader:
 
     async def _strike(self, run: RunState, events: Sequence[Event]) -> int | None:
         """Strikes, raised once for all tries of this replica; None when the run is not ours. 0: no code will run."""
-        if run.struck or run.forced or run.process not in self._processes or _is_forced(events):
+        if run.struck or run.forced or run.process not in self._processes:
+            return 0
+        if _is_forced(events) or parking_seq(events):
             return 0
         strikes = await self._loop.journal.strike(run.run_id, run.epoch)
         run.struck = strikes is not None
@@ -121,6 +127,7 @@ class Loader:
         if definition is None:
             log.error("run %s waits: no process %r is loaded here (--process-module)", run.run_id, run.process)
             run.phase = Phase.PARKED
+            run.parked_at = events[-1].seq
             run.inbox |= {event.seq: event for event in events}
             self._loop.hear_head(run.run_id, events[-1].seq)  # a cancel among them ends the run all the same
             return
@@ -180,6 +187,6 @@ def _is_forced(events: Sequence[Event]) -> bool:
 
 _STRIKES: dict[str, Any] = {
     "kind": "STRIKES",
-    "message": f"replaying this run ended {STRIKES_MAX} replicas in a row: look at its process code, cancel it and "
-    "start anew",
+    "message": f"replaying this run ended {STRIKES_MAX} replicas in a row: look at its process code, then resume it "
+    "or cancel it",
 }

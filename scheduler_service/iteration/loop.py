@@ -19,6 +19,7 @@ from scheduler_service.iteration.call_checks import CallChecks
 from scheduler_service.iteration.events import error_of, event_of_row
 from scheduler_service.iteration.fast_path import FastPath
 from scheduler_service.iteration.heads import Heads
+from scheduler_service.iteration.parking import PARKING, STOPPING, Parking, parking_seq
 from scheduler_service.iteration.rows import row_of, timestamp
 from scheduler_service.iteration.runs import Phase, Runs, RunState
 from scheduler_service.iteration.timers import Timers
@@ -34,8 +35,6 @@ EVENTS_PER_ITERATION = 256
 #: How long a notice that was overtaken may take before the gap is read from the journal.
 _GAP_SECONDS = 0.01
 _GAP_PAGE = 1000
-PARKING = frozenset({"PROCESS_RUNTIME_ERROR", "RUN_HALTED"})
-STOPPING = TERMINAL_TYPES | PARKING
 
 
 class Loop:
@@ -60,6 +59,7 @@ class Loop:
         self.spawn = spawn
         self.runs = Runs()
         self.heads = Heads()
+        self.parking = Parking(self)
         self.timers = Timers(self._fire, self._waits_for)
         #: Set by the engine: how a run gets its coroutine, and what happens to events that need no process.
         self.load: Callable[[RunState], None] = lambda run: None
@@ -75,12 +75,22 @@ class Loop:
             return
         run = self.runs.get(run_id)
         self.heads.advance(run_id, max(event.seq for event in events))
+        self._note_stops(run_id, events)
         if run is None:
             return
         for event in events:
             run.hear(event)
+        self._go_on(run)
+
+    def _note_stops(self, run_id: str, events: Sequence[Event]) -> None:
+        """Wakes those who wait for the end or the pause of a run."""
+        stop = max((event.seq for event in events if event.type in STOPPING), default=0)
+        if stop:
+            self.heads.stopped(run_id, stop)
+
+    def _go_on(self, run: RunState) -> None:
         if run.phase is Phase.PARKED:
-            self._read_parked(run)
+            self.parking.read(run)
         else:
             self.kick(run)
 
@@ -91,10 +101,7 @@ class Loop:
         if run is None:
             return
         run.head = max(run.head, seq)
-        if run.phase is Phase.PARKED:
-            self._read_parked(run)
-        else:
-            self.kick(run)
+        self._go_on(run)
 
     def hear_rows(self, run_id: str, rows: Sequence[Mapping[str, Any]], recorded_at: datetime, actor: str) -> None:
         """Takes rows that a journal function appended for this replica."""
@@ -123,10 +130,16 @@ class Loop:
     def _feed_next(self, run: RunState) -> None:
         events = run.next_events(EVENTS_PER_ITERATION)
         if not events:
-            self._fill_gap(run)
+            self.fill_gap(run)
             return
         if run.execution is None:
             self._observe(run, events)
+            return
+        parked_at = parking_seq(events)
+        if parked_at:
+            for event in events:
+                run.hear(event)
+            self.parking.park(run, parked_at)
             return
         run.phase = Phase.STEPPING
         run.used = time.monotonic()
@@ -177,7 +190,8 @@ class Loop:
             self.kick(run)
             return
         rows = [row_of(command) for command in commands]
-        self.begin_append(run, rows, self.fast_path.reserve(run, rows))
+        parks = any(row["type"] in PARKING for row in rows)  # then nothing is dispatched, not even what came before
+        self.begin_append(run, rows, {} if parks else self.fast_path.reserve(run, rows))
 
     def begin_append(self, run: RunState, rows: list[dict[str, Any]], reservations: dict[str, Reservation]) -> None:
         """Appends rows as the run's next iteration."""
@@ -266,41 +280,32 @@ class Loop:
         self.fast_path.send_cancels(run.run_id, outcome.detail.get("cancels", ()))
         for event in events:
             run.hear(event)
-        self._note_rows(run, rows)
+        self._note_rows(run, events)
         self.heads.advance(run.run_id, run.head)
         if run.phase is Phase.APPENDING:
             run.phase = Phase.IDLE
         self.kick(run)
 
-    def _note_rows(self, run: RunState, rows: Sequence[Mapping[str, Any]]) -> None:
+    def _note_rows(self, run: RunState, events: Sequence[Event]) -> None:
         """Timers that were set; ends and pauses of the run."""
         if run.phase is Phase.GONE:
             return
-        for row in rows:
-            if row["type"] in STOPPING:
-                self.heads.stopped(run.run_id, run.head)
-            if row["type"] == "TIMER_SET":
-                self.timers.set(run.run_id, row["data"]["ordinal"], timestamp(row["data"]["fire_at"]))
-            elif row["type"] in TERMINAL_TYPES:
+        self._note_stops(run.run_id, events)
+        for event in events:
+            if event.type == "TIMER_SET":
+                self.timers.set(run.run_id, event.data["ordinal"], timestamp(event.data["fire_at"]))
+            elif event.type in TERMINAL_TYPES:
                 self.forget(run)
-            elif row["type"] in PARKING:
-                self.drop_coroutine(run)
-                run.phase = Phase.PARKED
-                self._read_parked(run)
-
-    def _read_parked(self, run: RunState) -> None:
-        """Looks at what a parked run was not fed: a cancel that came with the error, or through another replica."""
-        for event in run.next_events(EVENTS_PER_ITERATION):
-            run.fed = event.seq
-            self.observe_parked(run, event)
-        if run.phase is Phase.PARKED:
-            self._fill_gap(run)
+            elif event.type in PARKING:
+                self.parking.park(run, event.seq)
 
     def _refused(self, run: RunState, reservations: dict[str, Reservation], outcome: AppendOutcome) -> None:
         self.fast_path.give_back(reservations)
         if outcome.outcome in ("stale_epoch", "run_closed", "not_found"):
             log.info("run %s is no longer ours (%s)", run.run_id, outcome.outcome)
             self.forget(run)
+        elif outcome.outcome == "parked":  # halted meanwhile: what was asked for is asked again once it is resumed
+            self.parking.park(run, outcome.head_seq)
         elif outcome.outcome == "history_limit":
             self.park(run, {"kind": "HISTORY_LIMIT", "message": _HISTORY_LIMIT}, cause=run.fed)
         else:
@@ -338,7 +343,8 @@ class Loop:
             run.phase = Phase.IDLE
             self.load(run)
 
-    def _fill_gap(self, run: RunState) -> None:
+    def fill_gap(self, run: RunState) -> None:
+        """Has read what lies between what was fed and the head, when something does."""
         if run.head > run.fed and not run.reading:
             run.reading = True
             self.spawn_for(run, self._read_gap(run), "gap")

@@ -107,6 +107,7 @@ class Shards:
                     head=head.seq,
                     fed=head.seq if head.state in _PARKED else 0,
                     phase=Phase.PARKED if head.state in _PARKED else Phase.IDLE,
+                    parked_at=head.seq if head.state in _PARKED else 0,
                 )
                 self._begin(self._loop.runs.add(run), cancelled=head.cancel_requested)
             if len(page) < _ADOPT_PAGE:

@@ -56,6 +56,8 @@ class RunState:
     strikes: int = 0
     #: True once this replica has raised the run's strikes, until an append clears them.
     struck: bool = False
+    #: While it is PARKED: seq of the row that parked it; only a later RUN_RESUMED lets it go on.
+    parked_at: int = 0
     #: Failures to read or append in a row; they space out the next try.
     failures: int = 0
     #: True while somebody already waits to read what is missing between `fed` and `head`.

@@ -1,5 +1,6 @@
 """The journal: what is true. The scheduler's only importer of psycopg."""
 
+from scheduler_service.journal.controls import ControlOutcome, ControlRequest, SignalOutcome, SignalRequest
 from scheduler_service.journal.errors import JournalError, JournalRefused, JournalUnavailable, SchemaMissing
 from scheduler_service.journal.items import (
     AdoptedRun,
@@ -39,6 +40,8 @@ __all__ = [
     "ClaimRequest",
     "Claimed",
     "ClaimedAttempt",
+    "ControlOutcome",
+    "ControlRequest",
     "CreateRun",
     "CreateRunOutcome",
     "DeadlineDue",
@@ -59,6 +62,8 @@ __all__ = [
     "ResolveRequest",
     "SchemaMissing",
     "ShardLease",
+    "SignalOutcome",
+    "SignalRequest",
     "open_journal",
     "shard_of",
 ]

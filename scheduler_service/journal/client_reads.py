@@ -40,6 +40,7 @@ class RunView:
     updated_at: datetime
     ended_at: datetime | None
     cancel_requested_at: datetime | None
+    halt_reason: str
     report: Mapping[str, Any] | None
     error: Mapping[str, Any] | None
     head_seq: int
@@ -298,10 +299,13 @@ def _columns(row: Row) -> Row:
 
 
 def _run(row: Row) -> RunView:
-    texts = ("run_id", "namespace", "key", "process", "state", "parent_run_id", "parent_effect_id", "cancel_reason")
-    return RunView(**(_columns(row) | {name: _text(row[name]) for name in texts}))
+    return RunView(**(_columns(row) | {name: _text(row[name]) for name in _RUN_TEXTS}))
 
 
+_RUN_TEXTS: Final = (
+    "run_id", "namespace", "key", "process", "state", "parent_run_id", "parent_effect_id", "cancel_reason",
+    "halt_reason",
+)  # fmt: skip
 _EFFECT_TEXTS: Final = (
     "effect_id", "run_id", "key", "namespace", "kind", "name", "harness", "pool", "state", "executor_id",
     "incarnation", "cancel_reason", "group_id", "run_state", "settled_type",

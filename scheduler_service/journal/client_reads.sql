@@ -4,7 +4,7 @@
 -- run --
 -- One run by id or by key. The event that ended it is the last of its kind up to end_seq.
 SELECT r.run_id, r.namespace, r.key, r.process, r.client_driven, r.state, r.labels, r.parent_run_id,
-       r.parent_effect_id, r.created_at, r.ended_at, r.cancel_requested_at, r.cancel_reason, r.report, r.error,
+       r.parent_effect_id, r.created_at, r.ended_at, r.cancel_requested_at, r.cancel_reason, r.halt_reason, r.report, r.error,
        r.unobserved_failures, h.seq AS head_seq, h.shard, h.recorded_at AS updated_at,
        created.data -> 'input' AS input, ended.result,
        (SELECT jsonb_object_agg(s.state, s.n) FROM (
@@ -58,7 +58,7 @@ WITH page AS (
     FROM filled f
 )
 SELECT s.run_id, s.namespace, s.key, s.process, s.client_driven, s.state, s.labels, s.parent_run_id,
-       s.parent_effect_id, s.created_at, s.ended_at, s.cancel_requested_at, s.cancel_reason, s.report, s.error,
+       s.parent_effect_id, s.created_at, s.ended_at, s.cancel_requested_at, s.cancel_reason, s.halt_reason, s.report, s.error,
        s.unobserved_failures, h.seq AS head_seq, h.shard, h.recorded_at AS updated_at, s.input, s.result,
        NULL::jsonb AS counts, s.found
 FROM sized s

@@ -21,6 +21,7 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from scheduler_service.journal import items
 from scheduler_service.journal.client_reads import ClientReads
+from scheduler_service.journal.controls import Controls
 from scheduler_service.journal.errors import JournalBusy, JournalRefused, JournalUnavailable, SchemaMissing
 from scheduler_service.journal.link import Link, Row, is_unavailable
 from scheduler_service.journal.statements import load_statements
@@ -54,7 +55,11 @@ class Journal:
         self._resolve = GroupWriter(self._links["request"], _SQL["resolve_external"], "resolve")
         self._lost = GroupWriter(self._links["dispatch"], _SQL["attempts_lost"], "lost")
         self._readopt = GroupWriter(self._links["dispatch"], _SQL["readopt"], "readopt")
-        self._writers = (self._append, self._create, self._cancel, self._resolve, self._lost, self._readopt)
+        #: Run control from outside.
+        self.controls = Controls(self._links["request"])
+        self._writers = (
+            self._append, self._create, self._cancel, self._resolve, self._lost, self._readopt, *self.controls.writers,
+        )  # fmt: skip
         self._pool = AsyncConnectionPool(
             dsn,
             min_size=1,

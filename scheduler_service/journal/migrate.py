@@ -20,6 +20,8 @@ MIGRATIONS: Final = Path(__file__).with_name("migrations")
 ROLES: Final = ("backburner_scheduler", "backburner_executor")
 _LOCK: Final = 0x6261636B62  # any number that nobody else uses as an advisory lock in this database
 _LOCK_TIMEOUT: Final = "10s"
+#: Where the grants begin in a file that has some: they are its last part.
+_GRANTS: Final = "REVOKE ALL ON ALL FUNCTIONS IN SCHEMA backburner FROM PUBLIC;"
 
 Connection = psycopg.AsyncConnection[Any]
 
@@ -145,10 +147,11 @@ async def _make_roles(connection: Connection) -> None:
 
 async def _grant(connection: Connection) -> None:
     """Grants again: the roles may be younger than the schema."""
-    grants = next(item for item in migrations() if item.name.endswith("_grants.sql"))
     async with connection.transaction():
         await connection.execute("SET LOCAL search_path = backburner, pg_catalog")
-        await connection.execute(grants.sql.encode())
+        for item in migrations():
+            _, begin, grants = item.sql.partition(_GRANTS)
+            await connection.execute((begin + grants).encode())
 
 
 def _read(path: Path) -> Migration:

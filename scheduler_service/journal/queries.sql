@@ -12,6 +12,15 @@ SELECT * FROM backburner.request_cancels_v1(%(items)s::jsonb)
 -- resolve_external --
 SELECT * FROM backburner.resolve_external_v1(%(items)s::jsonb)
 
+-- halt_runs --
+SELECT * FROM backburner.halt_runs_v1(%(items)s::jsonb)
+
+-- resume_runs --
+SELECT * FROM backburner.resume_runs_v1(%(items)s::jsonb)
+
+-- signal_runs --
+SELECT * FROM backburner.signal_runs_v1(%(items)s::jsonb)
+
 -- attempts_lost --
 SELECT * FROM backburner.attempts_lost_v1(%(items)s::jsonb)
 

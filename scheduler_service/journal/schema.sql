@@ -180,6 +180,7 @@ CREATE TABLE run_heads (
     open boolean NOT NULL DEFAULT true,
     state text NOT NULL,
     cancel_requested boolean NOT NULL DEFAULT false,
+    closing boolean NOT NULL DEFAULT false,
     append_id text,
     strikes integer NOT NULL DEFAULT 0,
     open_effects integer NOT NULL DEFAULT 0,
@@ -206,6 +207,8 @@ CREATE TABLE runs (
     end_seq bigint,
     cancel_requested_at timestamp with time zone,
     cancel_reason text,
+    halt_reason text,
+    resume_id text,
     report jsonb,
     error jsonb,
     unobserved_failures integer NOT NULL DEFAULT 0,
@@ -214,6 +217,7 @@ CREATE TABLE runs (
     CONSTRAINT runs_state_check CHECK ((state = ANY (ARRAY['RUNNING'::text, 'CANCELLING'::text, 'CLOSING'::text, 'HALTED'::text, 'PROCESS_ERROR'::text, 'COMPLETED'::text, 'FAILED'::text, 'CANCELLED'::text, 'CONTINUED'::text])))
 );
 COMMENT ON TABLE runs IS 'One row a run: what lists and polls show. Projection of the journal.';
+COMMENT ON COLUMN runs.resume_id IS 'Tells a repetition of the call that last resumed the run from another one.';
 CREATE UNIQUE INDEX runs_key ON backburner.runs USING btree (namespace, key) WHERE (key IS NOT NULL);
 CREATE INDEX runs_open ON backburner.runs USING btree (namespace, run_id DESC) WHERE (ended_at IS NULL);
 
@@ -386,6 +390,7 @@ BEGIN
             -- the very same append, not another one that its owner numbered alike after a doubt
             WHEN h.iteration = it.iteration AND h.append_id IS NOT DISTINCT FROM it.append_id THEN 'already'
             WHEN h.iteration + 1 IS DISTINCT FROM it.iteration THEN 'stale_iteration'
+            WHEN is_parked(h.state) AND NOT ends_without_process(it.rws) THEN 'parked'
             WHEN NOT h.open AND NOT types <@ '{EFFECT_CANCEL_REQUESTED,EFFECT_RESOLVED}' THEN 'run_closed'
             WHEN h.seq + n > history_max() AND types && '{EFFECT_REQUESTED,TIMER_SET,PROCESS_LOG,RUN_REPORTED}'
                 THEN 'history_limit'
@@ -432,11 +437,12 @@ BEGIN
                   AND t.ordinal = (r.item->'data'->>'ordinal')::int;
         END IF;
         h.seq := h.seq + n + jsonb_array_length(more);
-        IF types && '{RUN_CLOSING,RUN_COMPLETED,RUN_FAILED,RUN_CANCELLED,RUN_CONTINUED,RUN_HALTED,RUN_RESUMED,RUN_REPORTED,PROCESS_RUNTIME_ERROR}' THEN
+        IF types && '{RUN_CLOSING,RUN_COMPLETED,RUN_FAILED,RUN_CANCELLED,RUN_CONTINUED,RUN_HALTED,RUN_REPORTED,PROCESS_RUNTIME_ERROR}' THEN
             SELECT * INTO h FROM project_run(h, rws, h.seq - n - jsonb_array_length(more), ts);
         END IF;
         UPDATE run_heads u SET seq = h.seq, iteration = it.iteration, append_id = it.append_id, recorded_at = ts,
-                strikes = 0, open = h.open, state = h.state, open_effects = u.open_effects + requested - settled
+                strikes = 0, open = h.open, state = h.state, closing = h.closing,
+                open_effects = u.open_effects + requested - settled
             WHERE u.run_id = it.run_id;
         RETURN QUERY SELECT it.ord, 'ok', h.seq - n - jsonb_array_length(more) + 1, h.seq, ts, more, answers;
     END LOOP;
@@ -858,7 +864,7 @@ BEGIN
     LOOP
         SELECT * INTO h FROM run_heads u WHERE u.run_id = bucket.run_id FOR UPDATE SKIP LOCKED;
         held := held OR NOT FOUND;
-        IF NOT FOUND OR h.state IN ('HALTED', 'PROCESS_ERROR') THEN
+        IF NOT FOUND OR is_parked(h.state) THEN
             CONTINUE;
         END IF;
         ts := greatest(clock_timestamp(), h.recorded_at);
@@ -1031,6 +1037,16 @@ AS $function$
     SELECT CASE WHEN seconds IS NOT NULL THEN to_jsonb(round(seconds::numeric, 6)::text || 's') END
 $function$;
 
+CREATE OR REPLACE FUNCTION backburner.ends_without_process(rws jsonb)
+ RETURNS boolean
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+AS $function$
+    SELECT coalesce(bool_and(r->>'type' IN ('EFFECT_CANCEL_REQUESTED', 'RUN_CLOSING', 'RUN_CANCELLED')
+                             AND coalesce((r->>'cause')::bigint, 0) = 0), false)
+    FROM jsonb_array_elements(rws) r
+$function$;
+
 CREATE OR REPLACE FUNCTION backburner.executor_gone_v1(p_executor_id text, p_session_no integer)
  RETURNS void
  LANGUAGE sql
@@ -1091,6 +1107,47 @@ AS $function$
     SELECT CASE WHEN value IS NULL OR value IN ('null', '""') THEN '{}'::jsonb ELSE jsonb_build_object(name, value) END
 $function$;
 
+CREATE OR REPLACE FUNCTION backburner.halt_runs_v1(items jsonb)
+ RETURNS TABLE(ord integer, outcome text, head_seq bigint, recorded_at timestamp with time zone, extra jsonb)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+DECLARE
+    it record; h run_heads; ts timestamptz; d jsonb; many boolean := jsonb_array_length(items) > 1;
+BEGIN
+    FOR it IN
+        SELECT (t.n - 1)::int AS ord, i.* FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n),
+             jsonb_to_record(t.item) AS i(run_id uuid, reason text, actor text) ORDER BY i.run_id
+    LOOP
+        IF many THEN
+            SELECT * INTO h FROM run_heads WHERE run_id = it.run_id FOR UPDATE SKIP LOCKED;
+        ELSE
+            SELECT * INTO h FROM run_heads WHERE run_id = it.run_id FOR UPDATE;
+        END IF;
+        outcome := CASE
+            WHEN h.run_id IS NULL AND EXISTS (SELECT FROM run_heads WHERE run_id = it.run_id) THEN 'busy'
+            WHEN h.run_id IS NULL THEN 'not_found'
+            WHEN NOT h.open THEN 'run_closed'
+            WHEN h.state = 'HALTED' THEN 'already'
+            ELSE 'ok' END;
+        IF outcome <> 'ok' THEN
+            RETURN QUERY SELECT it.ord, outcome, coalesce(h.seq, 0), h.recorded_at, '[]'::jsonb;
+            CONTINUE;
+        END IF;
+        ts := greatest(clock_timestamp(), h.recorded_at);
+        d := field('reason', to_jsonb(it.reason));
+        INSERT INTO journal (run_id, seq, type, recorded_at, writer, data)
+            VALUES (it.run_id, h.seq + 1, 'RUN_HALTED', ts, it.actor, d);
+        UPDATE runs SET state = 'HALTED', halt_reason = it.reason WHERE run_id = it.run_id;
+        UPDATE run_heads u SET seq = h.seq + 1, recorded_at = ts, state = 'HALTED' WHERE u.run_id = it.run_id;
+        RETURN QUERY SELECT it.ord, 'ok', h.seq + 1, ts,
+            jsonb_build_array(jsonb_build_object('seq', h.seq + 1, 'type', 'RUN_HALTED', 'data', d));
+    END LOOP;
+END
+$function$;
+
 CREATE OR REPLACE FUNCTION backburner.harness_of(capability text)
  RETURNS text
  LANGUAGE sql
@@ -1111,6 +1168,14 @@ CREATE OR REPLACE FUNCTION backburner.is_live(state text)
  IMMUTABLE PARALLEL SAFE
 AS $function$
     SELECT state IN ('DISPATCHED', 'RUNNING', 'CANCELLING')
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.is_parked(state text)
+ RETURNS boolean
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+AS $function$
+    SELECT state IN ('HALTED', 'PROCESS_ERROR')
 $function$;
 
 CREATE OR REPLACE FUNCTION backburner.journal_is_append_only()
@@ -1170,7 +1235,7 @@ CREATE OR REPLACE FUNCTION backburner.owner_types()
  LANGUAGE sql
  IMMUTABLE PARALLEL SAFE
 AS $function$
-    SELECT '{RUN_CLOSING,RUN_COMPLETED,RUN_FAILED,RUN_CANCELLED,RUN_CONTINUED,RUN_HALTED,RUN_RESUMED,RUN_REPORTED,'
+    SELECT '{RUN_CLOSING,RUN_COMPLETED,RUN_FAILED,RUN_CANCELLED,RUN_CONTINUED,RUN_HALTED,RUN_REPORTED,'
            'PROCESS_RUNTIME_ERROR,PROCESS_LOG,PATCH_MARKED,CHILD_RUN_STARTED,TIMER_SET,TIMER_FIRED,EFFECT_REQUESTED,'
            'EFFECT_CANCEL_REQUESTED,EFFECT_RESOLVED}'::text[]
 $function$;
@@ -1187,7 +1252,7 @@ BEGIN
     FOR r IN SELECT item->>'type' AS type, item->'data' AS data, o
              FROM jsonb_array_elements(rws) WITH ORDINALITY t(item, o)
              WHERE item->>'type' IN ('RUN_CLOSING', 'RUN_COMPLETED', 'RUN_FAILED', 'RUN_CANCELLED', 'RUN_CONTINUED',
-                                     'RUN_HALTED', 'RUN_RESUMED', 'RUN_REPORTED', 'PROCESS_RUNTIME_ERROR') ORDER BY o
+                                     'RUN_HALTED', 'RUN_REPORTED', 'PROCESS_RUNTIME_ERROR') ORDER BY o
     LOOP
         IF r.type = 'RUN_REPORTED' THEN
             UPDATE runs SET report = r.data WHERE run_id = h.run_id;
@@ -1196,13 +1261,13 @@ BEGIN
         h.state := CASE r.type
             WHEN 'RUN_CLOSING' THEN 'CLOSING' WHEN 'RUN_HALTED' THEN 'HALTED'
             WHEN 'PROCESS_RUNTIME_ERROR' THEN 'PROCESS_ERROR'
-            WHEN 'RUN_RESUMED' THEN CASE WHEN h.state NOT IN ('HALTED', 'PROCESS_ERROR') THEN h.state
-                WHEN h.cancel_requested THEN 'CANCELLING' ELSE 'RUNNING' END
             ELSE replace(r.type, 'RUN_', '') END;
+        h.closing := h.closing OR r.type = 'RUN_CLOSING';
         h.open := r.type NOT IN ('RUN_COMPLETED', 'RUN_FAILED', 'RUN_CANCELLED', 'RUN_CONTINUED');
         UPDATE runs SET state = h.state, ended_at = CASE WHEN NOT h.open THEN ts END,
                 end_seq = CASE WHEN NOT h.open THEN before_seq + r.o END,
-                error = CASE WHEN r.type = 'RUN_RESUMED' THEN NULL ELSE coalesce(r.data->'error', error) END,
+                error = coalesce(r.data->'error', error),
+                halt_reason = CASE WHEN r.type = 'RUN_HALTED' THEN coalesce(r.data->>'reason', '') ELSE halt_reason END,
                 unobserved_failures = coalesce((r.data->>'unobserved_failures')::int, unobserved_failures)
             WHERE run_id = h.run_id;
     END LOOP;
@@ -1345,7 +1410,7 @@ BEGIN
                  poll_interval_s double precision, dispatch jsonb)
         WHERE r.item->>'type' = 'EFFECT_REQUESTED'
     ), decided AS (
-        SELECT a.*, e.executor_id IS NOT NULL AND h.state NOT IN ('HALTED', 'PROCESS_ERROR')
+        SELECT a.*, e.executor_id IS NOT NULL AND NOT is_parked(h.state)
                     AND a.kind IN ('SHELL', 'FUNCTION', 'AGENT') AND coalesce(a.not_before <= ts, true)
                     AND (a.group_id IS NULL OR coalesce(a.group_max, 1) >=
                         row_number() OVER (PARTITION BY a.group_id, e.executor_id IS NULL ORDER BY a.o)
@@ -1461,6 +1526,51 @@ BEGIN
 END
 $function$;
 
+CREATE OR REPLACE FUNCTION backburner.resume_runs_v1(items jsonb)
+ RETURNS TABLE(ord integer, outcome text, head_seq bigint, recorded_at timestamp with time zone, extra jsonb)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+DECLARE
+    it record; h run_heads; ts timestamptz; d jsonb; becomes text; many boolean := jsonb_array_length(items) > 1;
+BEGIN
+    FOR it IN
+        SELECT (t.n - 1)::int AS ord, i.* FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n),
+             jsonb_to_record(t.item) AS i(run_id uuid, reason text, actor text, call_id text) ORDER BY i.run_id
+    LOOP
+        IF many THEN
+            SELECT * INTO h FROM run_heads WHERE run_id = it.run_id FOR UPDATE SKIP LOCKED;
+        ELSE
+            SELECT * INTO h FROM run_heads WHERE run_id = it.run_id FOR UPDATE;
+        END IF;
+        outcome := CASE
+            WHEN h.run_id IS NULL AND EXISTS (SELECT FROM run_heads WHERE run_id = it.run_id) THEN 'busy'
+            WHEN h.run_id IS NULL THEN 'not_found'
+            WHEN EXISTS (SELECT FROM runs r WHERE r.run_id = it.run_id AND r.resume_id = it.call_id) THEN 'already'
+            WHEN NOT h.open THEN 'run_closed'
+            WHEN NOT is_parked(h.state) THEN 'not_parked'
+            ELSE 'ok' END;
+        IF outcome <> 'ok' THEN
+            RETURN QUERY SELECT it.ord, outcome, coalesce(h.seq, 0), h.recorded_at, '[]'::jsonb;
+            CONTINUE;
+        END IF;
+        ts := greatest(clock_timestamp(), h.recorded_at);
+        becomes := CASE WHEN h.closing THEN 'CLOSING' WHEN h.cancel_requested THEN 'CANCELLING' ELSE 'RUNNING' END;
+        d := field('reason', to_jsonb(it.reason)) || jsonb_build_object('state', 'RUN_STATE_' || becomes);
+        INSERT INTO journal (run_id, seq, type, recorded_at, writer, data)
+            VALUES (it.run_id, h.seq + 1, 'RUN_RESUMED', ts, it.actor, d);
+        UPDATE runs SET state = becomes, error = NULL, halt_reason = NULL, resume_id = it.call_id
+            WHERE run_id = it.run_id;
+        UPDATE run_heads u SET seq = h.seq + 1, recorded_at = ts, state = becomes, strikes = 0
+            WHERE u.run_id = it.run_id;
+        RETURN QUERY SELECT it.ord, 'ok', h.seq + 1, ts,
+            jsonb_build_array(jsonb_build_object('seq', h.seq + 1, 'type', 'RUN_RESUMED', 'data', d));
+    END LOOP;
+END
+$function$;
+
 CREATE OR REPLACE FUNCTION backburner.retry_pause(initial_s double precision, backoff double precision, max_interval_s double precision, starts integer)
  RETURNS double precision
  LANGUAGE sql
@@ -1539,6 +1649,59 @@ CREATE OR REPLACE FUNCTION backburner.shard_of(run_id uuid)
  IMMUTABLE PARALLEL SAFE
 AS $function$
     SELECT get_byte(uuid_send(run_id), 15) % 16
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.signal_runs_v1(items jsonb)
+ RETURNS TABLE(ord integer, outcome text, seq bigint, head_seq bigint, recorded_at timestamp with time zone, extra jsonb)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+DECLARE
+    it record; h run_heads; known requests; ts timestamptz; many boolean := jsonb_array_length(items) > 1;
+BEGIN
+    FOR it IN
+        SELECT (t.n - 1)::int AS ord, i.* FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n),
+             jsonb_to_record(t.item) AS i(run_id uuid, namespace text, request_id text, digest text, data jsonb,
+                                          actor text)
+        ORDER BY i.namespace, i.request_id, i.run_id
+    LOOP
+        IF many THEN
+            SELECT * INTO h FROM run_heads WHERE run_id = it.run_id FOR UPDATE SKIP LOCKED;
+        ELSE
+            SELECT * INTO h FROM run_heads WHERE run_id = it.run_id FOR UPDATE;
+        END IF;
+        DELETE FROM requests q WHERE q.namespace = it.namespace AND q.request_id = it.request_id
+            AND q.created_at < clock_timestamp() - interval '24 h';
+        SELECT * INTO known FROM requests q WHERE q.namespace = it.namespace AND q.request_id = it.request_id;
+        outcome := CASE
+            WHEN h.run_id IS NULL AND EXISTS (SELECT FROM run_heads WHERE run_id = it.run_id) THEN 'busy'
+            WHEN h.run_id IS NULL THEN 'not_found'
+            WHEN known.kind = 'SIGNAL_RUN' AND known.digest = it.digest THEN 'already'
+            WHEN known.kind IS NOT NULL THEN 'request_conflict'
+            WHEN NOT h.open THEN 'run_closed'
+            WHEN h.seq >= history_max() THEN 'history_limit'
+            ELSE 'ok' END;
+        IF outcome = 'ok' THEN
+            ts := greatest(clock_timestamp(), h.recorded_at);
+            INSERT INTO requests (namespace, request_id, kind, digest, answer, created_at)
+                VALUES (it.namespace, it.request_id, 'SIGNAL_RUN', it.digest, jsonb_build_object('seq', h.seq + 1), ts)
+                ON CONFLICT DO NOTHING;
+            outcome := CASE WHEN FOUND THEN 'ok' ELSE 'busy' END;  -- somebody used the id just now: look again
+        END IF;
+        IF outcome <> 'ok' THEN
+            RETURN QUERY SELECT it.ord, outcome, (known.answer->>'seq')::bigint, coalesce(h.seq, 0), h.recorded_at,
+                '[]'::jsonb;
+            CONTINUE;
+        END IF;
+        INSERT INTO journal (run_id, seq, type, recorded_at, writer, data)
+            VALUES (it.run_id, h.seq + 1, 'SIGNAL_RECEIVED', ts, it.actor, it.data);
+        UPDATE run_heads u SET seq = h.seq + 1, recorded_at = ts WHERE u.run_id = it.run_id;
+        RETURN QUERY SELECT it.ord, 'ok', h.seq + 1, h.seq + 1, ts,
+            jsonb_build_array(jsonb_build_object('seq', h.seq + 1, 'type', 'SIGNAL_RECEIVED', 'data', it.data));
+    END LOOP;
+END
 $function$;
 
 CREATE OR REPLACE FUNCTION backburner.strike_v1(p_run_id uuid, p_epoch bigint)

@@ -110,11 +110,13 @@ def _run_transitions() -> dict[tuple[RunState, str], RunState]:
         table[state, "RUN_HALTED"] = _R.HALTED
         table[state, "PROCESS_RUNTIME_ERROR"] = _R.PROCESS_ERROR
         table[state, "RUN_CANCEL_REQUESTED"] = _R.CLOSING if state is _R.CLOSING else _R.CANCELLING
-        table[state, "RUN_RESUMED"] = state
+    table[_R.PROCESS_ERROR, "RUN_HALTED"] = _R.HALTED
     for state in (_R.HALTED, _R.PROCESS_ERROR):
-        table |= {(state, "RUN_RESUMED"): _R.RUNNING, (state, "RUN_CANCEL_REQUESTED"): state}
-        table |= {(state, "RUN_HALTED"): _R.HALTED, (state, "PROCESS_RUNTIME_ERROR"): _R.PROCESS_ERROR}
-        table[state, "RUN_CANCELLED"] = _R.CANCELLED  # a parked run that is cancelled has no code to ask
+        # It goes on as what it was: the row says as what.
+        table |= {(state, f"RUN_RESUMED:{back}"): back for back in (_R.RUNNING, _R.CANCELLING, _R.CLOSING)}
+        # A parked run that is cancelled has no code to ask: its owner ends it.
+        table |= {(state, "RUN_CANCEL_REQUESTED"): state, (state, "RUN_CLOSING"): _R.CLOSING}
+        table[state, "RUN_CANCELLED"] = _R.CANCELLED
     return table
 
 
@@ -130,10 +132,10 @@ def first_state(spec: Mapping[str, Any]) -> EffectState:
 
 
 def trigger(event_type: str, data: Mapping[str, Any]) -> str:
-    """The table's name of an event: its type, and for EFFECT_RESOLVED the state that it says."""
-    if event_type != "EFFECT_RESOLVED":
+    """The table's name of an event: its type, and for EFFECT_RESOLVED and RUN_RESUMED the state that it says."""
+    if event_type not in ("EFFECT_RESOLVED", "RUN_RESUMED"):
         return event_type
-    return f"EFFECT_RESOLVED:{str(data.get('state', '')).removeprefix('EFFECT_STATE_')}"
+    return f"{event_type}:{str(data.get('state', '')).removeprefix('EFFECT_STATE_').removeprefix('RUN_STATE_')}"
 
 
 S = TypeVar("S", EffectState, RunState)

@@ -19,6 +19,7 @@ SCHEDULER_FUNCTIONS: Final = {
     "contract_v1", "shard_of", "create_runs_v1", "append_v1", "request_cancels_v1", "resolve_external_v1", "claim_v1",
     "executor_hello_v1", "executors_seen_v1", "executor_gone_v1", "readopt_v1", "attempts_lost_v1", "claim_shards_v1",
     "renew_shards_v1", "release_shards_v1", "adopt_runs_v1", "strike_v1",
+    "halt_runs_v1", "resume_runs_v1", "signal_runs_v1",
 }  # fmt: skip
 ACLS: Final = """
 SELECT 'relation ' || relname AS name, (SELECT array_agg(a::text ORDER BY a::text) FROM unnest(relacl) a) AS acl

@@ -57,9 +57,16 @@ class Run:
     cancelled: bool = False
     ended: bool = False
 
+    closing: bool = False
+
     @property
     def parked(self) -> bool:
-        return self.state == "HALTED"
+        return self.state in ("HALTED", "PROCESS_ERROR")
+
+    @property
+    def expected(self) -> str:
+        """What the owner's next append is answered with."""
+        return "run_closed" if self.ended else "parked" if self.parked else "ok"
 
 
 class JournalMachine(RuleBasedStateMachine):
@@ -128,10 +135,10 @@ class JournalMachine(RuleBasedStateMachine):
         run, key = self.model[run_id], f"k{len(self.known)}"
         dispatch = items.dispatch(run_id, key, self.session_no) if fast else None
         outcome = self.append(run_id, items.requested(run_id, key, kind=kind, max_attempts=most, dispatch=dispatch))
-        assert outcome == ("run_closed" if run.ended else "ok")
-        if run.ended:
+        assert outcome == run.expected
+        if outcome != "ok":
             return run_id, ""
-        granted = fast and kind == "FUNCTION" and not run.parked
+        granted = fast and kind == "FUNCTION"
         state = "DISPATCHED" if granted else "WAITING" if kind == "EXTERNAL" else "QUEUED"
         self.known[run_id, key] = Effect(run_id, key, kind, most, state, int(granted), int(granted))
         return run_id, key
@@ -140,35 +147,43 @@ class JournalMachine(RuleBasedStateMachine):
     def cancel_by_process(self, ref: tuple[str, str]) -> None:
         effect = self.known.get(ref)
         if effect is not None and not self.model[effect.run].ended:
-            assert self.append(effect.run, items.cancel(*ref)) == "ok"
+            expected = self.model[effect.run].expected
+            assert self.append(effect.run, items.cancel(*ref)) == expected
+            if expected == "ok":
+                self._cancelled(effect)
+
+    @rule(ref=effects)
+    def cancel_without_process(self, ref: tuple[str, str]) -> None:
+        """As the owner does that ends a run without its process: parked or not."""
+        effect = self.known.get(ref)
+        if effect is not None and not self.model[effect.run].ended:
+            assert self.append(effect.run, items.cancel(*ref, cause=0)) == "ok"
             self._cancelled(effect)
 
     @rule(ref=effects)
     def settle_by_owner(self, ref: tuple[str, str]) -> None:
         effect = self.known.get(ref)
         if effect is not None and not self.model[effect.run].ended:
-            assert self.append(effect.run, items.resolved(*ref)) == "ok"
-            if effect.state not in LIVE + SETTLED:
+            expected = self.model[effect.run].expected
+            assert self.append(effect.run, items.resolved(*ref)) == expected
+            if expected == "ok" and effect.state not in LIVE + SETTLED:
                 effect.state = "TIMED_OUT"
 
-    @rule(run_id=runs, type_=st.sampled_from(["RUN_HALTED", "RUN_RESUMED", "RUN_CLOSING"]))
+    @rule(run_id=runs, type_=st.sampled_from(["RUN_HALTED", "PROCESS_RUNTIME_ERROR", "RUN_CLOSING"]))
     def change_state(self, run_id: str, type_: str) -> None:
         run = self.model[run_id]
-        if run.ended or (run.parked and type_ == "RUN_CLOSING") or (not run.parked and type_ == "RUN_RESUMED"):
+        if run.state == "CLOSING" == type_.removeprefix("RUN_"):
             return
-        assert self.append(run_id, items.row(type_)) == "ok"
-        if type_ == "RUN_HALTED":
-            run.state = "HALTED"
-        elif type_ == "RUN_CLOSING":
-            run.state = "CLOSING"
-        elif run.parked:
-            run.state = "CANCELLING" if run.cancelled else "RUNNING"
+        assert self.append(run_id, items.row(type_, 1)) == run.expected
+        if run.expected == "ok":
+            run.closing = run.closing or type_ == "RUN_CLOSING"
+            run.state = "PROCESS_ERROR" if type_ == "PROCESS_RUNTIME_ERROR" else type_.removeprefix("RUN_")
 
     @rule(run_id=consumes(runs))
     def end(self, run_id: str) -> None:
         run = self.model[run_id]
-        if not run.parked:
-            assert self.append(run_id, items.row("RUN_COMPLETED")) == "ok"
+        assert self.append(run_id, items.row("RUN_COMPLETED")) == run.expected
+        if run.expected == "ok":
             run.ended = True
             assert self.append(run_id, items.row("PROCESS_LOG")) == "run_closed"
 
@@ -215,6 +230,31 @@ class JournalMachine(RuleBasedStateMachine):
         if expected == "ok":
             run.cancelled = True
             run.state = "CANCELLING" if run.state == "RUNNING" else run.state
+
+    @rule(run_id=runs)
+    def halt(self, run_id: str) -> None:
+        run = self.model[run_id]
+        expected = "run_closed" if run.ended else "already" if run.state == "HALTED" else "ok"
+        assert self.one("halt_runs_v1", items.control(run_id)) == expected
+        if not run.ended:
+            run.state = "HALTED"
+
+    @rule(run_id=runs)
+    def resume(self, run_id: str) -> None:
+        run, item = self.model[run_id], items.control(run_id)
+        expected = "run_closed" if run.ended else "ok" if run.parked else "not_parked"
+        assert self.one("resume_runs_v1", item) == expected
+        if expected == "ok":
+            run.state = "CLOSING" if run.closing else "CANCELLING" if run.cancelled else "RUNNING"
+            assert self.one("resume_runs_v1", item) == "already", "I14: the repetition of a resumption"
+
+    @rule(run_id=runs)
+    def send_signal(self, run_id: str) -> None:
+        item = items.signal(run_id)
+        ended = self.model[run_id].ended
+        assert [self.one("signal_runs_v1", item) for _ in range(2)] == (
+            ["run_closed"] * 2 if ended else ["ok", "already"]
+        )
 
     @rule(ref=effects, value=st.integers(1, 2))
     def resolve(self, ref: tuple[str, str], value: int) -> None:

@@ -164,6 +164,12 @@ class Scene:
         [answer] = self.call("request_cancels_v1", [item])
         return answer
 
+    def resume(self, run_id: str) -> Row:
+        """A halted or parked run goes on."""
+        item = {"run_id": run_id, "reason": "", "actor": "api/test", "call_id": new_id()}
+        [answer] = self.call("resume_runs_v1", [item])
+        return answer
+
     def resolve(self, run_id: str, effect_id: str, state: str = "SUCCEEDED", **values: Any) -> Row:
         """An answer from outside."""
         item = {

@@ -7,6 +7,7 @@
 --   create_runs_v1 -> append_v1 (requests, timers, ends) -> claim_v1 (dispatch) -> attempts_started_v1,
 --   attempts_progress_v1, attempts_settle_v1 (executors) -> append_v1 ...
 --   request_cancels_v1, resolve_external_v1 (any replica), attempts_lost_v1, readopt_v1 (owner, holder)
+--   halt_runs_v1, resume_runs_v1, signal_runs_v1 (any replica)
 --   executor_hello_v1, executors_seen_v1, executor_gone_v1; claim_shards_v1, renew_shards_v1, release_shards_v1,
 --   adopt_runs_v1, strike_v1
 --
@@ -37,6 +38,8 @@ CREATE TABLE runs (
     end_seq bigint,
     cancel_requested_at timestamptz,
     cancel_reason text,
+    halt_reason text,
+    resume_id text,
     report jsonb,
     error jsonb,
     unobserved_failures int NOT NULL DEFAULT 0,
@@ -44,6 +47,7 @@ CREATE TABLE runs (
         CHECK ((state IN ('COMPLETED', 'FAILED', 'CANCELLED', 'CONTINUED')) = (ended_at IS NOT NULL))
 );
 COMMENT ON TABLE runs IS 'One row a run: what lists and polls show. Projection of the journal.';
+COMMENT ON COLUMN runs.resume_id IS 'Tells a repetition of the call that last resumed the run from another one.';
 CREATE UNIQUE INDEX runs_key ON runs (namespace, key) WHERE key IS NOT NULL;
 CREATE INDEX runs_open ON runs (namespace, run_id DESC) WHERE ended_at IS NULL;
 
@@ -57,6 +61,7 @@ CREATE TABLE run_heads (
     open boolean NOT NULL DEFAULT true,
     state text NOT NULL,
     cancel_requested boolean NOT NULL DEFAULT false,
+    closing boolean NOT NULL DEFAULT false,
     append_id text,
     strikes int NOT NULL DEFAULT 0,
     open_effects int NOT NULL DEFAULT 0

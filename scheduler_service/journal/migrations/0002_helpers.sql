@@ -39,9 +39,21 @@ CREATE FUNCTION output_bytes_max() RETURNS bigint LANGUAGE sql IMMUTABLE PARALLE
 
 -- Types of rows that the owner of a run may send; `journal/writers.py` says the same.
 CREATE FUNCTION owner_types() RETURNS text[] LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT '{RUN_CLOSING,RUN_COMPLETED,RUN_FAILED,RUN_CANCELLED,RUN_CONTINUED,RUN_HALTED,RUN_RESUMED,RUN_REPORTED,'
+    SELECT '{RUN_CLOSING,RUN_COMPLETED,RUN_FAILED,RUN_CANCELLED,RUN_CONTINUED,RUN_HALTED,RUN_REPORTED,'
            'PROCESS_RUNTIME_ERROR,PROCESS_LOG,PATCH_MARKED,CHILD_RUN_STARTED,TIMER_SET,TIMER_FIRED,EFFECT_REQUESTED,'
            'EFFECT_CANCEL_REQUESTED,EFFECT_RESOLVED}'::text[]
+$$;
+
+-- True for the states in which a run does not go on until somebody resumes it.
+CREATE FUNCTION is_parked(state text) RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT state IN ('HALTED', 'PROCESS_ERROR')
+$$;
+
+-- True for rows with which an owner ends a run without its process: all that it may append to a parked one.
+CREATE FUNCTION ends_without_process(rws jsonb) RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT coalesce(bool_and(r->>'type' IN ('EFFECT_CANCEL_REQUESTED', 'RUN_CLOSING', 'RUN_CANCELLED')
+                             AND coalesce((r->>'cause')::bigint, 0) = 0), false)
+    FROM jsonb_array_elements(rws) r
 $$;
 
 -- Most rows of a run that its owner may write; then only its end.

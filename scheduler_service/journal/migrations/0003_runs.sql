@@ -97,6 +97,7 @@ BEGIN
             -- the very same append, not another one that its owner numbered alike after a doubt
             WHEN h.iteration = it.iteration AND h.append_id IS NOT DISTINCT FROM it.append_id THEN 'already'
             WHEN h.iteration + 1 IS DISTINCT FROM it.iteration THEN 'stale_iteration'
+            WHEN is_parked(h.state) AND NOT ends_without_process(it.rws) THEN 'parked'
             WHEN NOT h.open AND NOT types <@ '{EFFECT_CANCEL_REQUESTED,EFFECT_RESOLVED}' THEN 'run_closed'
             WHEN h.seq + n > history_max() AND types && '{EFFECT_REQUESTED,TIMER_SET,PROCESS_LOG,RUN_REPORTED}'
                 THEN 'history_limit'
@@ -143,11 +144,12 @@ BEGIN
                   AND t.ordinal = (r.item->'data'->>'ordinal')::int;
         END IF;
         h.seq := h.seq + n + jsonb_array_length(more);
-        IF types && '{RUN_CLOSING,RUN_COMPLETED,RUN_FAILED,RUN_CANCELLED,RUN_CONTINUED,RUN_HALTED,RUN_RESUMED,RUN_REPORTED,PROCESS_RUNTIME_ERROR}' THEN
+        IF types && '{RUN_CLOSING,RUN_COMPLETED,RUN_FAILED,RUN_CANCELLED,RUN_CONTINUED,RUN_HALTED,RUN_REPORTED,PROCESS_RUNTIME_ERROR}' THEN
             SELECT * INTO h FROM project_run(h, rws, h.seq - n - jsonb_array_length(more), ts);
         END IF;
         UPDATE run_heads u SET seq = h.seq, iteration = it.iteration, append_id = it.append_id, recorded_at = ts,
-                strikes = 0, open = h.open, state = h.state, open_effects = u.open_effects + requested - settled
+                strikes = 0, open = h.open, state = h.state, closing = h.closing,
+                open_effects = u.open_effects + requested - settled
             WHERE u.run_id = it.run_id;
         RETURN QUERY SELECT it.ord, 'ok', h.seq - n - jsonb_array_length(more) + 1, h.seq, ts, more, answers;
     END LOOP;
@@ -175,7 +177,7 @@ BEGIN
                  poll_interval_s double precision, dispatch jsonb)
         WHERE r.item->>'type' = 'EFFECT_REQUESTED'
     ), decided AS (
-        SELECT a.*, e.executor_id IS NOT NULL AND h.state NOT IN ('HALTED', 'PROCESS_ERROR')
+        SELECT a.*, e.executor_id IS NOT NULL AND NOT is_parked(h.state)
                     AND a.kind IN ('SHELL', 'FUNCTION', 'AGENT') AND coalesce(a.not_before <= ts, true)
                     AND (a.group_id IS NULL OR coalesce(a.group_max, 1) >=
                         row_number() OVER (PARTITION BY a.group_id, e.executor_id IS NULL ORDER BY a.o)
@@ -304,7 +306,7 @@ BEGIN
     FOR r IN SELECT item->>'type' AS type, item->'data' AS data, o
              FROM jsonb_array_elements(rws) WITH ORDINALITY t(item, o)
              WHERE item->>'type' IN ('RUN_CLOSING', 'RUN_COMPLETED', 'RUN_FAILED', 'RUN_CANCELLED', 'RUN_CONTINUED',
-                                     'RUN_HALTED', 'RUN_RESUMED', 'RUN_REPORTED', 'PROCESS_RUNTIME_ERROR') ORDER BY o
+                                     'RUN_HALTED', 'RUN_REPORTED', 'PROCESS_RUNTIME_ERROR') ORDER BY o
     LOOP
         IF r.type = 'RUN_REPORTED' THEN
             UPDATE runs SET report = r.data WHERE run_id = h.run_id;
@@ -313,13 +315,13 @@ BEGIN
         h.state := CASE r.type
             WHEN 'RUN_CLOSING' THEN 'CLOSING' WHEN 'RUN_HALTED' THEN 'HALTED'
             WHEN 'PROCESS_RUNTIME_ERROR' THEN 'PROCESS_ERROR'
-            WHEN 'RUN_RESUMED' THEN CASE WHEN h.state NOT IN ('HALTED', 'PROCESS_ERROR') THEN h.state
-                WHEN h.cancel_requested THEN 'CANCELLING' ELSE 'RUNNING' END
             ELSE replace(r.type, 'RUN_', '') END;
+        h.closing := h.closing OR r.type = 'RUN_CLOSING';
         h.open := r.type NOT IN ('RUN_COMPLETED', 'RUN_FAILED', 'RUN_CANCELLED', 'RUN_CONTINUED');
         UPDATE runs SET state = h.state, ended_at = CASE WHEN NOT h.open THEN ts END,
                 end_seq = CASE WHEN NOT h.open THEN before_seq + r.o END,
-                error = CASE WHEN r.type = 'RUN_RESUMED' THEN NULL ELSE coalesce(r.data->'error', error) END,
+                error = coalesce(r.data->'error', error),
+                halt_reason = CASE WHEN r.type = 'RUN_HALTED' THEN coalesce(r.data->>'reason', '') ELSE halt_reason END,
                 unobserved_failures = coalesce((r.data->>'unobserved_failures')::int, unobserved_failures)
             WHERE run_id = h.run_id;
     END LOOP;

@@ -42,7 +42,7 @@ BEGIN
     LOOP
         SELECT * INTO h FROM run_heads u WHERE u.run_id = bucket.run_id FOR UPDATE SKIP LOCKED;
         held := held OR NOT FOUND;
-        IF NOT FOUND OR h.state IN ('HALTED', 'PROCESS_ERROR') THEN
+        IF NOT FOUND OR is_parked(h.state) THEN
             CONTINUE;
         END IF;
         ts := greatest(clock_timestamp(), h.recorded_at);

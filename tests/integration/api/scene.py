@@ -59,6 +59,7 @@ class StubEngine:
         self.attempts: list[LiveAttempt] = []
         self._heads: dict[str, int] = {}
         self._news = asyncio.Condition()
+        self.control = journal.controls
 
     def processes(self) -> Mapping[str, AnyProcess]:
         return {"p": ProcessDefinition("p", _process)}

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from backburner.scheduler.v1 import operator_service_pb2, scheduler_service_pb2
-from tests.integration.api.scene import Scene, external, log_row, shell
+from tests.integration.api.scene import NOWHERE, Scene, external, log_row, shell
 
 ALLOWED = {
     grpc.StatusCode.OK,
@@ -132,7 +132,7 @@ async def test_no_message_makes_an_internal_error_or_hangs(at: Scene, caplog: py
     await at.append(run_id, log_row(1))
     known = {
         "namespace": ["", "default"], "run_id": [run_id], "effect_id": [ask, ""], "key": ["ask", "known-key", ""],
-        "keys": ["ask", "sh"], "process": ["p"], "processes": ["p"], "request_id": [""], "reuse_from": [""],
+        "keys": ["ask", "sh"], "process": ["p"], "processes": ["p"], "request_id": ["", NOWHERE], "name": ["go"], "reuse_from": [""],
         "page_token": [""], "input": ["files", "depth"], "label": ["a", "b"], "choice": ["yes"],
     }  # fmt: skip
     answers: dict[str, set[grpc.StatusCode]] = {}

@@ -197,8 +197,6 @@ async def test_a_run_says_what_it_waits_for(at: Scene) -> None:
 
 async def test_what_is_not_there_yet_says_so(at: Scene) -> None:
     for call in (
-        at.client.HaltRun(pb.HaltRunRequest(run_id=NOWHERE)),
-        at.client.SignalRun(pb.SignalRunRequest(run_id=NOWHERE)),
         at.client.RequestEffects(pb.RequestEffectsRequest(run_id=NOWHERE)),
         at.client.CreateRun(pb.CreateRunRequest(client=pb.ClientDriven())),
         at.client.ReadBlob(pb.ReadBlobRequest(run_id=NOWHERE)).read(),

@@ -110,7 +110,7 @@ async def test_a_watch_ends_when_the_run_is_parked_and_can_go_on_when_it_is_resu
     await at.append(run_id, parked)
     frames = await collect(at.client.WatchRun(pb.WatchRunRequest(run_id=run_id)))
     assert frames[-1].end.reason == End.REASON_PARKED
-    await at.append(run_id, {"type": "RUN_RESUMED", "cause": 0, "data": {}})
+    await at.client.ResumeRun(pb.ResumeRunRequest(run_id=run_id))
     call = at.client.WatchRun(pb.WatchRunRequest(run_id=run_id, after_seq=1))
     assert [(await read(call)).event.seq for _ in range(2)] == [2, 3]
     await at.end(run_id)

@@ -86,15 +86,10 @@ def _check_head(journal: Sequence[Row], effects: Sequence[Row], head: Row) -> No
 
 
 def _fold_run(journal: Sequence[Row]) -> RunState:
-    """The state table knows no flags: a run whose cancel was asked for is resumed into CANCELLING, not RUNNING."""
-    state, cancelled = RunState.RUNNING, False
+    state = RunState.RUNNING
     for row in journal[1:]:
         name = row["type"]
-        cancelled = cancelled or name == "RUN_CANCEL_REQUESTED"
-        if name != "PROCESS_RUNTIME_ERROR" and (not name.startswith("RUN_") or name == "RUN_REPORTED"):
-            continue
-        parked = state in {RunState.HALTED, RunState.PROCESS_ERROR}
-        state = apply(RUN_TRANSITIONS, state, name, subject=str(row["run_id"]), seq=row["seq"])
-        if parked and cancelled and name == "RUN_RESUMED":
-            state = RunState.CANCELLING
+        if name == "PROCESS_RUNTIME_ERROR" or (name.startswith("RUN_") and name != "RUN_REPORTED"):
+            name = trigger(name, row["data"])
+            state = apply(RUN_TRANSITIONS, state, name, subject=str(row["run_id"]), seq=row["seq"])
     return state

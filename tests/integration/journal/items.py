@@ -128,6 +128,19 @@ def cancel_request(run_id: str, key: str | None = None, **fields: Any) -> Item:
     } | fields  # fmt: skip
 
 
+def control(run_id: str, **fields: Any) -> Item:
+    """An item of halt_runs_v1 or resume_runs_v1."""
+    return {"run_id": run_id, "reason": "look", "actor": "client/t", "call_id": uuid.uuid4().hex} | fields
+
+
+def signal(run_id: str, request_id: str = "", **fields: Any) -> Item:
+    """An item of signal_runs_v1."""
+    return {
+        "run_id": run_id, "namespace": NAMESPACE, "request_id": request_id or uuid.uuid4().hex, "digest": "d",
+        "data": {"name": "go", "value": {"value": 1}}, "actor": "client/t",
+    } | fields  # fmt: skip
+
+
 def answer(run_id: str, key: str, **fields: Any) -> Item:
     """An item of resolve_external_v1."""
     return {

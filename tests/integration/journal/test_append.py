@@ -170,11 +170,11 @@ def test_group_without_a_number_is_one_at_a_time(scene: Scene, executor: Session
     assert len(scene.queued()) == 2
 
 
-def test_parked_run_gets_no_fast_path(scene: Scene, executor: Session) -> None:
+def test_owner_cannot_append_to_a_parked_run(scene: Scene, executor: Session) -> None:
     run_id = scene.run()
     scene.append(run_id, plain_row("RUN_HALTED", reason="ask"))
     answer, _ = scene.fast(executor, run_id, "a")
-    assert answer["extra"] == []
+    assert (answer["outcome"], answer["head_seq"], answer["extra"]) == ("parked", 2, [])
 
 
 def test_effect_that_is_asked_for_and_cancelled_in_one_step(scene: Scene) -> None:
@@ -248,7 +248,6 @@ def test_timers_are_projected(scene: Scene) -> None:
         (["RUN_CLOSING", "RUN_COMPLETED"], "COMPLETED", False),
         (["RUN_HALTED"], "HALTED", True),
         (["PROCESS_RUNTIME_ERROR"], "PROCESS_ERROR", True),
-        (["PROCESS_RUNTIME_ERROR", "RUN_RESUMED"], "RUNNING", True),
         (["RUN_CANCELLED"], "CANCELLED", False),
         (["RUN_FAILED"], "FAILED", False),
         (["RUN_REPORTED"], "RUNNING", True),
@@ -266,7 +265,7 @@ def test_resumed_run_remembers_that_its_cancel_was_asked_for(scene: Scene) -> No
     run_id = scene.run()
     scene.append(run_id, plain_row("RUN_HALTED"))
     scene.cancel(run_id)
-    scene.append(run_id, plain_row("RUN_RESUMED"))
+    scene.resume(run_id)
     assert scene.head(run_id)["state"] == "CANCELLING"
 
 

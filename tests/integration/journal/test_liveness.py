@@ -37,7 +37,7 @@ def test_claim_passes_over_what_a_parked_run_has_queued(scene: Scene, executor: 
     scene.append(parked, plain_row("RUN_HALTED"))
     scene.append(running, request_row("a"), request_row("b"))
     assert {attempt.key for attempt in scene.claim(executor, 2)} == {"a", "b"}
-    scene.append(parked, plain_row("RUN_RESUMED"))
+    scene.resume(parked)
     assert len(scene.claim(executor, 100)) == 20
 
 

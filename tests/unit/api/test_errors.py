@@ -22,6 +22,8 @@ EXAMPLES = [
     errors.RunKeyConflict("default", "k", "aa", "bb"),
     errors.RequestIdReused("default", "q"),
     errors.RunClosed("r", "COMPLETED"),
+    errors.NotParked("r", "RUNNING"),
+    errors.HistoryLimit("r", 200_000),
     errors.EffectSettled("e", "FAILED"),
     errors.EffectHasExecutor("e", "SHELL"),
     errors.CursorAhead("r", 9, 3),

@@ -119,7 +119,7 @@ def test_negative_positions_are_refused() -> None:
 
 def test_nul_is_refused_wherever_text_is_stored() -> None:
     cancel = pb.CancelRunRequest(run_id=RUN, reason="a\x00b")
-    assert fields(run_requests.run_cancel, cancel) == ["reason"]
+    assert fields(run_requests.run_reason, cancel) == ["reason"]
     failed = pb.ResolveEffectRequest(effect=pb.EffectName(effect_id=RUN), failed=pb.ExternalFailure(message="\x00"))
     assert fields(effect_requests.resolution, failed) == ["failed.message"]
 

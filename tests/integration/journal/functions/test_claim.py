@@ -139,7 +139,7 @@ async def test_parked_run_is_not_dispatched_and_holds_up_nobody(at: Desk, parkin
     await at.append(parked, items.row(parking, 1, error={"kind": "EXCEPTION"}))
     await at.request(other, "a")
     assert keys(await at.claim(slots=4)) == ["a"]
-    await at.append(parked, items.row("RUN_RESUMED", 0))
+    await at.one("resume_runs_v1", items.control(parked))
     assert keys(await at.claim(slots=4)) == ["k0", "k1", "k2", "k3"]
 
 

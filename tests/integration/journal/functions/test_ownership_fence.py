@@ -47,10 +47,3 @@ async def test_key_that_the_run_has_is_refused_and_changes_nothing(at: Desk) -> 
     with pytest.raises(psycopg.errors.UniqueViolation):
         await at.append(run_id, LOG, items.requested(run_id, "a"))
     assert await at.types(run_id) == ["EFFECT_REQUESTED"]
-
-
-async def test_resuming_a_run_that_closes_leaves_it_closing(at: Desk) -> None:
-    run_id = await at.create()
-    await at.append(run_id, items.row("RUN_CLOSING"))
-    await at.append(run_id, items.row("RUN_RESUMED", 0))
-    assert (await at.head(run_id))["state"] == "CLOSING"

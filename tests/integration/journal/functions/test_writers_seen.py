@@ -18,13 +18,16 @@ from tests.integration.journal.desk import Desk, desk
 #: Rows that only the run's owner asks for, with its epoch and the number of its iteration.
 OWNERS: Final = (
     "EFFECT_REQUESTED", "TIMER_SET", "TIMER_FIRED", "PROCESS_LOG", "PATCH_MARKED", "CHILD_RUN_STARTED", "RUN_CLOSING",
-    "RUN_COMPLETED", "RUN_FAILED", "RUN_CANCELLED", "RUN_CONTINUED", "RUN_HALTED", "RUN_RESUMED", "RUN_REPORTED",
-    "PROCESS_RUNTIME_ERROR",
+    "RUN_COMPLETED", "RUN_FAILED", "RUN_CANCELLED", "RUN_CONTINUED", "RUN_REPORTED", "PROCESS_RUNTIME_ERROR",
 )  # fmt: skip
 
 WRITERS: Final[dict[str, set[str]]] = {type_: {"append_v1"} for type_ in OWNERS} | {
     "RUN_CREATED": {"create_runs_v1"},
     "RUN_CANCEL_REQUESTED": {"request_cancels_v1"},
+    # By the process, or from outside; going on is always asked for from outside.
+    "RUN_HALTED": {"append_v1", "halt_runs_v1"},
+    "RUN_RESUMED": {"resume_runs_v1"},
+    "SIGNAL_RECEIVED": {"signal_runs_v1"},
     "EFFECT_CANCEL_REQUESTED": {"append_v1", "request_cancels_v1"},
     "EFFECT_DISPATCHED": {"append_v1", "claim_v1"},
     "EFFECT_STARTED": {"attempts_started_v1"},
@@ -38,7 +41,6 @@ WRITERS: Final[dict[str, set[str]]] = {type_: {"append_v1"} for type_ in OWNERS}
     # Known to the protos, and written by nobody yet.
     "EFFECT_PARKED": set(),
     "EFFECT_REUSED": set(),
-    "SIGNAL_RECEIVED": set(),
 }
 EXECUTORS: Final = {"attempts_started_v1", "attempts_progress_v1", "attempts_settle_v1"}
 
@@ -105,7 +107,7 @@ async def owners_rows(at: Desk) -> None:
     plain = [
         t for t in OWNERS if t not in ("EFFECT_REQUESTED", "TIMER_SET", "TIMER_FIRED") and not t.startswith("RUN_")
     ]
-    rows = [items.row(t) for t in (*plain, "RUN_REPORTED", "RUN_HALTED", "RUN_RESUMED", "RUN_CLOSING")]
+    rows = [items.row(t) for t in (*plain, "RUN_REPORTED", "RUN_HALTED", "RUN_CLOSING")]
     timer = {"ordinal": 1, "fire_at": "2040-01-01T00:00:00Z"}
     rows += [items.row("TIMER_SET", 1, **timer), items.row("TIMER_FIRED", 0, **timer)]
     rows += [items.cancel(run_id, key) for key in ("a", "b")]
@@ -133,6 +135,9 @@ async def executors_rows(at: Desk) -> None:
 async def outsiders_rows(at: Desk) -> None:
     """Cancels of a run and of what waits, answers to approvals."""
     run_id = await at.create()
+    await at.one("signal_runs_v1", items.signal(run_id))
+    for function in ("halt_runs_v1", "resume_runs_v1"):
+        await at.one(function, items.control(run_id))
     await at.request(run_id, "a", "b", kind="EXTERNAL", capabilities=[], pool="")
     await at.one("resolve_external_v1", items.answer(run_id, "a"))
     for key in ("b", None):

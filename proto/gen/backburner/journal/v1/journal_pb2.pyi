@@ -47,9 +47,11 @@ class _EventTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventType.V
     EVENT_TYPE_RUN_CANCELLED: _EventType.ValueType  # 5
     """The run ended because it was cancelled. Terminal. Writer: the owner."""
     EVENT_TYPE_RUN_HALTED: _EventType.ValueType  # 6
-    """The run is paused: no iteration, no dispatch, until RUN_RESUMED. Writer: the owner."""
+    """The run is paused: no iteration, no dispatch, until RUN_RESUMED. Writer: the owner (ctx.halt) or, for a request
+    from outside, any replica.
+    """
     EVENT_TYPE_RUN_RESUMED: _EventType.ValueType  # 7
-    """A halted or parked run goes on. Writer: the owner."""
+    """A halted or parked run goes on. Writer: any scheduler replica."""
     EVENT_TYPE_RUN_CANCEL_REQUESTED: _EventType.ValueType  # 8
     """Somebody asked for the run's cancel. Writer: any scheduler replica."""
     EVENT_TYPE_RUN_REPORTED: _EventType.ValueType  # 9
@@ -111,9 +113,11 @@ EVENT_TYPE_RUN_FAILED: EventType.ValueType  # 4
 EVENT_TYPE_RUN_CANCELLED: EventType.ValueType  # 5
 """The run ended because it was cancelled. Terminal. Writer: the owner."""
 EVENT_TYPE_RUN_HALTED: EventType.ValueType  # 6
-"""The run is paused: no iteration, no dispatch, until RUN_RESUMED. Writer: the owner."""
+"""The run is paused: no iteration, no dispatch, until RUN_RESUMED. Writer: the owner (ctx.halt) or, for a request
+from outside, any replica.
+"""
 EVENT_TYPE_RUN_RESUMED: EventType.ValueType  # 7
-"""A halted or parked run goes on. Writer: the owner."""
+"""A halted or parked run goes on. Writer: any scheduler replica."""
 EVENT_TYPE_RUN_CANCEL_REQUESTED: EventType.ValueType  # 8
 """Somebody asked for the run's cancel. Writer: any scheduler replica."""
 EVENT_TYPE_RUN_REPORTED: EventType.ValueType  # 9
@@ -1906,16 +1910,20 @@ class RunResumed(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REASON_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
     """Why, as given with the request."""
+    state: Global___RunState.ValueType
+    """What it is again: RUNNING, CANCELLING or CLOSING."""
     def __init__(
         self,
         *,
         reason: _builtins.str = ...,
+        state: Global___RunState.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1584,12 +1584,12 @@ class SignalRunRequest(_message.Message):
     namespace: _builtins.str
     """Namespace. Empty: `default`."""
     name: _builtins.str
-    """Name of the signal."""
+    """Name of the signal; at most 256 bytes of `A-Za-z0-9._/#:@+-`."""
     request_id: _builtins.str
-    """Idempotency id, kept for 24 h. UUID."""
+    """Idempotency id, kept for 24 h. UUID. Required: a signal that is sent again would be a second one."""
     @_builtins.property
     def value(self) -> _struct_pb2.Value:
-        """Value."""
+        """Value, at most 64 KiB as JSON. Unset: null."""
 
     def __init__(
         self,

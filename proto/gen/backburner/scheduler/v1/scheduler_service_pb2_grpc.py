@@ -226,7 +226,8 @@ class SchedulerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def HaltRun(self, request, context):
-        """Pauses a run: no iteration and no dispatch until ResumeRun.
+        """Pauses a run: no iteration and no dispatch until ResumeRun. What runs goes on to its end, and time goes on: timers
+        and deadlines that come due meanwhile take effect once it is resumed.
         Errors:
         * NOT_FOUND (RUN_NOT_FOUND): no such run in the namespace.
         * FAILED_PRECONDITION (RUN_CLOSED): the run has ended.
@@ -246,10 +247,12 @@ class SchedulerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SignalRun(self, request, context):
-        """Sends a message to a run.
+        """Sends a message to a run. A halted or parked run takes it once it is resumed.
         Errors:
         * NOT_FOUND (RUN_NOT_FOUND): no such run in the namespace.
+        * ALREADY_EXISTS (REQUEST_ID_REUSED): the request id was used for another request.
         * FAILED_PRECONDITION (RUN_CLOSED): the run has ended.
+        * FAILED_PRECONDITION (HISTORY_LIMIT): the run's journal is at its limit.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

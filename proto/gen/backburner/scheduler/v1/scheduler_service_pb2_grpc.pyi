@@ -62,7 +62,8 @@ class SchedulerServiceStub:
     * FAILED_PRECONDITION (RUN_CLOSED): the run has ended otherwise.
     """
     HaltRun: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.HaltRunRequest, _scheduler_service_pb2.HaltRunResponse]
-    """Pauses a run: no iteration and no dispatch until ResumeRun.
+    """Pauses a run: no iteration and no dispatch until ResumeRun. What runs goes on to its end, and time goes on: timers
+    and deadlines that come due meanwhile take effect once it is resumed.
     Errors:
     * NOT_FOUND (RUN_NOT_FOUND): no such run in the namespace.
     * FAILED_PRECONDITION (RUN_CLOSED): the run has ended.
@@ -74,10 +75,12 @@ class SchedulerServiceStub:
     * FAILED_PRECONDITION (NOT_PARKED): the run is neither halted nor parked.
     """
     SignalRun: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.SignalRunRequest, _scheduler_service_pb2.SignalRunResponse]
-    """Sends a message to a run.
+    """Sends a message to a run. A halted or parked run takes it once it is resumed.
     Errors:
     * NOT_FOUND (RUN_NOT_FOUND): no such run in the namespace.
+    * ALREADY_EXISTS (REQUEST_ID_REUSED): the request id was used for another request.
     * FAILED_PRECONDITION (RUN_CLOSED): the run has ended.
+    * FAILED_PRECONDITION (HISTORY_LIMIT): the run's journal is at its limit.
     """
     FinishRun: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.FinishRunRequest, _scheduler_service_pb2.FinishRunResponse]
     """Ends a client-driven run.
@@ -236,7 +239,8 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _scheduler_service_pb2.HaltRunRequest,
         context: _aio.ServicerContext[_scheduler_service_pb2.HaltRunRequest, _scheduler_service_pb2.HaltRunResponse],
     ) -> _abc.Awaitable[_scheduler_service_pb2.HaltRunResponse]:
-        """Pauses a run: no iteration and no dispatch until ResumeRun.
+        """Pauses a run: no iteration and no dispatch until ResumeRun. What runs goes on to its end, and time goes on: timers
+        and deadlines that come due meanwhile take effect once it is resumed.
         Errors:
         * NOT_FOUND (RUN_NOT_FOUND): no such run in the namespace.
         * FAILED_PRECONDITION (RUN_CLOSED): the run has ended.
@@ -260,10 +264,12 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _scheduler_service_pb2.SignalRunRequest,
         context: _aio.ServicerContext[_scheduler_service_pb2.SignalRunRequest, _scheduler_service_pb2.SignalRunResponse],
     ) -> _abc.Awaitable[_scheduler_service_pb2.SignalRunResponse]:
-        """Sends a message to a run.
+        """Sends a message to a run. A halted or parked run takes it once it is resumed.
         Errors:
         * NOT_FOUND (RUN_NOT_FOUND): no such run in the namespace.
+        * ALREADY_EXISTS (REQUEST_ID_REUSED): the request id was used for another request.
         * FAILED_PRECONDITION (RUN_CLOSED): the run has ended.
+        * FAILED_PRECONDITION (HISTORY_LIMIT): the run's journal is at its limit.
         """
 
     @_abc_1.abstractmethod
