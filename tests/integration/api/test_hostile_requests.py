@@ -132,7 +132,8 @@ async def test_no_message_makes_an_internal_error_or_hangs(at: Scene, caplog: py
     await at.append(run_id, log_row(1))
     known = {
         "namespace": ["", "default"], "run_id": [run_id], "effect_id": [ask, ""], "key": ["ask", "known-key", ""],
-        "keys": ["ask", "sh"], "process": ["p"], "processes": ["p"], "request_id": ["", NOWHERE], "name": ["go"], "reuse_from": [""],
+        "keys": ["ask", "sh"], "process": ["p"], "processes": ["p"], "request_id": ["", NOWHERE],
+        "name": ["go"], "reuse_from": [""],
         "page_token": [""], "input": ["files", "depth"], "label": ["a", "b"], "choice": ["yes"],
     }  # fmt: skip
     answers: dict[str, set[grpc.StatusCode]] = {}
