@@ -72,10 +72,10 @@ async def test_a_signal_sent_again_answers_with_its_place(at: Scene) -> None:
     event = (await at.client.ReadJournal(pb.ReadJournalRequest(run_id=run_id, after_seq=1))).events[0]
     assert event.signal_received.name == "go"
     assert event.signal_received.value.value == request.value
-    for changed in ({"name": "stop"}, {"run_id": other}):
+    for changed in (pb.SignalRunRequest(name="stop"), pb.SignalRunRequest(run_id=other)):
         again = pb.SignalRunRequest()
         again.CopyFrom(request)
-        again.MergeFrom(pb.SignalRunRequest(**changed))
+        again.MergeFrom(changed)
         await refused(at.client.SignalRun(again), grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED")
 
 
