@@ -57,11 +57,11 @@ class ExecutorServicer(pb_grpc.ExecutorServiceServicer):
                 async for frame in self._frames(invocation, request):
                     yield frame
         except ServiceError as error:
-            await _abort(context, error)
+            await abort(context, error)
         except grpc.aio.BaseError:
             raise
         except Exception as error:  # noqa: BLE001 - logged and answered as INTERNAL
-            await _abort(context, _internal(error))
+            await abort(context, _internal(error))
 
     async def ListAttempts(
         self,
@@ -166,7 +166,8 @@ def _internal(error: Exception) -> InternalError:
     return InternalError(incident)
 
 
-async def _abort(context: StreamContext, error: ServiceError) -> NoReturn:
+async def abort(context: StreamContext, error: ServiceError) -> NoReturn:
+    """Ends a call with an error."""
     await context.abort_with_status(rpc_status.to_status(status_of(error)))
     raise AssertionError("abort_with_status returned")
 

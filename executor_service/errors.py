@@ -28,6 +28,13 @@ class ServiceError(Exception):
         self.metadata = {name: str(value) for name, value in metadata.items()}
 
 
+class InvalidRequest(ServiceError):
+    """The request cannot be parsed."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(f"the request cannot be parsed: {error}")
+
+
 class AttemptNotFound(ServiceError):
     """This executor does not hold the attempt."""
 
@@ -75,6 +82,7 @@ class InternalError(ServiceError):
 
 #: The one place that says what a class is on the wire.
 STATUS: Final[Mapping[type[ServiceError], tuple[grpc.StatusCode, str]]] = {
+    InvalidRequest: (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST"),
     AttemptNotFound: (grpc.StatusCode.NOT_FOUND, "ATTEMPT_NOT_FOUND"),
     CursorAhead: (grpc.StatusCode.OUT_OF_RANGE, "CURSOR_AHEAD"),
     TooManyWatchers: (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_WATCHERS"),

@@ -17,7 +17,7 @@ from backburner.executor.v1 import executor_service_pb2_grpc as pb_grpc
 from backburner.scheduler.v1 import dispatch_service_pb2 as dispatch_pb
 from backburner.scheduler.v1 import dispatch_service_pb2_grpc as dispatch_grpc
 from executor_service import recovery
-from executor_service.api import ExecutorServicer
+from executor_service.api import ExecutorServicer, abort
 from executor_service.attempts import Attempts
 from executor_service.descendants import Reaper, become_subreaper
 from executor_service.errors import StartError
@@ -32,6 +32,7 @@ from executor_service.recording import CONTRACT, Lane
 from executor_service.reports import Reports
 from executor_service.settings import Settings
 from executor_service.slots import pools_of
+from executor_service.unreadable import RefuseUnreadable
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +131,7 @@ class ExecutorServer:
         return lane
 
     async def _serve(self) -> None:
-        server = grpc.aio.server(options=_SERVER_OPTIONS)
+        server = grpc.aio.server(interceptors=[RefuseUnreadable(abort)], options=_SERVER_OPTIONS)
         servicer = ExecutorServicer(self.executor_id, self.attempts, self._settings, self.begin_drain)
         pb_grpc.add_ExecutorServiceServicer_to_server(servicer, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

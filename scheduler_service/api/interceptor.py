@@ -1,5 +1,6 @@
 """The one place where errors become statuses, for all four arities of an rpc.
 
+A message that cannot be read is an error of its sender too: gRPC itself would answer it with UNKNOWN and a traceback.
 Cancellation always goes on: gRPC itself must see it, or the call's core objects leak.
 """
 
@@ -9,9 +10,11 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
 from scheduler_service.api.status import service_error, status_of
+from scheduler_service.errors import InvalidRequest, Violation
 
 if TYPE_CHECKING:  # the class has parameters in the stubs only
     Handler = grpc.RpcMethodHandler[Any, Any]
@@ -37,8 +40,8 @@ def _wrapped(handler: "Handler", method: str) -> "Handler":
         behavior = getattr(handler, arity)
         if behavior is not None:
             return rebuild(
-                _guarded(behavior, method),
-                request_deserializer=handler.request_deserializer,
+                _guarded(behavior, method, streams=arity.startswith("stream")),
+                request_deserializer=_forgiving(handler.request_deserializer),
                 response_serializer=handler.response_serializer,
             )
     return handler
@@ -52,19 +55,60 @@ _ARITIES: dict[str, Callable[..., "Handler"]] = {
 }
 
 
-def _guarded(behavior: Callable[..., Any], method: str) -> Callable[..., Any]:
+class _Unreadable:
+    """Stands for a message that could not be parsed, until it is taken where errors become statuses."""
+
+    def __init__(self, error: DecodeError) -> None:
+        self.problem = f"cannot be parsed: {error}"
+
+    @classmethod
+    def refuse(cls, message: Any) -> Any:
+        """The message, when it is one."""
+        if isinstance(message, cls):
+            raise InvalidRequest([Violation("request", message.problem)])
+        return message
+
+
+def _forgiving(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    def parse(raw: bytes) -> Any:
+        assert deserialize is not None  # noqa: S101 - said below
+        try:
+            return deserialize(raw)
+        except DecodeError as error:
+            return _Unreadable(error)
+
+    return None if deserialize is None else parse
+
+
+class _Readable:
+    """The messages of a stream, up to the first that cannot be read."""
+
+    def __init__(self, messages: AsyncIterator[Any]) -> None:
+        self._messages = aiter(messages)
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        return _Unreadable.refuse(await anext(self._messages))
+
+
+def _guarded(behavior: Callable[..., Any], method: str, *, streams: bool) -> Callable[..., Any]:
     # gRPC looks at the kind of function to know how to drive it, so that each kind is wrapped by its own kind.
+    readable = _Readable if streams else _Unreadable.refuse
     if inspect.isasyncgenfunction(behavior):
-        return _guarded_generator(behavior, method)
+        return _guarded_generator(behavior, method, readable)
     if inspect.iscoroutinefunction(behavior):
-        return _guarded_coroutine(behavior, method)
+        return _guarded_coroutine(behavior, method, readable)
     return behavior
 
 
-def _guarded_coroutine(behavior: Callable[..., Awaitable[Any]], method: str) -> Callable[..., Awaitable[Any]]:
+def _guarded_coroutine(
+    behavior: Callable[..., Awaitable[Any]], method: str, readable: Callable[[Any], Any]
+) -> Callable[..., Awaitable[Any]]:
     async def guarded(request: Any, context: Context) -> Any:
         try:
-            return await behavior(request, context)
+            return await behavior(readable(request), context)
         except grpc.aio.BaseError:
             raise
         except Exception as error:  # noqa: BLE001  # logged and answered as INTERNAL
@@ -73,10 +117,12 @@ def _guarded_coroutine(behavior: Callable[..., Awaitable[Any]], method: str) -> 
     return guarded
 
 
-def _guarded_generator(behavior: Callable[..., Any], method: str) -> Callable[..., AsyncIterator[Any]]:
+def _guarded_generator(
+    behavior: Callable[..., Any], method: str, readable: Callable[[Any], Any]
+) -> Callable[..., AsyncIterator[Any]]:
     async def guarded(request: Any, context: Context) -> AsyncIterator[Any]:
         try:
-            async with aclosing(behavior(request, context)) as frames:
+            async with aclosing(behavior(readable(request), context)) as frames:
                 async for frame in frames:
                     yield frame
         except grpc.aio.BaseError:
