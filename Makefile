@@ -2,13 +2,15 @@
 # Another Python: make setup PYTHON=python3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint breaking test demo bench invariants generate format clean
+.PHONY: help setup lint breaking test demo bench hostile invariants generate format clean
 
 VENV    := .venv
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
 PYTHON  ?=
 WORKERS ?= 2
+N       ?= 10000
+SEED    ?=
 
 # Set iteration must not differ from run to run, nor between a run and its replay.
 export PYTHONHASHSEED := 0
@@ -69,6 +71,9 @@ demo: $(STAMP) ## A guided example: the command `backburner demo`
 
 bench: $(STAMP) ## Measure latency and throughput on this machine
 	$(BIN)/python -m tests.benchmarks
+
+hostile: $(STAMP) ## Random and hostile messages to each rpc (N=10000 to each, SEED=s to repeat)
+	$(BIN)/python -m tests.attack.hostile --count $(N) $(if $(SEED),--seed $(SEED))
 
 invariants: $(STAMP) ## Which tests hold which invariant of the design
 	@$(BIN)/python -m tests.support.invariants

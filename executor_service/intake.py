@@ -218,7 +218,7 @@ class Intake:
 
 
 #: What a stream that breaks raises in its reader and writer.
-_BROKEN: Final = (grpc.aio.BaseError, asyncio.InvalidStateError)
+_BROKEN: Final = (grpc.aio.BaseError, grpc.aio.AioRpcError, asyncio.InvalidStateError)
 _STALE: Final = pb.RejectedAttempt.REASON_STALE_SESSION
 
 

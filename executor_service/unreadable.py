@@ -1,4 +1,4 @@
-"""A message that cannot be parsed is its sender's error: gRPC itself would answer UNKNOWN, with a traceback in the log."""
+"""A message that cannot be parsed is its sender's error: gRPC itself would answer UNKNOWN and log a traceback."""
 
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable

@@ -64,11 +64,11 @@ class Checks:
             self.refuse(field, "is required")
         return self.text(field, value, bytes_max)
 
-    def namespace(self, value: str) -> str:
+    def namespace(self, value: str, field: str = "namespace") -> str:
         """A namespace; empty is `default`."""
         name = value or DEFAULT_NAMESPACE
         if len(name) > limits.NAMESPACE_BYTES_MAX or not _NAMESPACE.fullmatch(name):
-            self.refuse("namespace", f"must be at most {limits.NAMESPACE_BYTES_MAX} of a-z, 0-9 and inner hyphens")
+            self.refuse(field, f"must be at most {limits.NAMESPACE_BYTES_MAX} of a-z, 0-9 and inner hyphens")
             return DEFAULT_NAMESPACE
         return name
 

@@ -6,15 +6,23 @@ One call of Connect is one session. A reader task takes the frames up; the call 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import grpc
 from google.protobuf import timestamp_pb2
 
 from backburner.scheduler.v1 import dispatch_service_pb2 as pb
 from backburner.scheduler.v1 import dispatch_service_pb2_grpc as pb_grpc
+from scheduler_service.api.hello import check_hello
 from scheduler_service.dispatch.sessions import Pool, Session, duration_of
-from scheduler_service.errors import ContractUnsupported, Draining, InvalidRequest, SessionSuperseded, Violation
+from scheduler_service.errors import (
+    ContractUnsupported,
+    Draining,
+    InvalidRequest,
+    ServiceError,
+    SessionSuperseded,
+    Violation,
+)
 from scheduler_service.iteration.engine import Engine
 from scheduler_service.journal import ExecutorHello
 from scheduler_service.settings import Settings
@@ -23,8 +31,6 @@ log = logging.getLogger(__name__)
 
 #: Contracts of the executors' journal functions that this release serves.
 CONTRACTS = range(1, 2)
-_POOLS_MAX = 16
-_SLOTS_MAX = 10_000
 _HELLO_SECONDS = 10.0
 
 Context = grpc.aio.ServicerContext[pb.ConnectRequest, pb.ConnectResponse]
@@ -69,8 +75,7 @@ class DispatchServicer(pb_grpc.DispatchServiceServicer):
         if frame is None or frame.WhichOneof("frame") != "hello":
             raise InvalidRequest([Violation("hello", "must be the first frame of a session")])
         hello = frame.hello
-        if violations := _violations(hello):
-            raise InvalidRequest(violations)
+        check_hello(hello)
         if hello.contract not in CONTRACTS:
             raise ContractUnsupported(hello.contract, f"{CONTRACTS[0]} to {CONTRACTS[-1]}")
         return hello
@@ -138,6 +143,9 @@ class DispatchServicer(pb_grpc.DispatchServiceServicer):
                 await self._take(session, frame)
         except grpc.aio.UsageError:  # the call is over
             reason = "the stream broke"
+        except ServiceError as error:
+            reason = f"a frame is refused: {error.message}"
+            log.warning("session %d of executor %s ends: %s", session.session_no, session.executor_id, reason)
         except Exception:
             reason = "a frame could not be taken"
             log.exception("session %d of executor %s ends", session.session_no, session.executor_id)
@@ -170,36 +178,6 @@ class DispatchServicer(pb_grpc.DispatchServiceServicer):
         if self._engine.sessions.remove(session):
             log.info("executor %s is gone: %s", session.executor_id, session.closed)
             await self._engine.journal.executor_gone(session.executor_id, session.session_no)
-
-
-def _violations(hello: pb.Hello) -> list[Violation]:
-    found = []
-    if not hello.executor_id or len(hello.executor_id) > 128:
-        found.append(Violation("hello.executor_id", "must have 1 to 128 characters"))
-    if not hello.incarnation or len(hello.incarnation) > 64:
-        found.append(Violation("hello.incarnation", "must have 1 to 64 characters"))
-    if len(hello.namespace) > 128:
-        found.append(Violation("hello.namespace", "must have at most 128 characters"))
-    found += [Violation(f"hello.{path}", "must not contain NUL") for path, text in _texts(hello) if "\0" in text]
-    if len(hello.pools) > _POOLS_MAX:
-        found.append(Violation("hello.pools", f"must have at most {_POOLS_MAX} entries"))
-    for i, pool in enumerate(hello.pools):
-        if not 0 <= pool.slots <= _SLOTS_MAX:
-            found.append(Violation(f"hello.pools[{i}].slots", f"must be from 0 to {_SLOTS_MAX}"))
-        if not 0 <= pool.background_slots <= max(0, pool.slots):
-            found.append(Violation(f"hello.pools[{i}].background_slots", "must be from 0 to slots"))
-    return found
-
-
-def _texts(hello: pb.Hello) -> Iterator[tuple[str, str]]:
-    """What goes into the database as text, which has no place for NUL."""
-    for name in ("executor_id", "incarnation", "version", "namespace", "address"):
-        yield name, getattr(hello, name)
-    for name in ("succeeds", "functions"):
-        yield from ((f"{name}[{i}]", text) for i, text in enumerate(getattr(hello, name)))
-    for name in ("pools", "harnesses"):
-        yield from ((f"{name}[{i}].name", item.name) for i, item in enumerate(getattr(hello, name)))
-    yield from (("labels", key + value) for key, value in hello.labels.items())
 
 
 def _capabilities(hello: pb.Hello) -> frozenset[str]:

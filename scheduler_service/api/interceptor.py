@@ -5,7 +5,7 @@ Cancellation always goes on: gRPC itself must see it, or the call's core objects
 """
 
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -83,13 +83,16 @@ def _forgiving(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], 
 class _Readable:
     """The messages of a stream, up to the first that cannot be read."""
 
-    def __init__(self, messages: AsyncIterator[Any]) -> None:
-        self._messages = aiter(messages)
+    def __init__(self, messages: AsyncIterable[Any]) -> None:
+        self._source = messages
+        self._messages: AsyncIterator[Any] | None = None
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self
 
     async def __anext__(self) -> Any:
+        if self._messages is None:  # not earlier: gRPC's iterator must be used once it is made
+            self._messages = aiter(self._source)
         return _Unreadable.refuse(await anext(self._messages))
 
 

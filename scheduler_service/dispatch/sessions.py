@@ -19,6 +19,8 @@ from scheduler_service.dispatch.work import Work
 
 #: Starts and cancels that may wait for one executor; an executor that does not read for so long is gone.
 OUTBOX_MAX = 20_000
+#: Attempts without a slot whose late news a session still takes.
+RELEASED_MAX = 4096
 #: Starts in one message: far below the message limit for ordinary specs.
 STARTS_PER_MESSAGE = 200
 #: Bytes of specs in one message, below the 4 MiB that executors accept by default.
@@ -114,6 +116,8 @@ class Session:
     closed: str = ""
     #: Classes (pool, background) of which queued effects may be waiting for this executor.
     queued: set[tuple[str, bool]] = field(default_factory=set)
+    #: Attempts that lately held a slot, with their runs.
+    _released: dict[Ref, str] = field(default_factory=dict)
     _starts: list[pb.StartAttempt] = field(default_factory=list)
     _cancels: list[pb.CancelAttempt] = field(default_factory=list)
     _frames: list[pb.ConnectResponse] = field(default_factory=list)
@@ -144,7 +148,15 @@ class Session:
         if held is None:
             return False
         self._take(held.pool, background=held.background, count=-1)
+        self._released[ref] = held.run_id
+        if len(self._released) > RELEASED_MAX:
+            del self._released[next(iter(self._released))]
         return True
+
+    def was_given(self, ref: Ref, run_id: str) -> bool:
+        """True for an attempt of this session, one that has ended lately too: only of these it may bring news."""
+        held = self.held.get(ref)
+        return run_id == (held.run_id if held is not None else self._released.get(ref))
 
     def note_report(self, attempts: Iterable[pb.ReportedAttempt]) -> None:
         """Takes a whole report: what the executor holds, and which slots are taken by what nobody here counts."""

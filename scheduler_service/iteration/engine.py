@@ -252,10 +252,12 @@ class Engine:
     # -- for the executors' servicer ---------------------------------------------------------------------------
 
     def journaled(self, session: Session, events: Sequence[pb.JournaledEvent]) -> None:
-        """Takes the rows that an executor has committed."""
+        """Takes the rows that an executor has committed for attempts that it was given; others are left to the poll."""
         by_run: dict[str, list[Event]] = {}
         actor = f"executor/{session.executor_id}"
         for row in events:
+            if not session.was_given((row.effect_id, row.attempt), row.run_id):
+                continue
             event = event_of_notice(row, actor)
             by_run.setdefault(row.run_id, []).append(event)
             self._note_settled(session, row, event)

@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 
 from backburner.scheduler.v1 import dispatch_service_pb2 as pb
+from scheduler_service.errors import InvalidRequest, Violation
 from scheduler_service.iteration.worker import Blocked
 from scheduler_service.journal import ClaimedAttempt
 from scheduler_service.replay import Event, parked_error
@@ -28,17 +29,25 @@ def event_of_row(row: Mapping[str, Any], seq: int, recorded_at: datetime, actor:
 
 
 def event_of_notice(row: pb.JournaledEvent, actor: str) -> Event:
-    """A row that an executor has committed, as its notice tells."""
+    """A row that an executor has committed, as its notice tells. Raises InvalidRequest when it cannot be one."""
+    try:
+        recorded_at, data = _time_of(row.recorded_at_us), orjson.loads(row.data_json)
+    except (ValueError, OverflowError) as error:
+        raise InvalidRequest(
+            [Violation("journaled.events", f"{row.type} of effect {row.effect_id}: {error}")]
+        ) from error
+    if not isinstance(data, dict):
+        raise InvalidRequest([Violation("journaled.events", f"{row.type} of effect {row.effect_id}: no JSON object")])
     return Event(
         seq=row.seq,
         type=row.type,
-        recorded_at=_time_of(row.recorded_at_us),
+        recorded_at=recorded_at,
         cause=0,
         effect_id=row.effect_id,
         effect_key=row.effect_key,
         attempt=row.attempt,
         actor=actor,
-        data=orjson.loads(row.data_json),
+        data=data,
     )
 
 

@@ -280,6 +280,12 @@ class Journal:
             return await (await connection.execute(_SQL[statement], parameters)).fetchall()
 
     async def _call(self, link: str, statement: str, parameters: Mapping[str, Any]) -> list[Row]:
+        # Shielded: a caller that goes away must not take the connection with it, which others share.
+        call = asyncio.create_task(self._until_free(link, statement, parameters), name=f"{link}: {statement}")
+        call.add_done_callback(_retrieved)
+        return await asyncio.shield(call)
+
+    async def _until_free(self, link: str, statement: str, parameters: Mapping[str, Any]) -> list[Row]:
         deadline = time.monotonic() + ITEM_SECONDS
         while True:
             try:
@@ -287,6 +293,12 @@ class Journal:
             except JournalBusy:  # it has waited for its lock, and others that share the link go first now
                 if time.monotonic() >= deadline:
                     raise
+
+
+def _retrieved(call: asyncio.Task[Any]) -> None:
+    """Whoever went away does not ask how it ended."""
+    if not call.cancelled():
+        call.exception()
 
 
 @contextlib.asynccontextmanager

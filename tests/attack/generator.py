@@ -20,8 +20,9 @@ _MOODS: Final = (0.0, 0.0, 0.02, 0.1, 0.5, 1.0)
 _DEPTH_MAX: Final = 6
 _TEXTS: Final = (
     "", "\x00", "a\x00b", "a" * 257, "é" * 200, "x" * 5000, "../..", "%s%n", "'; DROP TABLE runs --", "\U0001f600",
-    "\n", "\ufeff", "\u202e", "null", "NaN", "-1", "0" * 40, "ffffffff-ffff-ffff-ffff-ffffffffffff", " ", "default\n", "{}",
-    "00000000-0000-0000-0000-000000000000", "01890a5d-ac96-774b-bcce-b302099a8057", "ǅ", "\ud7ff", "\uffff",
+    "\n", "\ufeff", "\u202e", "null", "NaN", "-1", "0" * 40, "ffffffff-ffff-ffff-ffff-ffffffffffff", " ", "{}",
+    "default\n", "00000000-0000-0000-0000-000000000000", "01890a5d-ac96-774b-bcce-b302099a8057", "ǅ", "\ud7ff",
+    "\uffff",
 )  # fmt: skip
 _INTS: Final = (0, 1, -1, 2, 7, 100, 1000, 1001, 2**31 - 1, -(2**31))
 _WIDE: Final = (*_INTS, 2**31, 2**53, 2**53 + 1, 2**63 - 1, -(2**63), 253_402_300_799, 253_402_300_800, -62_135_596_801)

@@ -80,7 +80,9 @@ class Target:
         run_id = await self.stack.create("victim")
         ask = await self._effect(run_id, "ask")
         self.run_ids.append(run_id)
-        runs, epoch = [run_id, run_id, self._talk[0]], 1
+        halted = await self.stack.create("victim")
+        await self.stack.client.HaltRun(pb.HaltRunRequest(run_id=halted))
+        runs, epoch = [run_id, run_id, halted, self._talk[0]], 1
         self.run_ids.append(self._talk[0])
         try:
             answer = await self.stack.client.CreateRun(pb.CreateRunRequest(client=pb.ClientDriven(), key=f"c-{ask}"))
@@ -92,7 +94,7 @@ class Target:
         known: dict[str, Sequence[Any]] = {
             "namespace": ["", "", "default", "talk"], "run_id": runs, "effect_id": [ask, self._talk[1]],
             "key": ["ask", "sh", "double", "talk", f"c-{ask}"], "keys": ["ask", "sh", "double"], "process": ["victim"],
-            "processes": ["victim"], "request_id": [""], "page_token": [""], "input": ["files", "depth"],
+            "processes": ["victim"], "request_id": ["", ask], "page_token": [""], "input": ["files", "depth"],
             "label": ["a", "b"], "choice": ["yes", "no"], "client_epoch": [epoch], "attempt": [0, 1], "name": ["go"],
             "after_seq": [0, 1, 2], "command_line": ["true"], "function": ["double"], "external": [1],
             "effects": [1], "effect": [1], "spec": [1], "attempts": [1], "hello": [1], "contract": [1],

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import grpc
 import pytest
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2  # type: ignore[import-untyped]
 from grpc_status import rpc_status
 
@@ -28,9 +29,9 @@ def raising(error: BaseException) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def served(behaviors: dict[str, Any]) -> AsyncIterator[grpc.aio.Channel]:
+async def served(behaviors: dict[str, Any], **options: Any) -> AsyncIterator[grpc.aio.Channel]:
     server = grpc.aio.server(interceptors=[ErrorInterceptor()])
-    handlers = {name: getattr(grpc, f"{name}_rpc_method_handler")(run) for name, run in behaviors.items()}
+    handlers = {name: getattr(grpc, f"{name}_rpc_method_handler")(run, **options) for name, run in behaviors.items()}
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test.Test", handlers)])
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -131,3 +132,26 @@ async def test_cancellation_reaches_the_handler(arity: str) -> None:
         await asyncio.wait_for(started.wait(), 5)
         running.cancel()
         await asyncio.wait_for(cancelled.wait(), 5)
+
+
+@pytest.mark.parametrize("arity", ARITIES)
+async def test_what_cannot_be_parsed_is_its_senders_error(arity: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def coroutine(request: Any, _context: Any) -> bytes:
+        return b"".join([part async for part in request]) if arity == "stream_unary" else b"read"
+
+    async def generator(request: Any, _context: Any) -> AsyncIterator[bytes]:
+        if arity == "stream_stream":
+            async for _ in request:
+                yield b"read"
+        yield b"read"
+
+    def parse(_raw: bytes) -> bytes:
+        raise DecodeError("bad wire type")
+
+    behaviors = {arity: generator if arity.endswith("stream") else coroutine}
+    async with served(behaviors, request_deserializer=parse) as channel:
+        error = await call(channel, arity)
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    (violation,) = detail(error, error_details_pb2.BadRequest).field_violations
+    assert (violation.field, "bad wire type" in violation.description) == ("request", True)
+    assert "Traceback" not in caplog.text

@@ -238,7 +238,7 @@ async def test_a_malformed_hello_is_refused_with_the_paths_of_its_fields(at: Wor
     executor = at.executor("bad\0id", incarnation="", pools={"functions": (-1, 0), "shell": (2, 3)}, labels={"a": "\0"})
     code, paths, _ = await refusal(await executor.open(pb.ConnectRequest(hello=executor.hello())))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
-    assert {"hello.executor_id", "hello.incarnation", "hello.labels"} <= paths
+    assert {"hello.executor_id", "hello.incarnation", "hello.labels['a']"} <= paths
     assert {"hello.pools[0].slots", "hello.pools[1].background_slots"} <= paths | {
         path.replace("[1]", "[2]").replace("[0]", "[1]").replace("[2]", "[0]") for path in paths
     }
