@@ -1,6 +1,7 @@
 """Runs: create, get, list, wait, cancel, and pages of their journals."""
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, Final
 
@@ -27,6 +28,8 @@ from scheduler_service.journal import CancelRequest, CreateRun
 from scheduler_service.journal.client_reads import ClientReads, RunView
 
 ACTOR: Final = "client"
+#: Open effects of each run that a list names.
+LIST_CAUSES_MAX: Final = 3
 #: States in which nobody need wait any longer.
 STOPPED: Final = RUN_ENDED | RUN_PARKED
 
@@ -82,7 +85,7 @@ class Runs:
             full=asked.full,
             filters=asdict(asked.filter) | {"before": asked.before_run_id},
         )
-        messages = page_of([run_message(row) for row in page.rows])
+        messages = page_of(await self._listed(page.rows))
         answer = pb.ListRunsResponse(runs=messages)
         if page.more or len(messages) < len(page.rows):
             answer.next_page_token = encode_token([messages[-1].run_id], asdict(asked.filter))
@@ -127,6 +130,19 @@ class Runs:
         last = events[-1].seq if events else after_seq
         head = max(run.head_seq, last) if events else run.head_seq
         return pb.ReadJournalResponse(events=events, head_seq=head, next_after_seq=last)
+
+    async def _listed(self, runs: Sequence[RunView]) -> list[pb.Run]:
+        """Runs as a list shows them: those that have not ended with what they wait for."""
+        work = await self._reads.open_work([run.run_id for run in runs if run.state not in RUN_ENDED], LIST_CAUSES_MAX)
+        situation = await self._situations.now() if work else None
+        messages = []
+        for run in runs:
+            known = work.get(run.run_id)
+            message = run_message(run if known is None else replace(run, counts=known.counts))
+            if known is not None and situation is not None:
+                message.waiting_on.extend(run_waiting(run, known.effects, known.next_timer, situation))
+            messages.append(message)
+        return messages
 
     async def _waiting(self, run: RunView) -> list[pb.WaitingOn]:
         effects = await self._reads.effects(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import grpc
 import grpc.aio
@@ -18,6 +21,7 @@ from scheduler_service.cli.exit_codes import ExitCode
 from scheduler_service.cli.names import KEY_PREFIX, effect_candidates, is_prefix, is_uuid
 
 CALL_SECONDS: Final = 30.0
+PATIENCE_SECONDS: Final = 60.0
 _SEARCH_PAGES: Final = 5
 _PAGE: Final = 1000
 
@@ -27,6 +31,8 @@ _CHANNEL_OPTIONS: Final = (
     ("grpc.max_receive_message_length", 16 * 1024 * 1024),
     ("grpc.enable_retries", 0),  # what may be repeated is decided here, call by call
 )
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -132,6 +138,19 @@ class Client:
             if error.code() == grpc.StatusCode.NOT_FOUND:
                 return None
             raise
+
+
+async def patiently(call: Callable[[], Awaitable[Answer]], seconds: float = PATIENCE_SECONDS) -> Answer:
+    """The answer of a call that may be repeated: again and again while the service is away, for so long."""
+    deadline, pause = time.monotonic() + seconds, 0.1
+    while True:
+        try:
+            return await call()
+        except grpc.aio.AioRpcError as error:
+            if error.code() != grpc.StatusCode.UNAVAILABLE or time.monotonic() + pause > deadline:
+                raise
+        await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+        pause = min(pause * 2, 2.0)
 
 
 @asynccontextmanager

@@ -26,14 +26,21 @@ _COMMANDS: Final = {
     "executor": _Command("Start", "services", "Start one executor service."),
     "migrate": _Command("Start", "migrate", "Bring the database schema up to date."),
     "run": _Command("Run", "run", "Start a process and follow it to its result."),
+    "exec": _Command("Run", "exec", "Run one command or function as an effect, as if it ran here."),
     "watch": _Command("Run", "watch", "Follow a run or an effect until it ends."),
-    "cancel": _Command("Run", "cancel", "Cancel a run or an effect."),
-    "resolve": _Command("Run", "resolve", "Answer an approval, or settle other external work."),
+    "signal": _Command("Run", "signal", "Send a message to a run."),
+    "approvals": _Command("Run", "approvals", "List what waits for an answer, and answer it."),
+    "resolve": _Command("Run", "resolve", "Settle external work with any outcome."),
+    "cancel": _Command("Run", "cancel", "Cancel runs or effects."),
+    "halt": _Command("Run", "halt", "Pause runs."),
+    "resume": _Command("Run", "halt", "Let halted and parked runs go on."),
     "ps": _Command("Look", "ps", "List runs, or the effects that are open."),
     "show": _Command("Look", "show", "Show one run or one effect in full."),
     "logs": _Command("Look", "logs", "Print the output of an effect's child."),
     "journal": _Command("Look", "journal", "Print the journal of a run."),
+    "blob": _Command("Look", "blob", "Write a large value to stdout."),
     "executors": _Command("Look", "executors", "List executors with their slots."),
+    "completion": _Command("Look", "completion", "Print the completion script of a shell."),
 }
 
 

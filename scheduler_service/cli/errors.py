@@ -38,6 +38,10 @@ _REMEDIES: Mapping[str, str] = {
     "RUN_NOT_FOUND": "`backburner ps` lists the runs",
     "EFFECT_NOT_FOUND": "`backburner ps --effects` lists the open effects, `backburner show RUN` those of a run",
     "EFFECT_HAS_EXECUTOR": "`backburner cancel EFFECT`",
+    "EFFECT_KEY_CONFLICT": "give another --key, or ask for what was recorded: `backburner show RUN/KEY`",
+    "NOT_PARKED": "`backburner show RUN` says what it waits for",
+    "RUN_CLOSED": "`backburner show RUN` says how it ended",
+    "BLOB_NOT_FOUND": "`backburner show RUN` prints the digests of its blobs",
     "RUN_KEY_CONFLICT": "give another --key, or the process and input that the run was created with",
 }
 
@@ -62,6 +66,11 @@ def from_rpc(error: grpc.RpcError, address: str, source: str) -> CliError:
         return _unreachable(address, source, message)
     text = _join(message, reason, violations)
     return CliError(text, _REMEDIES.get(reason, ""), _exit_code(code))
+
+
+def reason_of(error: grpc.RpcError) -> str:
+    """Reason of the error's ErrorInfo; empty when it has none."""
+    return _details(error)[0]
 
 
 def _unreachable(address: str, source: str, message: str) -> CliError:

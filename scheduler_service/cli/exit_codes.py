@@ -18,5 +18,7 @@ class ExitCode(IntEnum):
     """--timeout passed; what was waited for goes on."""
     UNREACHABLE = 6
     """The service does not answer."""
+    NOT_STARTED = 127
+    """The child of `exec` could not be started, as shells number it."""
     INTERRUPTED = 130
     """Ctrl-C, as shells number it; a run that was watched goes on."""

@@ -40,7 +40,7 @@ def read_input(source: str | None, pairs: Iterable[str]) -> dict[str, Any]:
         name, equals, value = pair.partition("=")
         if not equals or not name:
             raise UsageProblem(f"{pair!r} is not KEY=VALUE", "give inputs as name=value; values are JSON, else text")
-        given[name] = _value(value)
+        given[name] = lenient_value(value)
     return given
 
 
@@ -67,7 +67,7 @@ def read_labels(pairs: Iterable[str]) -> dict[str, str]:
 
 
 def _read_object(source: str) -> dict[str, Any]:
-    value = read_value(_text_of(source))
+    value = read_value(read_text(source))
     if not isinstance(value, dict):
         raise UsageProblem(
             f"the input is a JSON {_kind(value)}, not an object", "name the parameters: '{\"name\": value}'"
@@ -75,7 +75,8 @@ def _read_object(source: str) -> dict[str, Any]:
     return value
 
 
-def _text_of(source: str) -> str:
+def read_text(source: str) -> str:
+    """The text itself, that of `@FILE`, or for `-` what stdin has."""
     if source == "-":
         return sys.stdin.read()
     if not source.startswith("@"):
@@ -86,8 +87,8 @@ def _text_of(source: str) -> str:
         raise UsageProblem(f"cannot read {source[1:]}: {error.strerror}") from error
 
 
-def _value(text: str) -> Any:
-    # As jq's --arg and --argjson in one: n=3 and on=true are what they look like, name=main is text.
+def lenient_value(text: str) -> Any:
+    """JSON where it parses as JSON, else text: 3 and true are what they look like, main is text."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:

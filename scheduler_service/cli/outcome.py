@@ -37,6 +37,19 @@ def effect_exit_code(effect: pb.Effect) -> ExitCode:
     return _EFFECT_CODES.get(effect.state, ExitCode.FAILED)
 
 
+def exec_exit_code(effect: pb.Effect) -> int:
+    """What `exec` exits with: the child's own code when it ran to its end, 128 + N when signal N ended it."""
+    if effect.state in (journal.EFFECT_STATE_TIMED_OUT, journal.EFFECT_STATE_CANCELLED):
+        return ExitCode.TIMED_OUT if effect.state == journal.EFFECT_STATE_TIMED_OUT else ExitCode.CANCELLED
+    if effect.state == journal.EFFECT_STATE_SUCCEEDED:
+        return effect.result.exit_code
+    if effect.error.reason == journal.EFFECT_REASON_SPAWN_FAILED:
+        return ExitCode.NOT_STARTED
+    if effect.result.HasField("signal"):
+        return 128 + effect.result.signal
+    return effect.result.exit_code or ExitCode.FAILED
+
+
 def say_outcome(run: pb.Run, *, as_json: bool = False) -> None:
     """Print the result on stdout, or on stderr why there is none."""
     if as_json:

@@ -4,12 +4,14 @@ import os
 from collections.abc import Sequence
 from typing import Any, Final
 
+import click
 from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
 # Nothing may be cut or wrapped in what a program reads: a line of a table is a line of the file.
 _PLAIN_WIDTH: Final = 2000
+_WIDE: Final = 130
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -23,11 +25,30 @@ def console(*, stderr: bool = False) -> Console:
 def put(out: Console, drawn: RenderableType) -> None:
     """Print it; where a program reads, without the spaces that fill lines up."""
     if out.is_terminal:
-        out.print(drawn)
+        out.print(_without_empty_columns(drawn))
         return
     with out.capture() as captured:
         out.print(drawn)
     out.file.writelines(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+
+
+def _without_empty_columns(drawn: RenderableType) -> RenderableType:
+    # Room is short on a terminal; a program finds every column at its place.
+    if isinstance(drawn, Table) and drawn.row_count:
+        drawn.columns = [column for column in drawn.columns if any(cell != "" for cell in column.cells)]
+    return drawn
+
+
+def say_limit(rows: int, limit: int) -> None:
+    """Say that a list ends where it was cut, not where it ends."""
+    if rows == limit:
+        click.echo(f"the newest {limit}: --all shows all, --limit N more", err=True)
+
+
+def short_id(run_id: str, width: int) -> str:
+    """The id of a run where there is room for it, else its end; commands take either."""
+    # The end of a UUIDv7 is random, so it is unique where its beginning, a time, is not.
+    return run_id if width >= _WIDE else run_id.rpartition("-")[2]
 
 
 def table(*columns: str, right: Sequence[str] = ()) -> Table:

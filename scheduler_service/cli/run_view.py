@@ -174,7 +174,7 @@ class RunView:
         if effect is None:
             return []
         effect.state = journal.EFFECT_STATE_PARKED if kind == "effect_parked" else journal.EFFECT_STATE_QUEUED
-        effect.note = _describe_setback(event)
+        effect.note = describe_setback(event)
         return [Notice(text.moment(event.recorded_at), effect.key, effect.note, 2, effect.background)]
 
     def _take_cancel_request(self, event: journal.JournalEvent) -> list[Notice]:
@@ -251,7 +251,8 @@ def _from_resource(effect: pb.Effect) -> EffectView:
     return view
 
 
-def _describe_setback(event: journal.JournalEvent) -> str:
+def describe_setback(event: journal.JournalEvent) -> str:
+    """Why an attempt ended without settling its effect, in words."""
     if event.WhichOneof("data") == "effect_attempt_lost":
         lost = event.effect_attempt_lost
         return f"attempt {event.attempt} lost ({text.effect_reason(lost.reason)}): {lost.message}"

@@ -131,6 +131,15 @@ class RunSnapshot:
     effects: Sequence[EffectView]
 
 
+@dataclass(frozen=True, slots=True)
+class OpenWork:
+    """What a list shows of a run that has not ended: some open effects, the next timer, effects by state."""
+
+    effects: Sequence[EffectView]
+    next_timer: datetime | None
+    counts: Mapping[str, int] | None
+
+
 class Connections(Protocol):
     """Where connections for reading come from."""
 
@@ -183,6 +192,21 @@ class ClientReads:
         """
         parameters = _effect_parameters(filters, limit=limit + 1, bytes_max=bytes_max, full=full)
         return _page([(_effect(row), row["found"]) for row in await self._rows("effects", parameters)], limit)
+
+    async def open_work(self, run_ids: Sequence[str], each: int) -> Mapping[str, OpenWork]:
+        """The open work of some runs, at most `each` effects of each: two statements for the whole list."""
+        if not run_ids:
+            return {}
+        async with self._connections.connection() as connection:
+            causes = await _fetch(connection, "causes", {"run_ids": list(run_ids), "each": each})
+            tallies = await _fetch(connection, "tallies", {"run_ids": list(run_ids)})
+        by_run: dict[str, list[EffectView]] = {}
+        for effect in map(_effect, causes):
+            by_run.setdefault(effect.run_id, []).append(effect)
+        return {
+            str(row["run_id"]): OpenWork(by_run.get(str(row["run_id"]), ()), row["next_timer"], row["counts"])
+            for row in tallies
+        }
 
     async def unsettled(self, run_id: str, keys: Sequence[str]) -> tuple[int, int]:
         """How many of the named effects exist, and how many of them have not settled."""

@@ -112,6 +112,37 @@ FROM sized s
 WHERE s.n = 1 OR s.bytes <= %(bytes_max)s
 ORDER BY s.n;
 
+-- causes --
+-- The newest open effects of each of some runs, at most so many of each. No payloads, and nothing settled.
+SELECT e.effect_id, e.run_id, e.key, e.namespace, e.kind, e.name, e.harness, e.pool, e.background, e.state,
+       e.attempt, e.capabilities, e.executor_id, e.incarnation, e.executor_labels, e.cancel_reason, e.requested_seq,
+       e.settled_seq, e.requested_at, e.dispatched_at, e.started_at, e.settled_at, e.not_before, e.group_id,
+       e.group_max, e.labels, e.poll_interval_s, e.progress, e.usage, e.last_activity_at, e.elapsed_s,
+       h.state AS run_state, h.shard, NULL::jsonb AS spec, NULL::jsonb AS settled, NULL::text AS settled_type,
+       CASE WHEN e.group_id IS NOT NULL AND e.state = 'QUEUED' THEN (
+           SELECT count(*) FROM backburner.effects g
+           WHERE g.run_id = e.run_id AND g.group_id = e.group_id AND g.state IN ('DISPATCHED', 'RUNNING', 'CANCELLING')
+       ) ELSE 0 END AS group_open
+FROM backburner.run_heads h
+CROSS JOIN LATERAL (
+    SELECT * FROM backburner.effects o
+    WHERE o.run_id = h.run_id AND o.settled_seq IS NULL
+    ORDER BY o.requested_at DESC, o.effect_id DESC
+    LIMIT %(each)s
+) e
+WHERE h.run_id = ANY (%(run_ids)s::uuid[])
+ORDER BY e.run_id, e.requested_at DESC, e.effect_id DESC;
+
+-- tallies --
+-- The next timer of each of some runs, and its effects by state.
+SELECT h.run_id,
+       (SELECT min(t.fire_at) FROM backburner.timers t WHERE t.run_id = h.run_id) AS next_timer,
+       (SELECT jsonb_object_agg(s.state, s.n) FROM (
+           SELECT e.state, count(*) AS n FROM backburner.effects e WHERE e.run_id = h.run_id GROUP BY e.state
+       ) s) AS counts
+FROM backburner.run_heads h
+WHERE h.run_id = ANY (%(run_ids)s::uuid[]);
+
 -- unsettled --
 -- How many of the named effects exist, and how many of them have not settled.
 SELECT count(*) AS known, count(*) FILTER (WHERE e.settled_seq IS NULL) AS unsettled

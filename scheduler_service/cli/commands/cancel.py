@@ -4,39 +4,57 @@ from __future__ import annotations
 
 import click
 
+from backburner.journal.v1 import journal_pb2 as journal
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
 from scheduler_service.cli import text
 from scheduler_service.cli.address import Target
-from scheduler_service.cli.client import CALL_SECONDS, connect
-from scheduler_service.cli.options import asynchronous, with_json, with_target
+from scheduler_service.cli.bulk import Selection, change_runs, say
+from scheduler_service.cli.client import CALL_SECONDS, Client, connect
+from scheduler_service.cli.complete import effect_names
+from scheduler_service.cli.filters import with_filter
+from scheduler_service.cli.options import asynchronous, with_json, with_reason, with_target, with_yes
+
+_OPEN = [state for state in journal.RunState.values() if state and state not in text.RUN_ENDED]
 
 
 @click.command("cancel")
-@click.argument("name", metavar="RUN|EFFECT")
-@click.option("--reason", default="", metavar="TEXT", help="Why, for the journal.")
+@click.argument("names", metavar="[RUN|EFFECT]...", nargs=-1, shell_complete=effect_names)
+@with_filter
+@with_reason
+@with_yes
 @with_json
 @with_target
 @asynchronous
-async def cancel_command(*, name: str, reason: str, as_json: bool, target: Target) -> None:
-    """Cancel a run with its open effects, or one effect.
+async def cancel_command(*, reason: str, yes: bool, as_json: bool, target: Target, **which: tuple[str, ...]) -> int:
+    """Cancel runs with their open effects, or single effects.
 
-    When the command returns, the request is in the journal and cannot get lost; `backburner watch` shows the end.
+    When the command returns, the request is in the journal and cannot get lost; `backburner watch` shows the end. With
+    --state, --process or --label instead of names, all runs that match and have not ended are meant.
 
     \b
     Examples:
       backburner cancel key:release-1.4.2 --reason "wrong branch"
       backburner cancel 0198f2c4a1b2/tests
+      backburner cancel --process nightly --yes
     """
     async with connect(target) as client:
-        found = await client.find(name)
-        if isinstance(found, pb.Run):
-            run_request = pb.CancelRunRequest(run_id=found.run_id, namespace=client.namespace, reason=reason)
-            run = (await client.runs.CancelRun(run_request, timeout=CALL_SECONDS)).run
-            said, answer = f"run {run.run_id}: {text.run_state(run.state).lower()}", text.json_line(run)
-        else:
-            request = pb.CancelEffectRequest(
-                effect=pb.EffectName(effect_id=found.effect_id), namespace=client.namespace, reason=reason
-            )
-            effect = (await client.runs.CancelEffect(request, timeout=CALL_SECONDS)).effect
-            said, answer = f"effect {effect.key}: {text.effect_state(effect.state).lower()}", text.json_line(effect)
-    click.echo(answer if as_json else said)
+
+        async def cancel(run_id: str) -> pb.Run:
+            request = pb.CancelRunRequest(run_id=run_id, namespace=client.namespace, reason=reason)
+            return (await client.runs.CancelRun(request, timeout=CALL_SECONDS)).run
+
+        selection = Selection(**which, fitting=_OPEN)
+        if selection.is_filter or not selection.names:
+            return await change_runs(client, selection, "cancel", cancel, sure=yes, as_json=as_json)
+        # All names are looked up first: a mistyped one must not leave half of the work done.
+        for found in [await client.find(name) for name in selection.names]:
+            changed = await (cancel(found.run_id) if isinstance(found, pb.Run) else _effect(client, found, reason))
+            say(changed, as_json=as_json)
+        return 0
+
+
+async def _effect(client: Client, effect: pb.Effect, reason: str) -> pb.Effect:
+    request = pb.CancelEffectRequest(
+        effect=pb.EffectName(effect_id=effect.effect_id), namespace=client.namespace, reason=reason
+    )
+    return (await client.runs.CancelEffect(request, timeout=CALL_SECONDS)).effect

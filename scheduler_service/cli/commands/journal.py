@@ -13,6 +13,7 @@ from backburner.scheduler.v1 import scheduler_service_pb2 as pb
 from scheduler_service.cli import text
 from scheduler_service.cli.address import Target
 from scheduler_service.cli.client import CALL_SECONDS, Client, connect
+from scheduler_service.cli.complete import run_names
 from scheduler_service.cli.options import asynchronous, with_json, with_target
 from scheduler_service.cli.output import console
 from scheduler_service.cli.watching import watch_run
@@ -30,7 +31,7 @@ _TYPE_STYLES = {
 
 
 @click.command("journal")
-@click.argument("run", metavar="RUN")
+@click.argument("run", metavar="RUN", shell_complete=run_names())
 @click.option("--after", type=click.IntRange(min=0), default=0, metavar="SEQ", help="Only what follows SEQ.")
 @click.option("--follow", "-f", is_flag=True, help="Go on with new rows until the run ends.")
 @click.option("--full", is_flag=True, help="Print the data of each row whole.")

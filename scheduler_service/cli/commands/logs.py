@@ -13,6 +13,7 @@ from backburner.scheduler.v1 import scheduler_service_pb2 as pb
 from scheduler_service.cli import text
 from scheduler_service.cli.address import Target
 from scheduler_service.cli.client import Client, connect
+from scheduler_service.cli.complete import effect_names
 from scheduler_service.cli.options import asynchronous, with_json, with_target
 
 _STREAMS: Final = {
@@ -23,7 +24,7 @@ _STREAMS: Final = {
 
 
 @click.command("logs")
-@click.argument("effect", metavar="EFFECT")
+@click.argument("effect", metavar="EFFECT", shell_complete=effect_names)
 @click.option("--follow", "-f", is_flag=True, help="Go on until the attempt has ended.")
 @click.option("--stream", type=click.Choice(list(_STREAMS)), default="both", show_default=True)
 @click.option("--attempt", type=click.IntRange(min=1), metavar="N", help="Attempt. Default: the newest.")

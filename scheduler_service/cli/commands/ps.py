@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
-from typing import TypeVar
 
 import click
 from rich.markup import escape
@@ -16,22 +14,17 @@ from scheduler_service.cli import text
 from scheduler_service.cli.address import Target
 from scheduler_service.cli.client import Client, connect
 from scheduler_service.cli.errors import UsageProblem
+from scheduler_service.cli.filters import parse_states, run_filter, with_filter
 from scheduler_service.cli.names import read_labels
-from scheduler_service.cli.options import asynchronous, with_json, with_target
-from scheduler_service.cli.output import console, put, table
+from scheduler_service.cli.options import asynchronous, with_json, with_pages, with_target
+from scheduler_service.cli.output import console, put, say_limit, short_id, table
 from scheduler_service.cli.run_view import describe_progress, describe_report
-
-_WIDE = 130
-_REASONS_MAX = 100
-Value = TypeVar("Value", bound=int)
 
 
 @click.command("ps")
 @click.option("--effects", is_flag=True, help="List open effects of all runs instead of runs.")
-@click.option("--state", "states", multiple=True, metavar="STATE", help="Only this state, such as running. Repeatable.")
-@click.option("--process", "processes", multiple=True, metavar="PROCESS", help="Only runs of it. Repeatable.")
-@click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="Only with this label. Repeatable.")
-@click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="At most so many rows.")
+@with_filter
+@with_pages
 @with_json
 @with_target
 @asynchronous
@@ -47,6 +40,8 @@ async def ps_command(
 ) -> None:
     """List runs, newest first, or with --effects the effects that are open, each with what it waits for.
 
+    REPORT is what the process said of itself with `ctx.report`.
+
     \b
     Examples:
       backburner ps --state running --state process_error
@@ -58,38 +53,27 @@ async def ps_command(
     async with connect(target) as client:
         if effects:
             asked = pb.ListEffectsRequest(open_only=True, labels=read_labels(labels), view=pb.VIEW_FULL)
-            asked.states.extend(_parse(states, journal.EffectState.items(), "EFFECT_STATE_"))
+            asked.states.extend(parse_states(states, journal.EffectState.items(), "EFFECT_STATE_"))
             await _list_effects(client, asked, limit, as_json=as_json)
         else:
-            wanted = pb.ListRunsRequest(processes=processes, labels=read_labels(labels))
-            wanted.states.extend(_parse(states, journal.RunState.items(), "RUN_STATE_"))
-            await _list_runs(client, wanted, limit, as_json=as_json)
+            await _list_runs(client, run_filter(states, processes, labels), limit, as_json=as_json)
 
 
 async def _list_runs(client: Client, request: pb.ListRunsRequest, limit: int, *, as_json: bool) -> None:
     request.page_size = min(limit, 1000)
-    runs = await _with_reasons(client, [run async for run in client.list_runs(request, limit)])
-    if as_json:
-        for run in runs:
-            click.echo(text.json_line(run))
-        return
     out, now = console(), dt.datetime.now(dt.UTC)
-    rows = table("RUN", "STATE", "PROCESS", "KEY", "AGE", "EFFECTS", "WAITING ON", right=("AGE",))
-    for run in runs:
+    rows = table("RUN", "STATE", "PROCESS", "KEY", "AGE", "EFFECTS", "REPORT", "WAITING ON", right=("AGE",))
+    async for run in client.list_runs(request, limit):
+        if as_json:
+            click.echo(text.json_line(run))
+            continue
         state = text.run_state(run.state)
         cells = (run.process or "(client)", run.key, text.since(run.create_time, now), _counts(run.effect_counts))
-        name = _short_id(run.run_id, out.width)
-        rows.add_row(name, Text(state, text.style(state)), *map(escape, cells), escape(_waits(run)))
-    put(out, rows if runs else "no runs; start one with `backburner run PROCESS`")
-
-
-async def _with_reasons(client: Client, runs: list[pb.Run]) -> list[pb.Run]:
-    # What a run waits for is computed for single runs only. Bounded: a longer list is for machines.
-    waiting = [run for run in runs if run.state not in text.RUN_ENDED | text.RUN_PARKED][:_REASONS_MAX]
-    answers = await asyncio.gather(*(client.get_run(run.run_id, view=pb.VIEW_BASIC) for run in waiting))
-    for run, answer in zip(waiting, answers, strict=True):
-        run.CopyFrom(answer)
-    return runs
+        name, said = short_id(run.run_id, out.width), (describe_report(run.report), _waits(run))
+        rows.add_row(name, Text(state, text.style(state)), *map(escape, (*cells, *said)))
+    if not as_json:
+        put(out, rows if rows.row_count else "no runs; start one with `backburner run PROCESS`")
+        say_limit(rows.row_count, limit)
 
 
 async def _list_effects(client: Client, request: pb.ListEffectsRequest, limit: int, *, as_json: bool) -> None:
@@ -102,24 +86,12 @@ async def _list_effects(client: Client, request: pb.ListEffectsRequest, limit: i
             continue
         state = text.effect_state(effect.state)
         kind = "background" if effect.background else "foreground"
-        name = f"{_short_id(effect.run_id, out.width)}/{effect.key}"
+        name = f"{short_id(effect.run_id, out.width)}/{effect.key}"
         cells = (kind, text.since(effect.request_time, now), describe_progress(effect.progress), _why(effect))
         rows.add_row(escape(name), Text(state, text.style(state)), *map(escape, cells))
     if not as_json:
         put(out, rows if rows.row_count else "no open effects")
-
-
-def _short_id(run_id: str, width: int) -> str:
-    # The end of a UUIDv7 is random, so it is unique where its beginning, a time, is not. Commands take either.
-    return run_id if width >= _WIDE else run_id.rpartition("-")[2]
-
-
-def _parse(names: tuple[str, ...], known: list[tuple[str, Value]], prefix: str) -> list[Value]:
-    values = {name.removeprefix(prefix): value for name, value in known if value}
-    for name in names:
-        if name.upper() not in values:
-            raise UsageProblem(f"--state {name}: no such state", f"one of {', '.join(values).lower()}")
-    return [values[name.upper()] for name in names]
+        say_limit(rows.row_count, limit)
 
 
 def _counts(counts: pb.EffectCounts) -> str:
@@ -138,10 +110,7 @@ def _waits(run: pb.Run) -> str:
         return text.one_line(f"{run.error.kind}: {run.error.message}", 120)
     said = [item.message for item in run.waiting_on[:2]]
     more = len(run.waiting_on) - len(said)
-    report = describe_report(run.report)
-    return "; ".join([*([report] if report and not run.HasField("end_time") else []), *said]) + (
-        f"; and {more} more" if more > 0 else ""
-    )
+    return "; ".join([*said, *(["and more"] if more > 0 else [])])
 
 
 def _why(effect: pb.Effect) -> str:

@@ -11,11 +11,12 @@ from backburner.scheduler.v1 import scheduler_service_pb2 as pb
 from scheduler_service.cli import text
 from scheduler_service.cli.address import Target
 from scheduler_service.cli.client import CALL_SECONDS, Client, connect
+from scheduler_service.cli.complete import process_names
 from scheduler_service.cli.errors import CliError
 from scheduler_service.cli.exit_codes import ExitCode
 from scheduler_service.cli.follow import follow, screen
 from scheduler_service.cli.names import read_input, read_labels
-from scheduler_service.cli.options import asynchronous, with_json, with_target
+from scheduler_service.cli.options import asynchronous, seconds, with_json, with_target
 from scheduler_service.cli.outcome import run_exit_code, say_outcome
 from scheduler_service.cli.output import console
 from scheduler_service.cli.run_view import RunView
@@ -23,13 +24,13 @@ from scheduler_service.cli.watching import watch_run
 
 
 @click.command("run")
-@click.argument("process")
+@click.argument("process", shell_complete=process_names)
 @click.argument("pairs", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option("--input", "source", metavar="JSON|@FILE|-", help="Input object; KEY=VALUE pairs are set on top of it.")
 @click.option("--key", metavar="KEY", default="", help="Makes the call idempotent: the same key is the same run.")
 @click.option("--label", "labels", metavar="NAME=VALUE", multiple=True, help="Label of the run. Repeatable.")
 @click.option("--detach", "-d", is_flag=True, help="Print the run's id and do not follow it.")
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
+@click.option("--timeout", type=seconds, metavar="TIME",
               help="Follow no longer than this; the run goes on (exit code 5).")  # fmt: skip
 @click.option("--process-module", "module", metavar="MODULE",
               help="Module that defines PROCESS, for the error that names it when it is not loaded.")  # fmt: skip

@@ -15,6 +15,7 @@ from backburner.scheduler.v1 import scheduler_service_pb2 as pb
 from scheduler_service.cli import text
 from scheduler_service.cli.address import Target
 from scheduler_service.cli.client import Client, connect
+from scheduler_service.cli.complete import effect_names
 from scheduler_service.cli.options import asynchronous, with_json, with_target
 from scheduler_service.cli.outcome import describe_effect_error
 from scheduler_service.cli.output import console, details, put, table
@@ -24,7 +25,7 @@ _EFFECTS_SHOWN = 40
 
 
 @click.command("show")
-@click.argument("name", metavar="RUN|EFFECT")
+@click.argument("name", metavar="RUN|EFFECT", shell_complete=effect_names)
 @with_json
 @with_target
 @asynchronous

@@ -11,10 +11,11 @@ from backburner.scheduler.v1 import scheduler_service_pb2 as pb
 from scheduler_service.cli import text
 from scheduler_service.cli.address import Target
 from scheduler_service.cli.client import Client, connect
+from scheduler_service.cli.complete import effect_names
 from scheduler_service.cli.errors import CliError
 from scheduler_service.cli.exit_codes import ExitCode
 from scheduler_service.cli.follow import follow, screen
-from scheduler_service.cli.options import asynchronous, with_json, with_target
+from scheduler_service.cli.options import asynchronous, seconds, with_json, with_target
 from scheduler_service.cli.outcome import effect_exit_code, run_exit_code, say_effect_outcome, say_outcome
 from scheduler_service.cli.output import console
 from scheduler_service.cli.run_view import RunView
@@ -24,10 +25,10 @@ _LIVE = (pb.WatchRunRequest.INCLUDE_PROGRESS,)
 
 
 @click.command("watch")
-@click.argument("name", metavar="RUN|EFFECT")
+@click.argument("name", metavar="RUN|EFFECT", shell_complete=effect_names)
 @click.option("--after", type=click.IntRange(min=0), metavar="SEQ", help="Show the journal after SEQ, from 0, instead "
               "of beginning with the state as it is.")  # fmt: skip
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
+@click.option("--timeout", type=seconds, metavar="TIME",
               help="Watch no longer than this (exit code 5).")  # fmt: skip
 @with_json
 @with_target

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from typing import Any
 
 import grpc
 import pytest
@@ -9,6 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from backburner.journal.v1 import journal_pb2
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
+from scheduler_service.journal import client_reads
 from tests.integration.api.scene import NOWHERE, Scene, external, log_row, refused, shell, struct
 
 
@@ -193,6 +195,30 @@ async def test_a_run_says_what_it_waits_for(at: Scene) -> None:
     causes = {item.effect_key: item.cause for item in run.waiting_on}
     assert causes == {"ask": pb.WaitingOn.CAUSE_EXTERNAL, "sh": pb.WaitingOn.CAUSE_NO_EXECUTOR}
     assert run.effect_counts.waiting == 2
+
+
+async def test_a_list_says_what_each_run_waits_for_in_as_many_reads_whatever_its_length(
+    at: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = [await at.create() for _ in range(3)]
+    for run_id in waiting:
+        for n in range(5):
+            await at.request(run_id, f"approve/{n}", external())
+    ended = await at.create()
+    await at.append(ended, {"type": "RUN_COMPLETED", "data": {"result": {"value": 1}}})
+    reads: list[str] = []
+    fetch = client_reads._fetch
+
+    async def counted(connection: Any, name: str, parameters: Any) -> Any:
+        reads.append(name)
+        return await fetch(connection, name, parameters)
+
+    monkeypatch.setattr(client_reads, "_fetch", counted)
+    listed = {run.run_id: run for run in (await at.client.ListRuns(pb.ListRunsRequest())).runs}
+    assert [len(listed[run_id].waiting_on) for run_id in (*waiting, ended)] == [3, 3, 3, 0]
+    assert {cause.effect_key for cause in listed[waiting[0]].waiting_on} == {f"approve/{n}" for n in (2, 3, 4)}
+    assert listed[waiting[0]].effect_counts.waiting == 5
+    assert sorted(name for name in reads if name not in ("executors", "live_shards")) == ["causes", "runs", "tallies"]
 
 
 async def test_what_is_not_there_yet_says_so(at: Scene) -> None:

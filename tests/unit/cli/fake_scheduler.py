@@ -1,5 +1,6 @@
 """A scheduler that answers from a script, for tests of the commands."""
 
+import threading
 import time
 from concurrent import futures
 from typing import Any
@@ -23,7 +24,40 @@ from backburner.scheduler.v1 import (
 
 RUN = "0198f2c4-a1b2-7c3d-8e4f-0123456789ab"
 OTHER = "0198f2c4-a1b2-7c3d-8e4f-0000006789ab"
+BLOB = bytes(range(256)) * 10
 EFFECT = "2ed6657d-e927-568b-95e1-2665a8aea6a2"
+
+
+class PlayedEffect:
+    """An effect that `exec` requests: its live frames, what was recorded of its output, and how it ends."""
+
+    def __init__(self) -> None:
+        self.frames: list[pb.WatchEffectResponse] = []
+        self.recorded = {"stdout": b"", "stderr": b""}
+        self.end = pb.Effect(effect_id=EFFECT, run_id=RUN, key="make", kind=journal.EFFECT_KIND_SHELL, attempt=1)
+        self.end.state = journal.EFFECT_STATE_SUCCEEDED
+        self.end.result.exit_code = 0
+        self.cancelled = threading.Event()
+        self.waits_for_cancel = False
+        self.run_closed = False
+
+    def live(self, stream: executor.OutputStream.ValueType, offset: int, data: bytes) -> None:
+        frame = pb.WatchEffectResponse()
+        frame.output.attempt = 1
+        frame.output.chunk.stream, frame.output.chunk.offset, frame.output.chunk.data = stream, offset, data
+        self.frames.append(frame)
+
+    def wrote(self, name: str, data: bytes) -> None:
+        """What the child wrote in all, whether any live frame has it or not."""
+        self.recorded[name] = data
+        getattr(self.end.result, name).total_bytes = len(data)
+
+    def watch(self, context: Any) -> Any:
+        yield from self.frames
+        while self.waits_for_cancel and not self.cancelled.is_set() and context.is_active():
+            yield pb.WatchEffectResponse(heartbeat=pb.WatchHeartbeat(seq=1))
+            time.sleep(0.02)
+        yield pb.WatchEffectResponse(end=pb.WatchEnd(reason=pb.WatchEnd.REASON_EFFECT_SETTLED))
 
 
 class FakeScheduler(
@@ -35,6 +69,8 @@ class FakeScheduler(
         self.state: journal.RunState.ValueType = journal.RUN_STATE_COMPLETED
         self.asked: list[Any] = []
         self.never_ends = False
+        self.played = PlayedEffect()
+        self.not_parked = ""
         self.runs = [RUN, OTHER]
 
     def run(self, run_id: str = RUN) -> pb.Run:
@@ -59,6 +95,8 @@ class FakeScheduler(
 
     def CreateRun(self, request: Any, context: Any) -> Any:
         self.asked.append(request)
+        if request.HasField("client"):
+            return pb.CreateRunResponse(run=pb.Run(run_id=RUN, client_driven=True), created=True, client_epoch=7)
         if request.process != "build":
             refuse(context, grpc.StatusCode.NOT_FOUND, "no such process", "PROCESS_NOT_FOUND")
         return pb.CreateRunResponse(run=self.run(), created=True)
@@ -72,11 +110,14 @@ class FakeScheduler(
         return pb.GetRunResponse(run=self.run(request.run_id or RUN))
 
     def ListRuns(self, request: Any, context: Any) -> Any:
+        self.asked.append(request)
         return pb.ListRunsResponse(runs=[self.run(run_id) for run_id in self.runs])
 
     def GetEffect(self, request: Any, context: Any) -> Any:
         self.asked.append(request)
         name = request.effect
+        if any(isinstance(asked, pb.RequestEffectsRequest) for asked in self.asked):
+            return pb.GetEffectResponse(effect=self.played.end)
         if not name.effect_id and (name.run_id, name.key) not in ((RUN, "tests"), (RUN, "approve")):
             refuse(context, grpc.StatusCode.NOT_FOUND, "no such effect", "EFFECT_NOT_FOUND")
         return pb.GetEffectResponse(effect=self.effect(name.key or "tests"))
@@ -97,6 +138,41 @@ class FakeScheduler(
         reason = pb.WatchEnd.REASON_PARKED if parked else pb.WatchEnd.REASON_RUN_CLOSED
         yield pb.WatchRunResponse(end=pb.WatchEnd(reason=reason, run=self.run()))
 
+    def RequestEffects(self, request: Any, context: Any) -> Any:
+        self.asked.append(request)
+        if self.played.run_closed:
+            refuse(context, grpc.StatusCode.FAILED_PRECONDITION, "the run has ended", "RUN_CLOSED")
+        return pb.RequestEffectsResponse(effects=[pb.Effect(effect_id=EFFECT, run_id=RUN, key=request.effects[0].key)])
+
+    def FinishRun(self, request: Any, context: Any) -> Any:
+        self.asked.append(request)
+        return pb.FinishRunResponse(run=self.run())
+
+    def WatchEffect(self, request: Any, context: Any) -> Any:
+        self.asked.append(request)
+        yield from self.played.watch(context)
+
+    def HaltRun(self, request: Any, context: Any) -> Any:
+        self.asked.append(request)
+        self.state = journal.RUN_STATE_HALTED
+        return pb.HaltRunResponse(run=self.run(request.run_id))
+
+    def ResumeRun(self, request: Any, context: Any) -> Any:
+        self.asked.append(request)
+        if request.run_id == self.not_parked:
+            refuse(context, grpc.StatusCode.FAILED_PRECONDITION, f"run {request.run_id} is not parked", "NOT_PARKED")
+        self.state = journal.RUN_STATE_RUNNING
+        return pb.ResumeRunResponse(run=self.run(request.run_id))
+
+    def SignalRun(self, request: Any, context: Any) -> Any:
+        self.asked.append(request)
+        return pb.SignalRunResponse(seq=9)
+
+    def ReadBlob(self, request: Any, context: Any) -> Any:
+        self.asked.append(request)
+        for offset in range(request.offset, len(BLOB), 1000):
+            yield pb.ReadBlobResponse(offset=offset, data=BLOB[offset : offset + 1000])
+
     def ReadJournal(self, request: Any, context: Any) -> Any:
         event = journal.JournalEvent(seq=request.after_seq + 1, type=journal.EVENT_TYPE_RUN_CREATED)
         event.run_created.process = "build"
@@ -105,6 +181,7 @@ class FakeScheduler(
 
     def CancelRun(self, request: Any, context: Any) -> Any:
         self.asked.append(request)
+        self.played.cancelled.set()
         return pb.CancelRunResponse(run=self.run())
 
     def CancelEffect(self, request: Any, context: Any) -> Any:
@@ -117,6 +194,13 @@ class FakeScheduler(
 
     def StreamOutput(self, request: Any, context: Any) -> Any:
         self.asked.append(request)
+        if request.follow and request.stream:
+            name = "stdout" if request.stream == executor.OUTPUT_STREAM_STDOUT else "stderr"
+            frame = pb.StreamOutputResponse()
+            frame.chunk.stream, frame.chunk.offset = request.stream, request.offset
+            frame.chunk.data = self.played.recorded[name][request.offset :]
+            yield frame
+            return
         streams = (executor.OUTPUT_STREAM_STDOUT, executor.OUTPUT_STREAM_STDERR)
         for stream, data in zip(streams, (b"out\xff\n", b"err\n"), strict=True):
             frame = pb.StreamOutputResponse()

@@ -1,14 +1,11 @@
 """The commands against a played scheduler, as a shell sees them: stdout, stderr, exit code."""
 
 import json
-import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import click
@@ -17,44 +14,8 @@ import pytest
 from backburner.journal.v1 import journal_pb2 as journal
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
 from scheduler_service.cli.entry import tree
-from tests.unit.cli.fake_scheduler import EFFECT, OTHER, RUN, FakeScheduler, serve
-
-ROOT = Path(__file__).resolve().parents[3]
-
-
-class Shell:
-    """Runs commands beside the played scheduler."""
-
-    def __init__(self, fake: FakeScheduler, address: str, folder: Path) -> None:
-        self.fake = fake
-        self.folder = folder
-        path = os.pathsep.join([str(ROOT), str(ROOT / "proto" / "gen")])
-        self.env = {**os.environ, "PYTHONPATH": path, "BACKBURNER_ADDRESS": address, "GRPC_ENABLE_FORK_SUPPORT": "0"}
-        self.env.pop("COLUMNS", None)
-
-    def start(self, *arguments: str, **env: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "scheduler_service.cli", *arguments],
-            cwd=self.folder,
-            env={**self.env, **env},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-
-    def __call__(self, *arguments: str, **env: str) -> tuple[int, str, str]:
-        process = self.start(*arguments, **env)
-        out, err = process.communicate(timeout=30)
-        assert b"Traceback" not in err, err.decode()
-        return process.returncode, out.decode(errors="surrogateescape"), err.decode()
-
-
-@pytest.fixture
-def shell(tmp_path: Path) -> Iterator[Shell]:
-    fake = FakeScheduler()  # type: ignore[abstract]  # what it leaves out is not called
-    server, address = serve(fake)
-    yield Shell(fake, address, tmp_path)
-    server.stop(None).wait()
+from tests.unit.cli.conftest import ROOT, Shell
+from tests.unit.cli.fake_scheduler import EFFECT, OTHER, RUN
 
 
 def test_run_prints_the_result_on_stdout_and_everything_else_on_stderr(shell: Shell) -> None:
@@ -196,7 +157,7 @@ def test_resolve_sends_choice_value_and_actor(shell: Shell) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "give --choice yes|no"),
+        ([], "--choice yes|no"),
         (["--choice", "maybe"], "choose one of yes, no"),
         (["--choice", "yes", "--fail", "no"], "--fail goes with neither"),
         (["--value", "{"], "not JSON"),

@@ -154,11 +154,13 @@ class Run(_message.Message):
 
     @_builtins.property
     def waiting_on(self) -> _containers.RepeatedCompositeFieldContainer[Global___WaitingOn]:
-        """What it waits for, computed now. Empty when it has ended."""
+        """What it waits for, computed now: at most 10 causes, in lists those of its 3 newest open effects. Empty when it has
+        ended.
+        """
 
     @_builtins.property
     def effect_counts(self) -> Global___EffectCounts:
-        """Numbers of effects by state."""
+        """Numbers of effects by state. In lists only for runs that have not ended."""
 
     def __init__(
         self,
