@@ -52,6 +52,7 @@ async def migrate(dsn: str, *, roles: bool = False) -> list[str]:
     Raises MigrationError, or JournalUnavailable when Postgres does not answer.
     """
     async with await _connect(dsn) as connection:
+        _check_encoding(connection)
         # Two migrating at a time: the second waits, and finds nothing left to do.
         await connection.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
         await connection.execute(f"SET lock_timeout = '{_LOCK_TIMEOUT}'")
@@ -90,6 +91,16 @@ async def _connect(dsn: str) -> Connection:
         if is_unavailable(error):
             raise JournalUnavailable(f"Postgres does not answer: {error}".strip()) from error
         raise MigrationError(f"cannot connect: {error}".strip()) from error
+
+
+def _check_encoding(connection: Connection) -> None:
+    """JSON is UTF-8; in any other encoding the server refuses characters, or hands out bytes for text."""
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding != "UTF8":
+        raise MigrationError(
+            f"database {connection.info.dbname} has the encoding {encoding} and Backburner needs UTF8: "
+            "CREATE DATABASE ... TEMPLATE template0 ENCODING 'UTF8'"
+        )
 
 
 async def _prepare(connection: Connection) -> None:

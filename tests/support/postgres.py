@@ -131,7 +131,7 @@ async def _build_template(connection: psycopg.AsyncConnection, url: str, name: s
 
     unfinished = sql.Identifier(f"{name}_unfinished")
     await connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(unfinished))
-    await connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(unfinished))
+    await connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'").format(unfinished))
     await migrate(with_database(url, f"{name}_unfinished"))
     await connection.execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(unfinished, sql.Identifier(name)))
 

@@ -4,6 +4,7 @@ import asyncio
 import shutil
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -16,10 +17,17 @@ from tests.support.postgres import with_database
 
 @pytest.fixture
 def empty_database(shared_server_url: str) -> Iterator[str]:
+    with _database(shared_server_url, "UTF8") as url:
+        yield url
+
+
+@contextmanager
+def _database(server_url: str, encoding: str) -> Iterator[str]:
     name = f"bb_empty_{uuid.uuid4().hex[:16]}"
-    with psycopg.connect(shared_server_url, autocommit=True) as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name)))
-        yield with_database(shared_server_url, name)
+    made = sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {} LOCALE_PROVIDER libc LOCALE 'C'")
+    with psycopg.connect(server_url, autocommit=True) as connection:
+        connection.execute(made.format(sql.Identifier(name), sql.Literal(encoding)))
+        yield with_database(server_url, name)
         connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
@@ -67,6 +75,15 @@ async def test_file_that_fails_is_rolled_back_and_named(empty_database: str, fil
     assert found == (None,)
     broken.unlink()
     assert await migrate.migrate(empty_database) == []
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+async def test_database_that_cannot_hold_every_character_is_refused(shared_server_url: str, encoding: str) -> None:
+    with _database(shared_server_url, encoding) as url:
+        with pytest.raises(migrate.MigrationError, match=f"has the encoding {encoding} and Backburner needs UTF8"):
+            await migrate.migrate(url)
+        with psycopg.connect(url) as connection:
+            assert connection.execute("SELECT to_regnamespace('backburner') IS NULL").fetchone() == (True,)
 
 
 async def test_user_without_the_right_to_make_roles_is_told_what_to_do(shared_server_url: str) -> None:
