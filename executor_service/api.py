@@ -23,6 +23,7 @@ from executor_service.errors import (
     AttemptNotFound,
     CursorAhead,
     InternalError,
+    InvalidRequest,
     ServiceError,
     TooManyWatchers,
 )
@@ -84,6 +85,8 @@ class ExecutorServicer(pb_grpc.ExecutorServiceServicer):
         return pb.DrainResponse(running=len(self._attempts))
 
     def _find(self, request: pb.StreamProgressRequest) -> Invocation:
+        if request.after_cursor < 0:
+            raise InvalidRequest("after_cursor", "must not be negative")
         invocation = self._attempts.get(request.effect_id, request.attempt)
         if invocation is None:
             raise AttemptNotFound(request.effect_id, request.attempt)

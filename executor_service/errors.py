@@ -29,10 +29,10 @@ class ServiceError(Exception):
 
 
 class InvalidRequest(ServiceError):
-    """The request cannot be parsed."""
+    """The request cannot be parsed, or a field of it is out of range."""
 
-    def __init__(self, error: Exception) -> None:
-        super().__init__(f"the request cannot be parsed: {error}")
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"the request is invalid: {field}: {problem}", field=field)
 
 
 class AttemptNotFound(ServiceError):

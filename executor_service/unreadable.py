@@ -46,18 +46,22 @@ class RefuseUnreadable(grpc.aio.ServerInterceptor):
     def _reading(self, behavior: Callable[..., Any]) -> Callable[..., Any]:
         async def one(request: Any, context: Any) -> Any:
             if isinstance(request, DecodeError):
-                await self._refuse(context, InvalidRequest(request))
+                await self._refuse(context, _unreadable(request))
             return await behavior(request, context)
 
         async def many(request: Any, context: Any) -> AsyncIterator[Any]:
             if isinstance(request, DecodeError):
-                await self._refuse(context, InvalidRequest(request))
+                await self._refuse(context, _unreadable(request))
             async for frame in behavior(request, context):
                 yield frame
 
         if inspect.isasyncgenfunction(behavior):
             return many
         return one if inspect.iscoroutinefunction(behavior) else behavior
+
+
+def _unreadable(error: DecodeError) -> InvalidRequest:
+    return InvalidRequest("request", f"cannot be parsed: {error}")
 
 
 def _forgiving(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:

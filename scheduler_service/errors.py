@@ -102,15 +102,6 @@ class EffectNotFound(ServiceError):
         )
 
 
-class ExecutorNotFound(ServiceError):
-    """No such executor."""
-
-    def __init__(self, executor_id: str) -> None:
-        super().__init__(
-            f"executor {executor_id!r} is not known: list executors to see which are", executor_id=executor_id
-        )
-
-
 class RunKeyConflict(ServiceError):
     """The key belongs to a run of another process or input."""
 
@@ -290,7 +281,6 @@ STATUS: Final[Mapping[type[ServiceError], tuple[grpc.StatusCode, str]]] = {
     ProcessNotFound: (grpc.StatusCode.NOT_FOUND, "PROCESS_NOT_FOUND"),
     RunNotFound: (grpc.StatusCode.NOT_FOUND, "RUN_NOT_FOUND"),
     EffectNotFound: (grpc.StatusCode.NOT_FOUND, "EFFECT_NOT_FOUND"),
-    ExecutorNotFound: (grpc.StatusCode.NOT_FOUND, "EXECUTOR_NOT_FOUND"),
     RunKeyConflict: (grpc.StatusCode.ALREADY_EXISTS, "RUN_KEY_CONFLICT"),
     RequestIdReused: (grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED"),
     RunClosed: (grpc.StatusCode.FAILED_PRECONDITION, "RUN_CLOSED"),

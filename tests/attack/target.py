@@ -63,14 +63,14 @@ class Target:
                 return ""
             return effect.effect_id if effect.attempt or not running else ""
 
-        return await eventually(found, timeout=30)
+        return await eventually(found, timeout=30, message=lambda: f"{self.stack.scheduler.tail}\n{self.talker.tail}")
 
     async def _new_talker(self) -> None:
         """A fresh attempt that talks, in the place of the one before."""
-        client, before = self.stack.client, self._talk[0]
-        if before:
+        client, before = self.stack.client, pb.EffectName(effect_id=self._talk[1])
+        if before.effect_id:
             with contextlib.suppress(grpc.aio.AioRpcError):  # it has ended by the attack
-                await client.CancelRun(pb.CancelRunRequest(run_id=before, namespace="talk"))
+                await client.CancelEffect(pb.CancelEffectRequest(effect=before, namespace="talk"))
         run = await client.CreateRun(pb.CreateRunRequest(process="talker", namespace="talk"))
         self._talk = run.run.run_id, await self._effect(run.run.run_id, "talk", "talk", running=True)
 

@@ -15,7 +15,7 @@ COUNT = 150
 async def test_no_message_makes_an_internal_error_hangs_or_loses_anything(database_url: str, tmp_path: Path) -> None:
     seed = secrets.randbits(32)
     print(f"seed {seed}")
-    reports = await attack(database_url, tmp_path, COUNT, seed, print)
+    reports = await attack(database_url, tmp_path, count=COUNT, seed=seed, show=print)
     assert [report.name for report in reports] == [method.name for method in METHODS]
     shallow = {report.name for report in reports if not report.codes["OK"] + report.codes["UNIMPLEMENTED"]}
     assert not shallow, f"the attack never got past the checks of {sorted(shallow)}"

@@ -18,7 +18,6 @@ EXAMPLES = [
     errors.ProcessNotFound("p", ["a", "b"]),
     errors.RunNotFound("default", "r"),
     errors.EffectNotFound("default", "e"),
-    errors.ExecutorNotFound("x"),
     errors.RunKeyConflict("default", "k", "aa", "bb"),
     errors.RequestIdReused("default", "q"),
     errors.RunClosed("r", "COMPLETED"),

@@ -27,7 +27,7 @@ if _version_not_supported:
 
 class OperatorServiceStub:
     """For operators. Every change is journaled or audited with actor and reason.
-    Errors as in SchedulerService; besides, NOT_FOUND (EXECUTOR_NOT_FOUND) where an executor is named.
+    Errors as in SchedulerService.
     """
 
     def __init__(self, channel):
@@ -75,7 +75,7 @@ class OperatorServiceStub:
 
 class OperatorServiceServicer:
     """For operators. Every change is journaled or audited with actor and reason.
-    Errors as in SchedulerService; besides, NOT_FOUND (EXECUTOR_NOT_FOUND) where an executor is named.
+    Errors as in SchedulerService.
     """
 
     def ListExecutors(self, request, context):
@@ -175,7 +175,7 @@ def add_OperatorServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class OperatorService:
     """For operators. Every change is journaled or audited with actor and reason.
-    Errors as in SchedulerService; besides, NOT_FOUND (EXECUTOR_NOT_FOUND) where an executor is named.
+    Errors as in SchedulerService.
     """
 
     @staticmethod

@@ -14,7 +14,7 @@ GRPC_VERSION: str
 
 class OperatorServiceStub:
     """For operators. Every change is journaled or audited with actor and reason.
-    Errors as in SchedulerService; besides, NOT_FOUND (EXECUTOR_NOT_FOUND) where an executor is named.
+    Errors as in SchedulerService.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -35,7 +35,7 @@ class OperatorServiceStub:
 
 class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
     """For operators. Every change is journaled or audited with actor and reason.
-    Errors as in SchedulerService; besides, NOT_FOUND (EXECUTOR_NOT_FOUND) where an executor is named.
+    Errors as in SchedulerService.
     """
 
     @_abc_1.abstractmethod
