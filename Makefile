@@ -2,15 +2,20 @@
 # Another Python: make setup PYTHON=python3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint breaking test demo bench hostile invariants generate format clean
+.PHONY: help setup lint breaking test pythons demo bench hostile simulate chaos failpoints takeover storm invariants generate format clean
 
 VENV    := .venv
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
+PYTHONS := $(VENV)/.pythons
 PYTHON  ?=
 WORKERS ?= 2
 N       ?= 10000
+ROUNDS  ?= 300
 SEED    ?=
+EFFECTS ?= 1000
+SECONDS ?= 120
+PERIOD  ?= 8
 
 # Set iteration must not differ from run to run, nor between a run and its replay.
 export PYTHONHASHSEED := 0
@@ -63,7 +68,16 @@ breaking: $(STAMP) ## Compare the protos with those of main
 	echo "buf breaking proto --against main ($$base)"; \
 	git archive "$$base" proto | tar -x -C "$$before" && $(BIN)/buf breaking proto --against "$$before/proto"
 
-test: $(STAMP) ## All tests (WORKERS=n processes)
+# Replay is tried on each Python that is here: only it must not differ between them.
+pythons: ## Make the other supported Pythons of this machine ready for the tests of replay
+	@rm -f $(PYTHONS)
+	@$(MAKE) --no-print-directory $(PYTHONS)
+
+$(PYTHONS): $(STAMP)
+	$(BIN)/python -m tests.support.pythons
+	@touch $@
+
+test: $(STAMP) $(PYTHONS) ## All tests (WORKERS=n processes)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --durations=10
 
 demo: $(STAMP) ## A guided example: the command `backburner demo`
@@ -74,6 +88,22 @@ bench: $(STAMP) ## Measure latency and throughput on this machine
 
 hostile: $(STAMP) ## Random and hostile messages to each rpc (N=10000 to each, SEED=s to repeat)
 	$(BIN)/python -m tests.attack.hostile --count $(N) $(if $(SEED),--seed $(SEED))
+
+simulate: $(STAMP) ## Random processes and random schedules of dispatch, in made-up time (N schedules, SEED=s of the first)
+	$(BIN)/python -m tests.property.replay_simulation --schedules $(N) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m tests.property.dispatch_simulation --schedules $(N) $(if $(SEED),--seed $(SEED))
+
+chaos: $(STAMP) ## Random faults to all parts at work, and a judge (ROUNDS=300, SEED=s to repeat)
+	$(BIN)/python -m tests.crash.chaos --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED))
+
+failpoints: $(STAMP) ## Kill each service at each of its failpoints, one after the other
+	ALL_FAILPOINTS=1 $(BIN)/python -m pytest -q -m soak tests/crash/test_failpoints.py
+
+takeover: $(STAMP) ## kill -9 and SIGTERM of an owner with EFFECTS=1000 in flight: how long, what ran again
+	$(BIN)/python -m tests.crash.outages takeover --effects $(EFFECTS)
+
+storm: $(STAMP) ## Postgres stopped and started under load (SECONDS=120, PERIOD=8): what was lost, throughput
+	$(BIN)/python -m tests.crash.outages storm --seconds $(SECONDS) --period $(PERIOD)
 
 invariants: $(STAMP) ## Which tests hold which invariant of the design
 	@$(BIN)/python -m tests.support.invariants

@@ -34,6 +34,7 @@ BEGIN
     GRANT USAGE ON SCHEMA backburner TO backburner_scheduler, backburner_executor;
     GRANT SELECT ON ALL TABLES IN SCHEMA backburner TO backburner_scheduler;
     GRANT EXECUTE ON FUNCTION contract_v1() TO backburner_scheduler, backburner_executor;
+    GRANT EXECUTE ON FUNCTION server_life_v1() TO backburner_scheduler, backburner_executor;
     GRANT EXECUTE ON FUNCTION shard_of(uuid), create_runs_v1(jsonb), append_v1(jsonb), request_cancels_v1(jsonb),
         resolve_external_v1(jsonb), claim_v1(jsonb), executor_hello_v1(jsonb), executors_seen_v1(jsonb),
         executor_gone_v1(text, int), readopt_v1(jsonb), attempts_lost_v1(jsonb),
@@ -42,6 +43,16 @@ BEGIN
         TO backburner_scheduler;
     GRANT EXECUTE ON FUNCTION halt_runs_v1(jsonb), resume_runs_v1(jsonb), signal_runs_v1(jsonb)
         TO backburner_scheduler;
+    GRANT EXECUTE ON FUNCTION open_clients_v1(jsonb), client_requests_v1(jsonb), finish_runs_v1(jsonb),
+        clients_seen_v1(uuid[]), halt_idle_v1(jsonb) TO backburner_scheduler;
+    GRANT EXECUTE ON FUNCTION prune_runs_v1(jsonb) TO backburner_scheduler;
+    GRANT EXECUTE ON FUNCTION audit_v1(jsonb), set_holds_v1(jsonb), drain_executors_v1(jsonb), expire_executors_v1(jsonb),
+        order_settlements_v1(jsonb), settle_by_hand_v1(jsonb) TO backburner_scheduler;
+    GRANT EXECUTE ON FUNCTION renew_shards_v2(text, text, text, double precision, boolean),
+        renew_shards_v3(text, text, text, double precision, boolean),
+        renew_shards_v4(text, text, text, double precision, boolean, jsonb),
+        release_shards_v2(text, int[]), adopt_created_v1(text, uuid[]), report_missing_v1(jsonb),
+        take_missing_v1(int[]) TO backburner_scheduler;
     GRANT EXECUTE ON FUNCTION attempts_started_v1(jsonb), attempts_progress_v1(jsonb), attempts_settle_v1(jsonb),
         output_append_v1(uuid[], uuid[], int[], bytea[], smallint[], bigint[], bytea[])
         TO backburner_executor;

@@ -15,9 +15,12 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from executor_service import failpoints
 from executor_service.errors import StartError
 from executor_service.server import ExecutorServer
 from executor_service.settings import Settings, SettingsError, settings_from_env
+
+log = logging.getLogger("executor_service")
 
 
 def main() -> int:
@@ -27,8 +30,10 @@ def main() -> int:
         logging.basicConfig(
             level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
         )
+        for point in failpoints.arm(os.environ.get("BACKBURNER_FAILPOINT", "")):
+            log.warning("failpoint %s is armed: this is a test", point)
         asyncio.run(run_executor(settings))
-    except (SettingsError, StartError) as error:
+    except (SettingsError, StartError, failpoints.FailpointError) as error:
         sys.stderr.write(f"executor: {error}\n")
         return 2
     return 0
@@ -50,6 +55,8 @@ def load_functions(modules: tuple[str, ...]) -> Mapping[str, Any]:
     for name in modules:
         try:
             importlib.import_module(name)
+            for function in bb.functions().values():
+                function.hints  # noqa: B018 - resolves annotations now, not with the first call
         except Exception as error:
             raise StartError(f"cannot import function module {name!r}: {type(error).__name__}: {error}") from error
     return bb.functions()

@@ -15,12 +15,14 @@ from typing import Final, Protocol
 
 from backburner.executor.v1 import executor_service_pb2 as executor_pb
 from backburner.scheduler.v1 import dispatch_service_pb2 as pb
+from executor_service import failpoints
 from executor_service.assignment import Assignment, Ref
 from executor_service.harness.registry import Harnesses
 from executor_service.invocation import Invocation
 from executor_service.memory import Memory
 from executor_service.outcome import Ending
 from executor_service.slots import Pool
+from executor_service.spool import Spool
 
 log = logging.getLogger(__name__)
 
@@ -65,9 +67,10 @@ class Refusal:
 class Attempts:
     """The attempts of one executor."""
 
-    def __init__(self, incarnation: str, harnesses: Harnesses, pools: Mapping[str, Pool]) -> None:
+    def __init__(self, incarnation: str, harnesses: Harnesses, pools: Mapping[str, Pool], spool: Spool) -> None:
         self.incarnation = incarnation
         self.pools = pools
+        self._spool = spool
         self.draining = ""
         self.recorder: Recorder | None = None
         self.harnesses = harnesses
@@ -78,6 +81,9 @@ class Attempts:
         self._accepted: list[Ref] = []
         self._repeated: list[pb.JournaledEvent] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._running: set[Ref] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -157,10 +163,15 @@ class Attempts:
         if pool := self.pools.get(invocation.assignment.pool):
             pool.give_back(background=invocation.assignment.background)
         self._young.pop(ref, None)
+        self._spool.release(ref)
         self._memory.note(ref)
         invocation.log.close(executor_pb.StreamEnd.REASON_ATTEMPT_ENDED)
         if not self._held:
             self._empty.set()
+
+    async def until_idle(self) -> None:
+        """Waits until no attempt runs; results may wait for their commit."""
+        await self._idle.wait()
 
     async def until_empty(self) -> None:
         """Waits until no attempt is held."""
@@ -200,6 +211,10 @@ class Attempts:
 
     def finished(self, invocation: Invocation) -> None:
         """The outcome waits for the journal."""
+        failpoints.hit("outcome", "held")
+        self._running.discard(invocation.assignment.ref)
+        if not self._running:
+            self._idle.set()
         self._journal.settle(invocation)
 
     @property
@@ -215,6 +230,9 @@ class Attempts:
         pool = self.pools.get(assignment.pool)
         if pool is None or self._abandoned() > ABANDONED_MAX or not pool.take(background=assignment.background):
             return Refusal(pb.RejectedAttempt.REASON_NO_SLOT, f"no free slot in pool {assignment.pool!r}")
+        if full := self._spool.reserve(assignment.ref):
+            pool.give_back(background=assignment.background)
+            return Refusal(pb.RejectedAttempt.REASON_NO_SPOOL, full)
         return None
 
     def _launch(self, assignment: Assignment, tombstone: Ending | None) -> None:
@@ -230,6 +248,8 @@ class Attempts:
         ref = assignment.ref
         invocation = Invocation(assignment, self.incarnation, self)
         self._held[ref] = invocation
+        self._running.add(ref)
+        self._idle.clear()
         self._empty.clear()
         self._memory.note(ref)
         return invocation

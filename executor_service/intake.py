@@ -10,16 +10,20 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import grpc
 from google.protobuf import timestamp_pb2
+from google.rpc import error_details_pb2  # type: ignore[import-untyped]
+from grpc_status import rpc_status
 
 from backburner.scheduler.v1 import dispatch_service_pb2 as pb
-from backburner.scheduler.v1 import dispatch_service_pb2_grpc as pb_grpc
+from executor_service import failpoints
 from executor_service.assignment import assignment_from
 from executor_service.attempts import Attempts
+from executor_service.cut_off import CutOff
+from executor_service.dialling import Dials, NoScheduler
 from executor_service.invocation import Invocation
 from executor_service.outbox import Outbox
 
@@ -37,6 +41,8 @@ _BACKOFF_SECONDS: Final = 0.1
 _BACKOFF_SECONDS_MAX: Final = 5.0
 #: After a refusal that will not go away by itself.
 _REFUSED_SECONDS: Final = 10.0
+#: How often it is said again that this executor is idle for good.
+_SAY_AGAIN_SECONDS: Final = 60.0
 _REFUSALS: Final = (
     grpc.StatusCode.ABORTED, grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.UNIMPLEMENTED,
@@ -50,19 +56,27 @@ class Intake:
     """Keeps a session with the scheduler."""
 
     def __init__(
-        self, stub: pb_grpc.DispatchServiceStub, attempts: Attempts, outbox: Outbox, describe: Describe
+        self,
+        dialler: Dials,
+        attempts: Attempts,
+        outbox: Outbox,
+        describe: Describe,
+        cut_off: CutOff,
     ) -> None:
-        self._stub = stub
+        self._dialler = dialler
+        self._cut_off = cut_off
         self._attempts = attempts
         self._outbox = outbox
         self._describe = describe
         self._session_no = 0
+        self._dials = 0
         self._welcomed = False
         self._heartbeat_s = 3.0
         self._last_frame = 0.0
         self._failures = 0
         self._leaving = False
         self.on_welcome: Callable[[], None] = lambda: None
+        self.on_taken_over: Callable[[], Awaitable[None]] | None = None
 
     @property
     def connected(self) -> bool:
@@ -70,10 +84,19 @@ class Intake:
         return self._welcomed
 
     async def run(self) -> None:
-        """Keeps a session open until cancelled."""
-        while True:
+        """Keeps a session open until cancelled, or until another executor has taken over this one's name."""
+        while not self._cut_off.taken_over:
             pause = await self._session()
             await asyncio.sleep(pause)
+        self.drain("another executor has taken over its name", for_good=True)
+        if self.on_taken_over is not None:
+            await self.on_taken_over()
+        while True:
+            log.error(
+                "another executor has the id of this one, which takes no work any more and will not dial again: "
+                "give each its own with --executor-id or BACKBURNER_EXECUTOR_ID, and start this one again"
+            )
+            await asyncio.sleep(_SAY_AGAIN_SECONDS)
 
     def drain(self, reason: str, *, for_good: bool = False) -> None:
         """Takes nothing new, and says so; `for_good` when nobody can undo it."""
@@ -84,8 +107,17 @@ class Intake:
     async def _session(self) -> float:
         """One session from hello to its end; returns how long to wait before the next."""
         self._welcomed = False
+        self._dials += 1
         self._outbox.new_session()
-        call: Call = self._stub.Connect()
+        try:
+            async with self._dialler.open() as stub:
+                ended = await self._exchange(stub.Connect())
+        except NoScheduler as error:
+            ended = [error]
+        return self._pause(ended)
+
+    async def _exchange(self, call: Call) -> Sequence[BaseException | None]:
+        """Reads and writes until one side ends it; returns how its parts ended."""
         tasks = [
             asyncio.create_task(self._read(call), name="control-reader"),
             asyncio.create_task(self._write(call), name="control-writer"),
@@ -98,20 +130,23 @@ class Intake:
             for task in tasks:
                 task.cancel()
             ended = await asyncio.gather(*tasks, return_exceptions=True)
-        return self._pause(ended)
+        return ended
 
     async def _read(self, call: Call) -> None:
         """Takes the frames down. Nothing here waits, so that no frame is held up by another."""
         self._last_frame = time.monotonic()
         async for frame in call:
             self._last_frame = time.monotonic()
+            self._cut_off.heard()
             self._take(frame)
 
     def _take(self, frame: pb.ConnectResponse) -> None:
         kind = frame.WhichOneof("frame")
         if kind == "start":
+            failpoints.hit("start", "taken")
             self._start(frame.start)
         elif kind == "cancel":
+            failpoints.hit("cancel", "taken")
             for cancel in frame.cancel.attempts:
                 self._attempts.cancel(cancel)
         elif kind == "welcome":
@@ -127,6 +162,8 @@ class Intake:
         self._failures = 0
         if welcome.HasField("heartbeat_interval"):
             self._heartbeat_s = max(0.05, welcome.heartbeat_interval.ToNanoseconds() / 1e9)
+        if welcome.HasField("grace"):
+            self._cut_off.welcomed(welcome.grace.ToNanoseconds() / 1e9)
         self._attempts.stale([(ref.effect_id, ref.attempt) for ref in welcome.stale])
         log.info("session %d with scheduler %s", welcome.session_no, welcome.scheduler_id)
         self._outbox.wake()  # for what was queued while there was no session
@@ -159,7 +196,9 @@ class Intake:
 
     async def _write(self, call: Call) -> None:
         """Sends the hello, then whatever waits, until the stream breaks."""
-        await call.write(pb.ConnectRequest(hello=self._hello()))
+        hello = pb.ConnectRequest(hello=self._hello())
+        failpoints.hit("hello", "send")
+        await call.write(hello)
         while True:
             await self._outbox.wait()
             if self._welcomed:
@@ -170,6 +209,7 @@ class Intake:
 
     def _hello(self) -> pb.Hello:
         hello = self._describe()
+        hello.dial = self._dials
         hello.draining = bool(self._attempts.draining)
         hello.attempts.extend(_reported(held) for held in self._attempts)
         hello.clock_time.CopyFrom(_now())
@@ -209,16 +249,38 @@ class Intake:
             log.error("the control stream ended by a bug", exc_info=bug)
         self._failures += 1
         was_open, self._welcomed = self._welcomed, False
+        other = _superseded_by(error)
+        if other == self._attempts.incarnation:
+            return _BACKOFF_SECONDS  # by a hello of our own that was on its way for long
+        if other:
+            self._cut_off.taken_over = True
+            return 0.0
         if error is not None and error.code() in _REFUSALS:
             log.error("the scheduler refuses this executor: %s", error.details())
             return _REFUSED_SECONDS * random.uniform(0.5, 1.0)
         if was_open or self._failures in (3, 20) or self._failures % 100 == 0:
-            log.warning("no session with the scheduler: %s", error.details() if error is not None else "stream ended")
+            log.warning("no session with the scheduler: %s", _why(error, ended))
         return min(_BACKOFF_SECONDS_MAX, _BACKOFF_SECONDS * 2.0 ** min(self._failures, 10)) * random.uniform(0.1, 1.0)
 
 
+def _why(error: grpc.aio.AioRpcError | None, ended: Sequence[BaseException | None]) -> str:
+    unreachable = next((str(e) for e in ended if isinstance(e, NoScheduler)), "stream ended")
+    return str(error.details()) if error is not None else unreachable
+
+
+def _superseded_by(error: grpc.aio.AioRpcError | None) -> str:
+    """Incarnation whose newer session has ended ours; empty: none has."""
+    if error is None or error.code() != grpc.StatusCode.ABORTED:
+        return ""
+    status, info = rpc_status.from_call(error), error_details_pb2.ErrorInfo()  # type: ignore[arg-type]
+    for detail in status.details if status is not None else ():
+        if detail.Unpack(info) and info.reason == "SESSION_SUPERSEDED":
+            return str(info.metadata.get("incarnation", ""))
+    return ""
+
+
 #: What a stream that breaks raises in its reader and writer.
-_BROKEN: Final = (grpc.aio.BaseError, grpc.aio.AioRpcError, asyncio.InvalidStateError)
+_BROKEN: Final = (grpc.aio.BaseError, grpc.aio.AioRpcError, asyncio.InvalidStateError, NoScheduler)
 _STALE: Final = pb.RejectedAttempt.REASON_STALE_SESSION
 
 

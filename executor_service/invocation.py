@@ -10,10 +10,10 @@ from google.protobuf import timestamp_pb2
 
 from backburner.executor.v1 import executor_service_pb2 as pb
 from executor_service.assignment import Assignment, InvalidWork, Limits
-from executor_service.descendants import marker
 from executor_service.harness.base import Harness
 from executor_service.harness.registry import Harnesses
 from executor_service.line_protocol import Report
+from executor_service.markers import marker
 from executor_service.outcome import Ending, Outcome
 from executor_service.output import STDERR, STDOUT, Capture
 from executor_service.progress import ProgressLog, ProgressState
@@ -68,9 +68,14 @@ class Invocation:
         outcome = await self._work(harnesses)
         self._finish(outcome)
 
+    @property
+    def may_end(self) -> bool:
+        """True while it runs, and nobody has asked it to end."""
+        return self._ending is None and self.outcome is None
+
     def end(self, ending: Ending) -> None:
         """Asks the work to end; the first reason counts."""
-        if self._ending is not None or self.outcome is not None:
+        if not self.may_end:
             return
         self._ending = ending
         self.state = pb.Attempt.STATE_ENDING
@@ -122,6 +127,7 @@ class Invocation:
         if self._ending is not None:
             outcome.ended_by(self._ending)
         outcome.usage = self.progress.usage
+        outcome.progress = self.progress.last_words()
         self.elapsed_s = time.monotonic() - self.started_at
         self.outcome = outcome
         self.state = pb.Attempt.STATE_FINISHED

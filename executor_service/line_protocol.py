@@ -22,6 +22,9 @@ Fields, all optional; what is not given stays as it was, and fields that are not
     data          any JSON object of at most 16 KiB: shown to watchers as it is
     usage         object: input_tokens, output_tokens, cached_input_tokens, cost_usd, turns, model; totals so far
     result        any JSON value of at most 1 MiB: the structured result of the effect; the last one counts
+    failure       object: reason (RATE_LIMITED or OVERLOADED), message, retry_after_s: why the child fails, when it does
+                  fail (exits with another code than 0, dies by a signal). The next attempt waits for retry_after_s
+                  instead of the retry policy's pause; an adaptive group halves its limit. The last one counts
 
 Rules:
 
@@ -40,14 +43,20 @@ from typing import Any, Final
 
 import orjson
 
-from executor_service.outcome import RESULT_BYTES_MAX, replace_unstorable
+from executor_service.outcome import RESULT_BYTES_MAX, Failure, replace_unstorable
 
 PREFIX: Final = b"::backburner "
-LINE_BYTES_MAX: Final = RESULT_BYTES_MAX + 4096
+#: Most bytes of a result that is reported by a line.
+LINE_RESULT_BYTES_MAX: Final = 1024 * 1024
+LINE_BYTES_MAX: Final = LINE_RESULT_BYTES_MAX + 4096
 STEP_LENGTH_MAX: Final = 500
 DATA_BYTES_MAX: Final = 16 * 1024
 INTEGER_MAX: Final = 2**53
 DEPTH_MAX: Final = 100
+#: Longest pause that a child may ask for: what the journal takes.
+RETRY_AFTER_SECONDS_MAX: Final = 30 * 86400.0
+#: Reasons that a child may give for its failure: those that are about somebody else than the child.
+FAILURE_REASONS: Final = ("RATE_LIMITED", "OVERLOADED")
 
 _COUNTS: Final = ("input_tokens", "output_tokens", "cached_input_tokens")
 
@@ -67,6 +76,8 @@ class Report:
     result_json: bytes | None = None
     #: Why the result cannot be stored.
     result_error: str = ""
+    #: Why the child fails, if it does.
+    failure: Failure | None = None
 
     @property
     def has_progress(self) -> bool:
@@ -282,16 +293,35 @@ def _read_usage(report: Report, value: Any) -> None:
     report.usage = usage
 
 
-def _read_result(report: Report, value: Any) -> None:
+def encode_result(value: Any, bytes_max: int = RESULT_BYTES_MAX) -> bytes:
+    """A structured result as canonical JSON. Raises ValueError when it cannot be stored."""
     try:
         encoded = orjson.dumps(canonical(value, "result"), option=orjson.OPT_SORT_KEYS)
+    except TypeError as error:
+        raise ValueError(f"result: {error}") from error
+    if len(encoded) > bytes_max:
+        raise ValueError(f"result: {len(encoded)} bytes as JSON; at most {bytes_max} can be stored")
+    return encoded
+
+
+def _read_result(report: Report, value: Any) -> None:
+    try:
+        report.result_json = encode_result(value, LINE_RESULT_BYTES_MAX)
     except ValueError as error:
         report.result_error = str(error)
-        return
-    if len(encoded) > RESULT_BYTES_MAX:
-        report.result_error = f"result: {len(encoded)} bytes as JSON; at most {RESULT_BYTES_MAX} can be stored"
-    else:
-        report.result_json = encoded
+
+
+def _read_failure(report: Report, value: Any) -> None:
+    if not isinstance(value, dict) or value.get("reason") not in FAILURE_REASONS:
+        raise BadReport(f"failure is no object with one of the reasons {', '.join(FAILURE_REASONS)}")
+    said = value.get("message") or ""
+    if not isinstance(said, str):
+        raise BadReport("the failure's message is no text")
+    pause = value.get("retry_after_s")
+    if pause is not None:
+        pause = min(max(0.0, _number(pause, "retry_after_s")), RETRY_AFTER_SECONDS_MAX)
+    message = replace_unstorable(said[:STEP_LENGTH_MAX]) or "the child was refused"
+    report.failure = Failure(value["reason"], message, retry_after_s=pause)
 
 
 def _read_step_index(report: Report, value: Any) -> None:
@@ -311,4 +341,5 @@ _READERS: Final[dict[str, Callable[[Report, Any], None]]] = {
     "data": _read_data,
     "usage": _read_usage,
     "result": _read_result,
+    "failure": _read_failure,
 }

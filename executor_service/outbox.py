@@ -11,11 +11,14 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from backburner.scheduler.v1 import dispatch_service_pb2 as pb
+from executor_service import failpoints
 from executor_service.assignment import Ref
 from executor_service.invocation import Invocation
 
 #: Notices that wait for a stream; the oldest are left to the scheduler's poll.
 NOTICES_MAX: Final = 10_000
+#: Other frames that wait, which are heartbeats above all: a later one says what an older one said, and more.
+FRAMES_MAX: Final = 100
 #: Rows in one message, and bytes of their data: below the 4 MiB that receivers accept by default.
 EVENTS_PER_MESSAGE: Final = 1_000
 EVENT_BYTES_PER_MESSAGE: Final = 2 * 1024 * 1024
@@ -28,7 +31,7 @@ class Outbox:
         self._events: deque[pb.JournaledEvent] = deque(maxlen=NOTICES_MAX)
         self._rejected: list[pb.RejectedAttempt] = []
         self._accepted: list[Ref] = []
-        self._frames: list[pb.ConnectRequest] = []
+        self._frames: deque[pb.ConnectRequest] = deque(maxlen=FRAMES_MAX)
         self._wake = asyncio.Event()
 
     def publish(self, events: Iterable[pb.JournaledEvent]) -> None:
@@ -77,7 +80,7 @@ class Outbox:
     def take(self) -> Iterator[pb.ConnectRequest]:
         """Everything that is queued, many to a message. A frame not consumed stays queued."""
         while self._frames:
-            yield self._frames.pop(0)
+            yield self._frames.popleft()
         if self._rejected:
             rejected, self._rejected = self._rejected, []
             yield pb.ConnectRequest(rejected=pb.Rejected(attempts=rejected))
@@ -86,6 +89,7 @@ class Outbox:
             refs = [pb.AttemptRef(effect_id=effect_id, attempt=attempt) for effect_id, attempt in accepted]
             yield pb.ConnectRequest(accepted=pb.Accepted(attempts=refs))
         while self._events:
+            failpoints.hit("notice", "send")
             yield pb.ConnectRequest(journaled=pb.Journaled(events=self._some_events()))
 
     def _some_events(self) -> list[pb.JournaledEvent]:

@@ -13,7 +13,13 @@ Kind = Literal["succeeded", "failed", "timed_out", "cancelled"]
 
 TEXT_BYTES_MAX: Final = 8 * 1024
 #: Most bytes of a structured result as JSON.
-RESULT_BYTES_MAX: Final = 1024 * 1024
+RESULT_BYTES_MAX: Final = 16 * 1024 * 1024
+#: A larger result is stored as a blob of the run, and the journal's row refers to it.
+INLINE_BYTES_MAX: Final = 64 * 1024
+
+
+#: Of an item: whose it is, and what is known of it whatever it brought.
+_IDENTITY: Final = ("run_id", "effect_id", "attempt", "token", "executor_id", "elapsed_s", "death")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +31,18 @@ class Ending:
     message: str
     #: True when no other attempt may follow.
     final: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why work did not succeed: the name of an EffectReason without prefix, and a sentence for people."""
+
+    reason: str
+    message: str
+    #: True when no other attempt may follow.
+    final: bool = False
+    #: Seconds until another attempt makes sense, such as a quota's reset. None: the retry policy's own pause.
+    retry_after_s: float | None = None
 
 
 @dataclass(slots=True)
@@ -43,6 +61,14 @@ class Outcome:
     #: CapturedOutput as proto3 JSON, by `stdout` and `stderr`.
     captured: dict[str, dict[str, Any]] = field(default_factory=dict)
     usage: dict[str, Any] | None = None
+    #: The last journal.v1.Progress as proto3 JSON when the journal does not have it yet.
+    progress: dict[str, Any] | None = None
+    #: HarnessSession as proto3 JSON; None: there is none.
+    session: dict[str, str] | None = None
+    #: True when the session to continue was gone and a fresh one was started.
+    session_lost: bool = False
+    #: See Failure.
+    retry_after_s: float | None = None
     #: True: every descendant was looked for, none is alive. False: that could not be shown. None: there was no child.
     death_proven: bool | None = None
 
@@ -50,11 +76,17 @@ class Outcome:
         """Makes it the outcome of work that we ended: what it gave stays as partial result."""
         self.kind, self.reason, self.message, self.final = ending.kind, ending.reason, ending.message, ending.final
         self.exception_type = self.traceback = ""
+        self.retry_after_s = None
 
     def fail(self, reason: str, message: str, *, final: bool = False) -> Outcome:
         """Makes it a failure."""
         self.kind, self.reason, self.message, self.final = "failed", reason, message, final
         return self
+
+    def fail_as(self, failure: Failure) -> Outcome:
+        """Makes it this failure."""
+        self.retry_after_s = failure.retry_after_s
+        return self.fail(failure.reason, failure.message, final=failure.final)
 
 
 def settle_item(assignment: Assignment, executor_id: str, outcome: Outcome, elapsed_s: float) -> bytes:
@@ -74,14 +106,37 @@ def settle_item(assignment: Assignment, executor_id: str, outcome: Outcome, elap
         item["reason"] = f"EFFECT_REASON_{outcome.reason}"
         item["message"] = storable(outcome.message)
         item["error"] = _error(outcome)
+    if outcome.retry_after_s is not None:
+        item["retry_after_s"] = outcome.retry_after_s
     if outcome.death_proven is not None:
         item["death"] = "DEATH_PROVEN" if outcome.death_proven else "DEATH_UNPROVEN"
+    if outcome.progress is not None:
+        item["progress"] = outcome.progress
+    if _is_large(outcome):
+        item["blob_text"] = outcome.value_json.decode()  # type: ignore[union-attr]  # large, so not None
     return orjson.dumps(item)
+
+
+def refused_item(item: bytes, error: object) -> bytes:
+    """What is settled instead of an item that the journal refuses: nothing of it can be refused for what work gave."""
+    was = orjson.loads(item)
+    outcome = Outcome().fail("INVALID_RESULT", f"the outcome cannot be stored: {error}", final=True)
+    instead = {name: was[name] for name in _IDENTITY if name in was}
+    reason = f"EFFECT_REASON_{outcome.reason}"
+    return orjson.dumps(
+        instead
+        | {"outcome": outcome.kind, "result": {}, "final": True, "reason": reason}
+        | {"message": storable(outcome.message), "error": _error(outcome)}
+    )
+
+
+def _is_large(outcome: Outcome) -> bool:
+    return outcome.value_json is not None and len(outcome.value_json) > INLINE_BYTES_MAX
 
 
 def _result(outcome: Outcome) -> dict[str, Any]:
     result: dict[str, Any] = dict(outcome.captured)
-    if outcome.value_json is not None:
+    if outcome.value_json is not None and not _is_large(outcome):  # what is large the journal puts in
         result["value"] = {"value": orjson.Fragment(outcome.value_json)}
     if outcome.exit_code is not None:
         result["exit_code"] = outcome.exit_code
@@ -89,6 +144,10 @@ def _result(outcome: Outcome) -> dict[str, Any]:
         result["signal"] = outcome.signal
     if outcome.usage:
         result["usage"] = outcome.usage
+    if outcome.session:
+        result["session"] = {name: storable(value) for name, value in outcome.session.items() if value}
+    if outcome.session_lost:
+        result["session_lost"] = True
     return result
 
 

@@ -1,9 +1,11 @@
 """The writer of outcomes: takes what ended to the journal, and tells what was written.
 
 It sends everything that waits in one call, which is one commit; while a commit is in flight the next batch gathers.
-Rows go on to the scheduler, the end of an attempt to `attempts.py`. While Postgres is away outcomes wait here: an
-attempt keeps its slot until its outcome is recorded, which bounds them. One whose outcome cannot be stored fails with
-INVALID_RESULT; if the journal does not take even that, it stays held and reported, and is tried again now and then.
+Rows go on to the scheduler, the end of an attempt to `attempts.py`. While Postgres is away outcomes wait here, and on
+disk (`spool.py`): an attempt keeps its slot until its outcome is recorded, which bounds them to as many as there are
+slots, each of at most RESULT_BYTES_MAX and what it takes to quote that; one large outcome at a time is on its way. One
+whose outcome cannot be stored fails with INVALID_RESULT; if the journal does not take even that, it stays held and
+reported, and is tried again now and then.
 """
 
 import asyncio
@@ -21,6 +23,7 @@ from executor_service.invocation import Invocation
 from executor_service.outbox import notice
 from executor_service.outcome import Outcome, settle_item
 from executor_service.recording import SETTLE, Busy, Lane, Refused
+from executor_service.spool import Spool
 
 log = logging.getLogger(__name__)
 
@@ -59,10 +62,11 @@ class _Settlement:
 class Outcomes:
     """The writer of outcomes."""
 
-    def __init__(self, lane: Lane, holder: Holder, publish: Publish, executor_id: str) -> None:
+    def __init__(self, lane: Lane, holder: Holder, publish: Publish, spool: Spool, executor_id: str) -> None:
         self._lane = lane
         self._holder = holder
         self._publish = publish
+        self._spool = spool
         self._executor_id = executor_id
         self._waiting: deque[_Settlement] = deque()
         self._wake = asyncio.Event()
@@ -101,6 +105,8 @@ class Outcomes:
     def _settlement(self, invocation: Invocation) -> _Settlement:
         assert invocation.outcome is not None  # noqa: S101 - it has finished
         item = settle_item(invocation.assignment, self._executor_id, invocation.outcome, invocation.elapsed_s)
+        invocation.outcome.value_json = None  # a large value is held once
+        self._spool.wait(invocation.assignment.ref, item)
         return _Settlement(invocation, orjson.Fragment(item), len(item))
 
     def _batch(self) -> list[_Settlement]:

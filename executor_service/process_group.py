@@ -1,32 +1,43 @@
-"""One child and everything it starts: spawn it in a session of its own, read it, end it, prove that nobody is left.
+"""One child and everything it starts: have it started by a keeper, read it, end it, prove that nobody is left.
 
 Used by the harnesses that run programs. Nothing here waits for a pipe: a grandchild may hold one open for ever.
 """
 
 import asyncio
 import contextlib
+import json
+import logging
 import os
 import signal
-import subprocess
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from executor_service.descendants import MARKER, Reaper, group_members, sweep
+from executor_service import cgroups
+from executor_service.descendants import sweep
+from executor_service.keepers import Keepers, SpawnFailed
+from executor_service.markers import MARKER
+
+__all__ = ["Command", "ProcessGroup", "SpawnFailed", "start_group"]
+
+log = logging.getLogger(__name__)
 
 READ_BYTES: Final = 64 * 1024
+#: Least that is read at a time, from a child whose bytes are slow to get through.
+READ_BYTES_MIN: Final = 4 * 1024
+#: How long one piece may hold the loop: after a longer one the next are smaller.
+TURN_SECONDS: Final = 0.002
 #: How long what a dead child wrote may still be on its way through its pipes.
 _DRAIN_SECONDS: Final = 0.5
 #: Most bytes read after that: what a pipe can hold.
 _DRAIN_BYTES: Final = 1024 * 1024
 #: Grace of descendants that outlive a child which ended by itself.
 _LINGER_SECONDS: Final = 0.5
-#: How long a killed process may take to be gone.
-_DYING_SECONDS: Final = 2.0
-_POLL_SECONDS: Final = 0.005
-_POLL_SECONDS_MAX: Final = 0.1
+#: How long a keeper may kill before it says that somebody cannot be killed, and a moment more.
+_GONE_SECONDS_MAX: Final = 11.0
 
 OnData = Callable[[bytes], None]
 
@@ -41,12 +52,12 @@ class Command:
     stdin: str | None = None
 
 
-class SpawnFailed(Exception):
-    """The system refused to start the child; the message says why."""
-
-
 class Pump:
-    """Reads one pipe as bytes come, one piece a turn of the loop, so that a flood shares the loop with all others."""
+    """Reads one pipe as bytes come, one piece a turn of the loop, so that a flood shares the loop with all others.
+
+    What a piece costs depends on what is in it: a flood of reports by the line protocol costs a hundred times
+    what plain output does. So pieces get smaller until one is through in `TURN_SECONDS`; the child waits meanwhile.
+    """
 
     def __init__(self, fd: int, on_data: OnData, on_end: Callable[[], None]) -> None:
         os.set_blocking(fd, False)
@@ -54,6 +65,7 @@ class Pump:
         self._on_data = on_data
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
+        self._piece = READ_BYTES
         self._loop.add_reader(fd, self._ready)
 
     def _ready(self) -> None:
@@ -62,14 +74,22 @@ class Pump:
 
     def _read(self) -> bytes | None:
         try:
-            data = os.read(self._fd, READ_BYTES)
+            data = os.read(self._fd, self._piece)
         except (BlockingIOError, InterruptedError):
             return None
         except OSError:
             return b""
         if data:
+            began = time.monotonic()
             self._on_data(data)
+            self._adapt(time.monotonic() - began)
         return data
+
+    def _adapt(self, took: float) -> None:
+        if took > TURN_SECONDS:
+            self._piece = max(READ_BYTES_MIN, self._piece // 2)
+        elif took < TURN_SECONDS / 4:
+            self._piece = min(READ_BYTES, self._piece * 2)
 
     def drain(self) -> None:
         """Reads what is there, within bounds, and closes."""
@@ -88,39 +108,45 @@ class Pump:
 
 
 class ProcessGroup:
-    """A running child with its descendants."""
+    """A running child with its descendants, and the keeper that proves when nobody of them is left."""
 
-    def __init__(self, command: Command, marker: str, reaper: Reaper, sinks: Sequence[OnData]) -> None:
-        """Starts the child. `sinks`: stdout, stderr, progress pipe. Raises SpawnFailed."""
+    def __init__(self, marker: str, keepers: Keepers, cgroup: str, control: socket.socket) -> None:
+        """See `start_group`."""
+        self.pid = 0
         self._marker = marker
-        self._reaper = reaper
+        self._keepers = keepers
+        self._cgroup = cgroup
+        self._control: socket.socket | None = control
+        self._received = b""
+        self._keeper = 0
+        self._asked = False
         self._loop = asyncio.get_running_loop()
+        self._born: asyncio.Future[None] = self._loop.create_future()
         self._exited: asyncio.Future[int] = self._loop.create_future()
+        self._gone: asyncio.Future[str] = self._loop.create_future()
         self._quiet = asyncio.Event()
-        self._open = len(sinks)
-        pipes = _pipes(len(sinks))
-        try:
-            self._child = _spawn(command, marker, [write for _, write in pipes])
-        except SpawnFailed:
-            _close(read for read, _ in pipes)
-            raise
-        finally:
-            _close(write for _, write in pipes)
-        self.pid = self._child.pid
-        reaper.adopt(self.pid)
-        self._pumps = [Pump(read, sink, self._pipe_ended) for (read, _), sink in zip(pipes, sinks, strict=True)]
-        self._watch_exit()
+        self._pumps: list[Pump] = []
+        self._loop.add_reader(control, self._receive)
 
     async def wait(self) -> int:
         """The exit status of the child: the code, or the negated signal."""
         return await asyncio.shield(self._exited)
 
-    async def finish(self, *, killed: bool) -> bool:
+    def end(self, grace_s: float) -> None:
+        """TERM to the group, so much time, KILL to everybody. The first call counts."""
+        if self._control is not None and not self._asked:
+            self._asked = True
+            with contextlib.suppress(OSError):  # the keeper has ended: `_receive` sees it
+                self._control.send(json.dumps({"end": grace_s}).encode() + b"\n")
+
+    async def finish(self) -> bool:
         """After the exit: ends what is left of the descendants, reads what is left in the pipes. True: nobody lives."""
+        self.end(_LINGER_SECONDS)
         try:
-            proven = await self._end_survivors(thorough=killed)
+            proven = await self._until_gone()
         finally:
-            self._bury()
+            self._hang_up()
+        cgroups.remove(self._cgroup)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_DRAIN_SECONDS):
                 await self._quiet.wait()
@@ -128,69 +154,109 @@ class ProcessGroup:
             pump.drain()
         return proven
 
-    async def end(self, grace_s: float) -> None:
-        """TERM to the group, time to react, KILL. Returns when the child itself has ended."""
-        self._signal(signal.SIGTERM)
-        await self._until_group_empty(grace_s)
-        self._signal(signal.SIGKILL)
-        await self.wait()
-
-    async def _end_survivors(self, *, thorough: bool) -> bool:
-        if not thorough:
-            self._reaper.reap()
-            if self._reaper.orphans() == frozenset():
-                return True  # whoever outlives a child of ours becomes a child of ours
-            self._signal(signal.SIGTERM)
-            await self._until_group_empty(_LINGER_SECONDS)
-        self._signal(signal.SIGKILL)
-        proven = await sweep(self._marker, on_found=self._reaper.seen)
-        return await self._until_group_empty(_DYING_SECONDS) and proven
-
-    async def _until_group_empty(self, seconds: float) -> bool:
-        """Waits for the group to be empty but for a dead child; False when it is not in time."""
-        deadline = time.monotonic() + seconds
-        pause = _POLL_SECONDS
-        while not (self._exited.done() and not await asyncio.to_thread(group_members, self.pid)):
-            if time.monotonic() > deadline:
-                return False
-            await asyncio.sleep(pause)
-            pause = min(pause * 1.5, _POLL_SECONDS_MAX)
-        return True
-
-    def _signal(self, signum: signal.Signals) -> None:
-        # The child is not reaped before `finish` is done, so that its id cannot become another group's.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signum)
-
-    def _watch_exit(self) -> None:
+    async def begin(self, reads: Sequence[int], sinks: Sequence[OnData]) -> None:
+        """Waits for the child to be there, and reads its pipes. Raises SpawnFailed."""
         try:
-            handle = os.pidfd_open(self.pid)
-        except (AttributeError, OSError):  # not Linux, or an old kernel
-            waiting = self._loop.run_in_executor(None, self._child.wait)
-            waiting.add_done_callback(lambda done: self._set_exited(done.result()))
-        else:
-            self._loop.add_reader(handle, self._on_pidfd, handle)
+            await self._born
+        except BaseException:
+            self._hang_up()
+            cgroups.remove(self._cgroup)
+            _close(reads)
+            raise
+        self._open = len(sinks)
+        self._pumps = [Pump(fd, sink, self._pipe_ended) for fd, sink in zip(reads, sinks, strict=True)]
 
-    def _on_pidfd(self, handle: int) -> None:
-        self._loop.remove_reader(handle)
-        os.close(handle)
-        ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
-        assert ended is not None  # noqa: S101 - without WNOHANG there is always one
-        self._set_exited(ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status)
+    async def _until_gone(self) -> bool:
+        try:
+            async with asyncio.timeout(_LINGER_SECONDS + _GONE_SECONDS_MAX):
+                said = await self._gone
+        except TimeoutError:
+            said = "lost"
+        if said == "proven":
+            return True
+        if said == "lost":
+            log.error("the keeper of child %d does not answer: its descendants are looked for without it", self.pid)
+            return await self._kill_unkept()
+        return said == "group" and await sweep(self._marker)
 
-    def _set_exited(self, status: int) -> None:
-        if not self._exited.done():
-            self._exited.set_result(status)
+    async def _kill_unkept(self) -> bool:
+        """Kills what can be found without the keeper. True: the child's control group says that nobody is alive."""
+        with contextlib.suppress(OSError):
+            os.killpg(self.pid, signal.SIGKILL)
+        await sweep(self._marker, on_found=self._keepers.orphaned)
+        return bool(self._cgroup) and await cgroups.kill(self._cgroup)
 
-    def _bury(self) -> None:
-        self._child.wait()  # it has ended: this does not wait
-        self._reaper.release(self.pid)
-        self._reaper.reap()
+    def _receive(self) -> None:
+        assert self._control is not None  # noqa: S101 - it is read
+        try:
+            data = self._control.recv(4096)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        *lines, self._received = (self._received + data).split(b"\n")
+        for line in lines:
+            self._take(json.loads(line))
+        if not data:
+            self._hang_up()
+
+    def _take(self, message: Mapping[str, Any]) -> None:
+        if "pid" in message:
+            self.pid, self._keeper = message["pid"], message["keeper"]
+            self._keepers.known(self._keeper, self.pid)
+            _answer(self._born, None)
+        elif "error" in message and not self._born.done():
+            self._born.set_exception(SpawnFailed(message["error"], message["errno"]))
+        elif "exit" in message:
+            _answer(self._exited, message["exit"])
+        elif "gone" in message:
+            _answer(self._gone, message["gone"])
+
+    def _hang_up(self) -> None:
+        """Nothing more is heard of the keeper, which kills whoever is left."""
+        if self._control is None:
+            return
+        self._loop.remove_reader(self._control)
+        self._control.close()
+        self._control = None
+        self._keepers.forget(self._keeper)
+        if not self._born.done():
+            self._born.set_exception(SpawnFailed("the keeper of the child has died before it was there"))
+        _answer(self._exited, -signal.SIGKILL)
+        _answer(self._gone, "lost")
 
     def _pipe_ended(self) -> None:
         self._open -= 1
         if self._open == 0:
             self._quiet.set()
+
+
+async def start_group(
+    command: Command, marker: str, keepers: Keepers, cgroup: str, sinks: Sequence[OnData]
+) -> ProcessGroup:
+    """Starts a child, in a session of its own. `sinks`: stdout, stderr, progress pipe. Raises SpawnFailed."""
+    request = {"argv": list(command.argv), "cwd": command.cwd, "env": {**command.env, MARKER: marker}, "cgroup": cgroup}
+    pipes = _pipes(len(sinks))
+    reads = [read for read, _ in pipes]
+    try:
+        with _stdin(command.stdin) as stdin:
+            control = await keepers.ask(request, [*(write for _, write in pipes), *stdin])
+    except BaseException as error:
+        _close(reads)
+        cgroups.remove(cgroup)
+        if isinstance(error, (OSError, ValueError, TypeError)):
+            raise SpawnFailed(f"{command.argv[0]!r} could not be started: {error}") from error
+        raise
+    finally:
+        _close(write for _, write in pipes)
+    group = ProcessGroup(marker, keepers, cgroup, control)
+    await group.begin(reads, sinks)
+    return group
+
+
+def _answer(future: asyncio.Future[Any], value: Any) -> None:
+    if not future.done():
+        future.set_result(value)
 
 
 def _pipes(count: int) -> list[tuple[int, int]]:
@@ -204,41 +270,16 @@ def _pipes(count: int) -> list[tuple[int, int]]:
     return pipes
 
 
-def _spawn(command: Command, marker: str, writes: Sequence[int]) -> subprocess.Popen[bytes]:
-    """Starts the child by vfork: no preexec_fn, no change of user."""
-    stdout, stderr, report = writes
-    env = {
-        **command.env,
-        MARKER: marker,
-        "BACKBURNER_PROGRESS": f"/dev/fd/{report}",
-        "BACKBURNER_PROGRESS_FD": str(report),
-    }
-    try:
-        with _stdin(command.stdin) as stdin:
-            return subprocess.Popen(
-                command.argv,
-                cwd=command.cwd,
-                env=env,
-                stdin=stdin,
-                stdout=stdout,
-                stderr=stderr,
-                pass_fds=(report,),
-                start_new_session=True,
-            )
-    except (OSError, ValueError, TypeError) as error:
-        raise SpawnFailed(f"{command.argv[0]!r} could not be started: {error}") from error
-
-
 @contextlib.contextmanager
-def _stdin(text: str | None) -> Iterator[int]:
-    """A file to read the text from: unlike a pipe, nobody has to be there to write it."""
+def _stdin(text: str | None) -> Iterator[list[int]]:
+    """A file to read the text from: unlike a pipe, nobody has to be there to write it. Nothing for /dev/null."""
     if text is None:
-        yield subprocess.DEVNULL
+        yield []
         return
     with tempfile.TemporaryFile() as file:
         file.write(text.encode())
         file.seek(0)
-        yield file.fileno()
+        yield [file.fileno()]
 
 
 def _close(fds: Iterable[int]) -> None:

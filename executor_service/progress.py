@@ -124,6 +124,12 @@ class ProgressState:
             fields["eta_estimated"] = True
         return fields
 
+    def last_words(self) -> dict[str, Any] | None:
+        """What the attempt said last, once it has ended; None when the journal has it, or it never said anything."""
+        if not self.unrecorded:
+            return None
+        return {name: value for name, value in self.as_json().items() if name not in ("eta", "eta_estimated")}
+
     def as_proto(self) -> journal_pb2.Progress:
         """The message journal.v1.Progress."""
         return json_format.ParseDict(self.as_json(), journal_pb2.Progress())

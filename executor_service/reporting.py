@@ -1,4 +1,4 @@
-"""What functions call while they run: say how far they are, and ask whether they shall end.
+"""What functions call while they run: say how far they are, ask whether they shall end, say that they are refused.
 
     @bb.function
     def index(paths: list[str]) -> int:
@@ -24,6 +24,32 @@ class Reporter:
 
     report: Callable[[Report], None]
     ending: bool = False
+
+
+class Refused(Exception):
+    """Who does the work for a function refuses for now. Raise one of its subclasses: the attempt fails with its reason.
+
+    `retry_after` is seconds until another attempt makes sense, as far as that was said: the next attempt waits so long
+    instead of the retry policy's pause. An adaptive group halves its limit.
+    """
+
+    reason = ""
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = None if retry_after is None else float(retry_after)
+
+
+class RateLimited(Refused):
+    """Too many requests, or a quota is spent."""
+
+    reason = "RATE_LIMITED"
+
+
+class Overloaded(Refused):
+    """The service is overloaded."""
+
+    reason = "OVERLOADED"
 
 
 current: ContextVar[Reporter | None] = ContextVar("backburner_attempt", default=None)

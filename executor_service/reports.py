@@ -71,14 +71,18 @@ class Reports:
         self._output[invocation] = None
 
     def settle(self, invocation: Invocation) -> None:
-        """The outcome waits: it goes on at once, or after the last of its output so that readers find all of it."""
+        """The outcome waits: it goes on at once, or after the last of its output so that readers find all of it.
+
+        While Postgres is away it goes on at once all the same: on its way it is kept on disk.
+        """
         self._progress.pop(invocation, None)
         if not invocation.captures:
             self._outcomes.add(invocation)
             return
         self._output.pop(invocation, None)
         loop = asyncio.get_running_loop()
-        self._last_output[invocation] = loop.call_later(_LAST_OUTPUT_SECONDS, self._outcomes.add, invocation)
+        patience = _LAST_OUTPUT_SECONDS if self._lane.up else 0.0
+        self._last_output[invocation] = loop.call_later(patience, self._outcomes.add, invocation)
         self._wake.set()
 
     async def run(self) -> None:

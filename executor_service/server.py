@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import grpc
@@ -15,16 +16,23 @@ from grpc_reflection.v1alpha import reflection
 from backburner.executor.v1 import executor_service_pb2 as pb
 from backburner.executor.v1 import executor_service_pb2_grpc as pb_grpc
 from backburner.scheduler.v1 import dispatch_service_pb2 as dispatch_pb
-from backburner.scheduler.v1 import dispatch_service_pb2_grpc as dispatch_grpc
-from executor_service import recovery
+from executor_service import cgroups, recovery
 from executor_service.api import ExecutorServicer, abort
 from executor_service.attempts import Attempts
+from executor_service.cut_off import CutOff
 from executor_service.descendants import Reaper, become_subreaper
+from executor_service.dialling import Dialler
 from executor_service.errors import StartError
+from executor_service.guard import Guard
+from executor_service.harness.agent import Host
+from executor_service.harness.child import Children
 from executor_service.harness.function import FunctionHarness
+from executor_service.harness.modules import load_harnesses
 from executor_service.harness.registry import Harnesses
 from executor_service.harness.shell import ShellHarness
 from executor_service.intake import Intake
+from executor_service.keepers import Keepers, SpawnFailed
+from executor_service.markers import marker
 from executor_service.outbox import Outbox
 from executor_service.outcome import Ending
 from executor_service.outcomes import Outcomes
@@ -32,14 +40,17 @@ from executor_service.recording import CONTRACT, Lane
 from executor_service.reports import Reports
 from executor_service.settings import Settings
 from executor_service.slots import pools_of
+from executor_service.spool import Spool
+from executor_service.targets import parse_targets
 from executor_service.unreadable import RefuseUnreadable
 
 log = logging.getLogger(__name__)
 
 _SERVICE: Final = pb.DESCRIPTOR.services_by_name["ExecutorService"].full_name
 _REAP_SECONDS: Final = 1.0
-#: How long the last outcomes may take on their way to the journal, and their notices up the stream.
-_FLUSH_SECONDS: Final = 10.0
+#: How long the last outcomes may take on their way to the journal, and their notices up the stream. What is not through
+#: by then is on disk.
+_FLUSH_SECONDS: Final = 5.0
 _NOTICE_SECONDS: Final = 0.5
 
 _SERVER_OPTIONS: Final = [
@@ -49,17 +60,6 @@ _SERVER_OPTIONS: Final = [
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
     ("grpc.so_reuseport", 0),
 ]
-_CHANNEL_OPTIONS: Final = [
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
-    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
-]
-
 DRAINED: Final = Ending("failed", "DRAINED", "the executor drained and handed the attempt back")
 
 
@@ -93,37 +93,76 @@ class ExecutorServer:
         self._incarnation = recovery.begin(settings.state_dir, settings.executor_id)
         self._stack.callback(self._incarnation.release)
         self.executor_id = self._incarnation.executor_id
-        await self._incarnation.sweep_dead()
+        self._guard_children()
+        await self._see_to_the_dead()
+        self._keep_children()
         await recovery.remove_workspaces(settings.state_dir, self._incarnation.succeeds)
-        self.attempts = Attempts(self._incarnation.incarnation, self._harnesses(), pools_of(settings))
-        await self._open_journal()
+        self._spool = Spool(self._incarnation.spool, bytes_max=settings.spool_bytes, entries_max=settings.spool_entries)
+        self.attempts = Attempts(self._incarnation.incarnation, self._harnesses(), pools_of(settings), self._spool)
+        self._open_journal()
         await self._serve()
         self._dial()
         log.info("executor %s serves on %s", self.executor_id, self.address)
 
+    def _guard_children(self) -> None:
+        """From now on a sudden end of this process leaves no child behind."""
+        self.guard = Guard(marker(self._incarnation.incarnation), self._reaper)
+        self.guard.start()
+        self._stack.push_async_callback(self._let_guard_go)
+        self._spawn(self.guard.run(), "guard")
+
+    async def _let_guard_go(self) -> None:
+        if not await self.guard.leave():
+            self._incarnation.unfinished = True
+
+    async def _see_to_the_dead(self) -> None:
+        """Takes to the journal what dead predecessors had finished, once Postgres is there. Killing what they left
+        running does not wait for that: each moment of it may cost money.
+        """
+        sweeping = asyncio.create_task(self._incarnation.sweep_dead(), name="sweep")
+        start, resend = self._lane("start"), self._lane("resend", patient=True)
+        try:
+            await start.check_contract()
+            await self._incarnation.resend_results(resend)
+        finally:
+            await sweeping
+            await start.close()
+            await resend.close()
+
+    def _keep_children(self) -> None:
+        self._cgroups = cgroups.open_cgroups(self._incarnation.incarnation, self._settings.processes_max)
+        self._stack.callback(self._cgroups.close)
+        self._keepers = Keepers(self._reaper)
+        self._stack.push_async_callback(self._keepers.close)
+        try:
+            self._keepers.start()
+        except SpawnFailed as error:
+            raise StartError(str(error)) from error
+
     def _harnesses(self) -> Harnesses:
         settings = self._settings
-        shell = ShellHarness(
-            self._reaper,
+        children = Children(
+            self._keepers,
+            self._cgroups,
             self._incarnation.workspaces,
             env_allow=settings.env_allow,
             output_bytes=settings.output_bytes,
             output_bytes_max=settings.output_bytes_max,
         )
-        return Harnesses([shell, FunctionHarness(self._functions, settings.slots_functions)], self._functions)
+        host = Host(self.executor_id, children, Path(settings.state_dir) / "harnesses")
+        functions = FunctionHarness(self._functions, settings.slots_functions)
+        agents = load_harnesses(settings.harness_modules, host)
+        return Harnesses([ShellHarness(children), functions, *agents], self._functions)
 
-    async def _open_journal(self) -> None:
-        await self._check_contract()
-        outcomes = Outcomes(self._lane("outcomes", patient=True), self.attempts, self._outbox.publish, self.executor_id)
+    def _open_journal(self) -> None:
+        lane = self._lane("outcomes", patient=True)
+        self._spool.away = lambda: not lane.up
+        outcomes = Outcomes(lane, self.attempts, self._outbox.publish, self._spool, self.executor_id)
         reports = Reports(self._lane("reports"), self.attempts, self._outbox.publish, outcomes)
         self.attempts.recorder = reports
         self._spawn(outcomes.run(), "outcomes")
         self._spawn(reports.run(), "reports")
-
-    async def _check_contract(self) -> None:
-        lane = self._lane("start")
-        await lane.check_contract()
-        await lane.close()
+        self._spawn(self._spool.run(), "spool")
 
     def _lane(self, name: str, *, patient: bool = False) -> Lane:
         lane = Lane(self._settings.database_url, f"backburner {self.executor_id} {name}", patient=patient)
@@ -144,11 +183,12 @@ class ExecutorServer:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     def _dial(self) -> None:
-        channel = grpc.aio.insecure_channel(self._settings.scheduler, options=_CHANNEL_OPTIONS)
-        self._stack.push_async_callback(channel.close)
-        stub = dispatch_grpc.DispatchServiceStub(channel)
-        self._intake = Intake(stub, self.attempts, self._outbox, self._hello)
+        dialler = Dialler(parse_targets(self._settings.scheduler))
+        cut_off = CutOff(self.attempts, kill=self._settings.kill_when_cut_off)
+        self._intake = Intake(dialler, self.attempts, self._outbox, self._hello, cut_off)
         self._intake.on_welcome = self._incarnation.forget_dead
+        self._intake.on_taken_over = self._not_serving
+        self._spawn(cut_off.run(), "cut off")
         self._spawn(self._intake.run(), "intake")
         self._spawn(self._announce(), "announce")
         self._spawn(self._reap(), "reap")
@@ -172,6 +212,10 @@ class ExecutorServer:
             labels=settings.label_map(),
         )
 
+    async def _not_serving(self) -> None:
+        for name in ("", _SERVICE):
+            await self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
+
     async def _announce(self) -> None:
         await self.attempts.announce(self._outbox.accept)
 
@@ -179,6 +223,7 @@ class ExecutorServer:
         while True:
             await asyncio.sleep(_REAP_SECONDS)
             self._reaper.reap(functions_run=self.attempts.functions_run)
+            self._keepers.rouse()
 
     def _spawn(self, coroutine: Any, name: str) -> None:
         self._tasks.append(asyncio.create_task(coroutine, name=name))
@@ -216,19 +261,23 @@ class ExecutorServer:
         """Drains for so long, hands back what still runs, records everything, and closes."""
         await self._health.enter_graceful_shutdown()
         self._intake.drain("the executor is shutting down", for_good=True)
-        await self._until_empty(grace_s, self._grace_over)
+        await self._wait(self.attempts.until_idle(), grace_s, self._grace_over)
         self.attempts.end_all(DRAINED)
         for held in self.attempts:
             held.log.close(pb.StreamEnd.REASON_DRAINING)
         longest = max((held.end_seconds for held in self.attempts), default=0.0)
-        await self._until_empty(longest + _FLUSH_SECONDS, None)
+        await self._wait(self.attempts.until_empty(), longest + _FLUSH_SECONDS, None)
         await self._outbox.until_empty(_NOTICE_SECONDS)
+        await self._spool.flush()
+        await self._spool.close()
         await self._close()
+        if self._spool.kept:
+            log.warning("%d results wait on disk: the next start takes them to the journal", self._spool.kept)
         log.info("executor %s has stopped", self.executor_id)
 
-    async def _until_empty(self, seconds: float, hurry: asyncio.Event | None) -> None:
-        """Waits until no attempt is held, the time is over, or somebody is in a hurry."""
-        waits: list[asyncio.Task[Any]] = [asyncio.create_task(self.attempts.until_empty())]
+    async def _wait(self, until: Coroutine[Any, Any, None], seconds: float, hurry: asyncio.Event | None) -> None:
+        """Waits until that is so, the time is over, or somebody is in a hurry."""
+        waits: list[asyncio.Task[Any]] = [asyncio.create_task(until)]
         if hurry is not None:
             waits.append(asyncio.create_task(hurry.wait()))
         await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)

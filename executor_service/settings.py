@@ -11,6 +11,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from executor_service.targets import TargetError, parse_targets
+
 
 class SettingsError(Exception):
     """A setting is missing or malformed; the message names the variable and the remedy."""
@@ -26,7 +28,7 @@ class Settings:
     """What an operator may choose. Defaults suit production unless the comment says otherwise."""
 
     database_url: str
-    #: `host:port` of the scheduler that is dialled, or any name that gRPC resolves.
+    #: `host:port` of a scheduler, or several separated by commas: see `targets.py`.
     scheduler: str = "127.0.0.1:7233"
     #: Stable name of this executor. Empty: the name that a dead one left in `state_dir`, else a fresh one.
     executor_id: str = ""
@@ -40,6 +42,8 @@ class Settings:
     labels: tuple[str, ...] = ()
     #: Python modules that define functions.
     function_modules: tuple[str, ...] = ()
+    #: Python modules that bring harnesses of agents: see `harness/agent.py`.
+    harness_modules: tuple[str, ...] = ()
     #: Functions that may run at a time.
     slots_functions: int = 256
     #: Shell commands that may run at a time.
@@ -48,10 +52,18 @@ class Settings:
     slots_agents: int = 4
     #: Share of each pool that background effects may hold.
     background_share: float = 0.75
-    #: Folder of locks and of the attempts' own working directories.
+    #: Folder of locks, of results that wait for Postgres, and of the attempts' own working directories.
     state_dir: str = ""
+    #: Bytes of results on disk while Postgres is away; each attempt takes at least 100 KiB of it from its start.
+    spool_bytes: int = 1024 * 1024 * 1024
+    #: Attempts and results that wait, at a time.
+    spool_entries: int = 10_000
+    #: Processes and threads of one attempt at a time, where control groups (cgroup v2, `pids`) allow; 0: no bound.
+    processes_max: int = 4096
     #: Further variables of its environment that children inherit.
     env_allow: tuple[str, ...] = ()
+    #: True: running attempts are ended when the scheduler has not been heard for half of its grace.
+    kill_when_cut_off: bool = False
     #: Longest a graceful stop waits for running attempts before it hands them back.
     drain_seconds: float = 30.0
     #: Bytes kept of each output stream of an attempt, half from the head and half from the tail, by default.
@@ -113,6 +125,8 @@ def _raw(source: Mapping[str, str], name: str) -> str | None:
 def _parse(name: str, kind: Any, raw: str) -> Any:
     if kind is int or kind is float:
         return _parse_number(name, kind, raw)
+    if kind is bool:
+        return _parse_switch(name, raw)
     if kind == tuple[str, ...]:
         return tuple(part.strip() for part in raw.split(",") if part.strip())
     return raw
@@ -128,12 +142,22 @@ def _parse_number(name: str, kind: type[int] | type[float], raw: str) -> int | f
     return value
 
 
+def _parse_switch(name: str, raw: str) -> bool:
+    if raw.lower() not in ("true", "false", "1", "0"):
+        raise SettingsError(f"{name}={raw!r} is neither true nor false")
+    return raw.lower() in ("true", "1")
+
+
 def _checked(settings: Settings) -> Settings:
     if not 0 < settings.background_share <= 1:
         raise SettingsError(f"BACKBURNER_BACKGROUND_SHARE={settings.background_share} must be over 0 and at most 1")
     for name, slots in settings.pools().items():
         if slots > 10_000:
             raise SettingsError(f"BACKBURNER_SLOTS_{name.upper()}={slots} must be at most 10000")
+    try:
+        parse_targets(settings.scheduler)
+    except TargetError as error:
+        raise SettingsError(f"BACKBURNER_SCHEDULER: {error}") from error
     for label in settings.labels:
         if "=" not in label:
             raise SettingsError(f"BACKBURNER_LABELS: {label!r} is not name=value")

@@ -30,7 +30,7 @@ ROOT: Final = PROTO.parent
 OUT: Final = PROTO / "gen"
 AUTHORING: Final = ROOT / "scheduler_service" / "authoring" / "__init__.py"
 # What functions call while an executor runs them.
-REPORTING: Final = ("cancelled", "progress", "usage")
+REPORTING: Final = ("Overloaded", "RateLimited", "cancelled", "progress", "usage")
 GENERATORS: Final = ("grpcio-tools", "mypy-protobuf")
 SERVICER_CONTEXT: Final = re.compile(r"_aio\.ServicerContext\[(.+)\](?=,$)", re.MULTILINE)
 WRAPPER: Final = re.compile(r"_abc\.(?:Awaitable|AsyncIterator)\[([\w.]+)\]")

@@ -13,11 +13,12 @@ import importlib.metadata
 import io
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TextIO, cast
 
+from scheduler_service import failpoints
 from scheduler_service.authoring import processes as registered_processes
-from scheduler_service.authoring.definitions import AnyProcess
+from scheduler_service.authoring.definitions import AnyProcess, check_annotations
 from scheduler_service.iteration.hush import DropReplayed, HushedStream
 from scheduler_service.journal import JournalError
 from scheduler_service.server import AddressInUse, SchedulerServer
@@ -42,9 +43,11 @@ def main() -> int:
         )
         for handler in logging.getLogger().handlers:
             handler.addFilter(DropReplayed())
+        for point in failpoints.arm(os.environ.get("BACKBURNER_FAILPOINT", "")):
+            log.warning("failpoint %s is armed: this is a test", point)
         processes = load_processes(settings)
         run_forever(settings, processes)
-    except (SettingsError, ProcessModuleError, AddressInUse) as error:
+    except (SettingsError, ProcessModuleError, AddressInUse, failpoints.FailpointError) as error:
         sys.stderr.write(f"scheduler: {error}\n")
         return 2
     except JournalError as error:
@@ -73,14 +76,20 @@ def run_forever(settings: Settings, processes: Mapping[str, AnyProcess]) -> None
 
 def load_processes(settings: Settings) -> Mapping[str, AnyProcess]:
     """Imports the modules of processes; what they register is what this replica can run."""
-    for name in settings.process_modules:
+    load_modules(settings.process_modules)
+    return registered_processes()
+
+
+def load_modules(names: Iterable[str]) -> None:
+    """Imports modules of processes. Raises ProcessModuleError naming the one that cannot be imported."""
+    for name in names:
         try:
             importlib.import_module(name)
+            check_annotations(registered_processes())
         except Exception as error:
             raise ProcessModuleError(
                 f"cannot import process module {name!r}: {type(error).__name__}: {error}"
             ) from error
-    return registered_processes()
 
 
 def version() -> str:

@@ -16,10 +16,13 @@ from backburner.scheduler.v1 import (
     dispatch_service_pb2,
     dispatch_service_pb2_grpc,
     operator_service_pb2,
+    peer_service_pb2,
+    peer_service_pb2_grpc,
     scheduler_service_pb2,
 )
 from scheduler_service.api.dispatch import DispatchServicer
 from scheduler_service.api.interceptor import ErrorInterceptor
+from scheduler_service.api.peers import PeerServicer
 from scheduler_service.api.register import client_api
 from scheduler_service.api.watchers import Pace
 from scheduler_service.authoring.definitions import AnyProcess
@@ -33,6 +36,7 @@ _SERVICES = (
     scheduler_service_pb2.DESCRIPTOR.services_by_name["SchedulerService"].full_name,
     operator_service_pb2.DESCRIPTOR.services_by_name["OperatorService"].full_name,
     dispatch_service_pb2.DESCRIPTOR.services_by_name["DispatchService"].full_name,
+    peer_service_pb2.DESCRIPTOR.services_by_name["PeerService"].full_name,
 )
 
 
@@ -55,6 +59,12 @@ def _options() -> list[tuple[str, int]]:
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", 16 * 1024 * 1024),
     ]
+
+
+def dialable(address: str) -> str:
+    """The address when others can dial it; empty when it is a wildcard."""
+    host, _, _ = address.rpartition(":")
+    return "" if host in ("", "0.0.0.0", "[::]") else address  # noqa: S104 - compared, not bound
 
 
 class SchedulerServer:
@@ -86,7 +96,7 @@ class SchedulerServer:
         server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=_options())
         self._register(server, self.engine)
         self.address = self._bind(server)
-        await self.engine.start()
+        await self.engine.start(self._settings.advertise or dialable(self.address))
         await server.start()
         self._server = server
         await self._set_health(serving=True)
@@ -127,15 +137,18 @@ class SchedulerServer:
             await self._health.set(name, status)
 
     async def stop(self) -> None:
-        """Drains: not healthy, streams told to move, leases released, calls ended, journal closed; in this order."""
+        """Drains: not healthy, streams told to move, leases released, calls ended, journal closed; in this order.
+
+        Until the leases are released calls are answered, with DRAINING where they would begin something.
+        """
         await self._health.enter_graceful_shutdown()
         if self.engine is not None:
             self.engine.begin_drain()
+            await self.engine.hand_over(self._settings.drain_seconds)
         if self._server is not None:
-            ending = asyncio.create_task(self._server.stop(self._settings.drain_seconds), name="server-stop")
-            if self.engine is not None:
-                await self.engine.stop()
-            await ending
+            await self._server.stop(self._settings.drain_seconds)
+        if self.engine is not None:
+            await self.engine.stop()
         await self._stack.aclose()
         log.info("scheduler %s has stopped", self._settings.scheduler_id)
 
@@ -151,6 +164,7 @@ class SchedulerServer:
         dispatch_service_pb2_grpc.add_DispatchServiceServicer_to_server(
             DispatchServicer(engine, self._settings), server
         )
+        peer_service_pb2_grpc.add_PeerServiceServicer_to_server(PeerServicer(engine.hints.hear), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection(
             (*_SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME), server

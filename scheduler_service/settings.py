@@ -27,6 +27,8 @@ class Settings:
     database_url: str
     #: `host:port` that clients and executors dial.
     listen: str = "127.0.0.1:7233"
+    #: `host:port` where other replicas reach this one; by default what it listens on, unless that is a wildcard.
+    advertise: str = ""
     #: Name of this replica; fresh at every start by default, so that a restart is a new owner.
     scheduler_id: str = field(default_factory=_scheduler_id)
     #: Python modules that define processes.
@@ -43,8 +45,10 @@ class Settings:
     step_seconds_max: float = 1.0
     #: Coroutines kept alive between iterations; the least recently used idle ones are evicted beyond it.
     cache_runs_max: int = 2000
-    #: Longest a graceful stop waits for calls in flight.
+    #: Longest a graceful stop takes to hand its shards over, and then as long again for calls in flight.
     drain_seconds: float = 5.0
+    #: Days after which runs that have ended are removed whole; 0, the default, removes none.
+    retention_days: float = 0.0
     #: Idle time after which a watch carries a heartbeat.
     watch_heartbeat_seconds: float = 15.0
     #: Shortest lifetime of a watch; the longest is half as long again.
@@ -67,7 +71,8 @@ def settings_from_env(env: Mapping[str, str] | None = None, **overrides: Any) ->
         if item.name in overrides and overrides[item.name] is not None:
             values[item.name] = overrides[item.name]
         elif raw is not None and raw != "":
-            values[item.name] = _parse(variable(item.name), hints[item.name], raw)
+            # where 0 is the default, it switches something off
+            values[item.name] = _parse(variable(item.name), hints[item.name], raw, may_be_0=item.default == 0)
     if values.get("check_calls", "sampled") not in ("sampled", "all", "off"):
         raise SettingsError(f"BACKBURNER_CHECK_CALLS={values['check_calls']!r}: use sampled, all or off")
     if "database_url" not in values:
@@ -80,11 +85,11 @@ def variable(name: str) -> str:
     return "DATABASE_URL" if name == "database_url" else f"BACKBURNER_{name.upper()}"
 
 
-def _parse(name: str, kind: Any, raw: str) -> Any:
+def _parse(name: str, kind: Any, raw: str, *, may_be_0: bool) -> Any:
     if kind is bool:
         return _parse_bool(name, raw)
     if kind in (int, float):
-        return _parse_number(name, kind, raw)
+        return _parse_number(name, kind, raw, may_be_0=may_be_0)
     if kind == tuple[str, ...]:
         return tuple(part.strip() for part in raw.split(",") if part.strip())
     return raw
@@ -99,11 +104,11 @@ def _parse_bool(name: str, raw: str) -> bool:
     raise SettingsError(f"{name}={raw!r} is not a boolean: use true or false")
 
 
-def _parse_number(name: str, kind: type[int] | type[float], raw: str) -> int | float:
+def _parse_number(name: str, kind: type[int] | type[float], raw: str, *, may_be_0: bool) -> int | float:
     try:
         value = kind(raw)
     except ValueError as error:
         raise SettingsError(f"{name}={raw!r} is not a number") from error
-    if value <= 0:
+    if not (value > 0 or (may_be_0 and value == 0)):
         raise SettingsError(f"{name}={raw!r} must be greater than 0")
     return value

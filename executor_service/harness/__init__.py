@@ -1,1 +1,5 @@
-"""Harnesses: the kinds of things that execute. `base` is the contract, `registry` finds one by name."""
+"""Harnesses: the kinds of things that execute.
+
+`base` is the contract with an invocation, `registry` finds one by name. `agent` is the public interface, for harness
+modules; `child` runs a program for any of them.
+"""

@@ -13,8 +13,8 @@ from executor_service.assignment import InvalidWork
 from executor_service.harness.base import Attempt
 from executor_service.harness.threads import Threads
 from executor_service.line_protocol import Report
-from executor_service.outcome import RESULT_BYTES_MAX, TEXT_BYTES_MAX, Outcome, storable
-from executor_service.reporting import Reporter, current
+from executor_service.outcome import RESULT_BYTES_MAX, TEXT_BYTES_MAX, Failure, Outcome, storable
+from executor_service.reporting import Refused, Reporter, current
 
 #: Calls given up because they ignored their cancellation, that may still hold a thread.
 ABANDONED_MAX: Final = 64
@@ -133,7 +133,10 @@ def _raised(error: BaseException) -> Outcome:
     kind = type(error)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     message = storable(_text(error), 2048) or name
-    return Outcome(exception_type=name, traceback=_traceback(error)).fail("RAISED", f"{kind.__name__}: {message}")
+    outcome = Outcome(exception_type=name, traceback=_traceback(error))
+    if isinstance(error, Refused) and error.reason:
+        return outcome.fail_as(Failure(error.reason, message, retry_after_s=error.retry_after))
+    return outcome.fail("RAISED", f"{kind.__name__}: {message}")
 
 
 def _text(error: BaseException) -> str:

@@ -19,6 +19,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from scheduler_service.api import limits
+from scheduler_service.authoring.options import TIME_MAX, TIME_MIN
 from scheduler_service.errors import InvalidRequest, PayloadTooLarge, Violation
 
 DEFAULT_NAMESPACE: Final = "default"
@@ -28,9 +29,8 @@ _KEY: Final = re.compile(r"[A-Za-z0-9._/#:@+-]+")
 _NAMESPACE: Final = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 _LABEL_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?")
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-# Years 1 to 9999, what a Timestamp may hold.
-_SECONDS_MIN: Final = -62_135_596_800
-_SECONDS_MAX: Final = 253_402_300_799
+_SECONDS_MIN: Final = TIME_MIN.timestamp()
+_SECONDS_MAX: Final = TIME_MAX.timestamp()
 
 
 class Checks:
@@ -123,12 +123,12 @@ class Checks:
             self.refuse(field, "must not be negative")
         return max(0, value)
 
-    def seconds(self, field: str, value: Duration, seconds_max: float) -> float:
-        """A duration in seconds, from 0 to `seconds_max`."""
+    def seconds(self, field: str, value: Duration, seconds_max: float, seconds_min: float = 0.0) -> float:
+        """A duration in seconds, from `seconds_min` to `seconds_max`."""
         seconds = value.seconds + value.nanos / 1e9
-        if not 0 <= seconds <= seconds_max or not -1_000_000_000 < value.nanos < 1_000_000_000:
-            self.refuse(field, f"must be from 0 to {seconds_max:g} s")
-            return 0.0
+        if not seconds_min <= seconds <= seconds_max or not -1_000_000_000 < value.nanos < 1_000_000_000:
+            self.refuse(field, f"must be from {seconds_min:g} to {seconds_max:.10g} s")
+            return seconds_min
         return seconds
 
     def max_wait(self, value: Duration | None) -> float:

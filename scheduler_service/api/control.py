@@ -24,7 +24,7 @@ class Control:
         outcome = await self._engine.control.halt(ControlRequest(run_id=ref.run_id, reason=reason, actor=ACTOR))
         run = await self._runs.read(ref)
         if outcome.outcome == "run_closed":
-            raise RunClosed(ref.run_id, run.state)
+            raise RunClosed(ref.run_id, run.state, run.next_run_id)
         return pb.HaltRunResponse(run=await self._runs.message(run))
 
     async def resume(self, ref: RunRef, reason: str) -> pb.ResumeRunResponse:
@@ -45,7 +45,8 @@ class Control:
             case "request_conflict":
                 raise RequestIdReused(ref.namespace, asked.request_id)
             case "run_closed":
-                raise RunClosed(ref.run_id, (await self._runs.read(ref, full=False)).state)
+                now = await self._runs.read(ref, full=False)
+                raise RunClosed(ref.run_id, now.state, now.next_run_id)
             case "history_limit":
                 raise HistoryLimit(ref.run_id, outcome.head_seq)
             case "not_found":

@@ -11,7 +11,7 @@ from backburner.journal.v1 import journal_pb2
 from backburner.scheduler.v1 import operator_service_pb2 as operator_pb
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
 from scheduler_service.api.events import parse_into
-from scheduler_service.journal.client_reads import EffectView, ExecutorView, RunView
+from scheduler_service.journal.client_views import EffectView, ExecutorView, RunView
 
 RUN_ENDED: Final = frozenset({"COMPLETED", "FAILED", "CANCELLED", "CONTINUED"})
 RUN_PARKED: Final = frozenset({"PROCESS_ERROR", "HALTED"})
@@ -40,7 +40,10 @@ def run_message(view: RunView) -> pb.Run:
         cancel_reason=view.cancel_reason,
         parent_run_id=view.parent_run_id,
         parent_effect_id=view.parent_effect_id,
+        previous_run_id=view.previous_run_id,
+        next_run_id=view.next_run_id,
         client_driven=view.client_driven,
+        client_idle=view.client_idle,
         unobserved_failures=view.unobserved_failures,
     )
     for field, stored in (
@@ -78,6 +81,7 @@ def effect_message(view: EffectView) -> pb.Effect:
         labels=view.labels,
         cancel_requested=bool(view.cancel_reason),
         cancel_reason=enum_value(journal_pb2.EffectReason, "EFFECT_REASON_", view.cancel_reason),
+        child_run_id=view.child_run_id,
     )
     for field, stored in (("spec", view.spec), ("progress", view.progress), ("usage", view.usage)):
         fill(effect, field, stored)

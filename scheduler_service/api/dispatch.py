@@ -13,6 +13,7 @@ from google.protobuf import timestamp_pb2
 
 from backburner.scheduler.v1 import dispatch_service_pb2 as pb
 from backburner.scheduler.v1 import dispatch_service_pb2_grpc as pb_grpc
+from scheduler_service import failpoints
 from scheduler_service.api.hello import check_hello
 from scheduler_service.dispatch.sessions import Pool, Session, duration_of
 from scheduler_service.errors import (
@@ -24,7 +25,7 @@ from scheduler_service.errors import (
     Violation,
 )
 from scheduler_service.iteration.engine import Engine
-from scheduler_service.journal import ExecutorHello
+from scheduler_service.journal import ExecutorHello, JournalUnavailable
 from scheduler_service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,8 @@ class DispatchServicer(pb_grpc.DispatchServiceServicer):
         session = await self._open(hello)
         reader = asyncio.create_task(self._read(session, request_iterator), name=f"read {session.executor_id}")
         try:
-            self._engine.sessions.add(session)
+            if not self._engine.sessions.add(session):
+                raise SessionSuperseded(session.executor_id, session.session_no, session.superseded_by)
             stale = await self._engine.reconciler.hello(session, hello)
             yield self._welcome(session, stale)
             self._engine.dispatcher.connected(session)
@@ -63,8 +65,8 @@ class DispatchServicer(pb_grpc.DispatchServiceServicer):
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
             await self._gone(session)
-        if session.closed == "superseded by a newer session":
-            raise SessionSuperseded(session.executor_id, session.session_no)
+        if session.superseded_by:
+            raise SessionSuperseded(session.executor_id, session.session_no, session.superseded_by)
 
     async def _hello(self, frames: AsyncIterator[pb.ConnectRequest]) -> pb.Hello:
         try:
@@ -98,8 +100,11 @@ class DispatchServicer(pb_grpc.DispatchServiceServicer):
                 draining=hello.draining,
                 clock_skew_s=skew,
                 succeeds=list(hello.succeeds),
+                dial=hello.dial,
             )
         )
+        if not answer.session_no:
+            raise SessionSuperseded(hello.executor_id, hello.dial, answer.previous_incarnation)
         return Session(
             executor_id=hello.executor_id,
             incarnation=hello.incarnation,
@@ -127,6 +132,8 @@ class DispatchServicer(pb_grpc.DispatchServiceServicer):
         while not session.closed:
             for frame in session.take_frames():
                 yield frame
+                if frame.HasField("start"):
+                    failpoints.hit("frames", "sent")
             try:
                 async with asyncio.timeout(self._settings.heartbeat_seconds):
                     await session.wait()
@@ -155,14 +162,14 @@ class DispatchServicer(pb_grpc.DispatchServiceServicer):
     async def _take(self, session: Session, frame: pb.ConnectRequest) -> None:
         kind = frame.WhichOneof("frame")
         if kind == "journaled":
-            self._engine.journaled(session, frame.journaled.events)
+            self._engine.news.journaled(session, frame.journaled.events)
         elif kind == "heartbeat":
             self._heartbeat(session, frame.heartbeat)
         elif kind == "rejected":
-            self._engine.rejected(session, frame.rejected.attempts)
+            self._engine.news.rejected(session, frame.rejected.attempts)
         elif kind == "draining":
             session.draining = True
-            self._engine.seen(session)
+            self._engine.news.seen(session)
 
     def _heartbeat(self, session: Session, heartbeat: pb.ExecutorHeartbeat) -> None:
         for attempt in heartbeat.changed:
@@ -172,12 +179,15 @@ class DispatchServicer(pb_grpc.DispatchServiceServicer):
         if heartbeat.report:
             session.note_report(heartbeat.attempts)
             self._engine.dispatcher.freed(session)
-        self._engine.seen(session)
+        self._engine.news.seen(session)
 
     async def _gone(self, session: Session) -> None:
         if self._engine.sessions.remove(session):
             log.info("executor %s is gone: %s", session.executor_id, session.closed)
-            await self._engine.journal.executor_gone(session.executor_id, session.session_no)
+            try:
+                await self._engine.journal.executor_gone(session.executor_id, session.session_no)
+            except JournalUnavailable as error:  # it counts as connected until its grace or its next hello
+                log.warning("that executor %s is gone is not noted: %s", session.executor_id, error)
 
 
 def _capabilities(hello: pb.Hello) -> frozenset[str]:

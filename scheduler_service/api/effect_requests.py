@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any, Final
 
 from backburner.executor.v1 import executor_service_pb2 as executor_pb
@@ -9,7 +10,7 @@ from backburner.journal.v1 import journal_pb2
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
 from scheduler_service.api import inputs, limits, pages
 from scheduler_service.api.checks import Checks, checked
-from scheduler_service.api.run_requests import OutputKey, RunRef, output_positions, view_is_full
+from scheduler_service.api.run_requests import OutputKey, RunRef, optional_time, output_positions, view_is_full
 
 #: Both streams, in the order in which they are read.
 STREAMS: Final = (executor_pb.OUTPUT_STREAM_STDOUT, executor_pb.OUTPUT_STREAM_STDERR)
@@ -24,8 +25,14 @@ class EffectRef:
     run_id: str = ""
     key: str = ""
 
-    def __str__(self) -> str:
-        return self.effect_id or f"{self.key} of run {self.run_id}"
+
+@dataclass(frozen=True, slots=True)
+class EffectQuery:
+    """GetEffect."""
+
+    effect: EffectRef
+    full: bool
+    client_epoch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +46,8 @@ class EffectFilter:
     harnesses: tuple[str, ...]
     labels: dict[str, str]
     open_only: bool
+    requested_after: datetime | None
+    requested_before: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +68,7 @@ class EffectsWait:
     keys: tuple[str, ...]
     any_of_them: bool
     max_wait_s: float
+    client_epoch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +79,7 @@ class EffectWatch:
     after_seq: int | None
     output: bool
     positions: Mapping[OutputKey, int]
+    client_epoch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +104,14 @@ class OutputQuery:
     follow: bool
 
 
-def effect_query(request: pb.GetEffectRequest) -> tuple[EffectRef, bool]:
-    """Parses GetEffect: the effect, and whether all of it is wanted."""
+def effect_query(request: pb.GetEffectRequest) -> EffectQuery:
+    """Parses GetEffect."""
     with checked() as check:
-        ref = _effect_ref(check, request.effect, request.namespace)
-        full = view_is_full(check, request.view, default=True)
-    return ref, full
+        return EffectQuery(
+            effect=_effect_ref(check, request.effect, request.namespace),
+            full=view_is_full(check, request.view, default=True),
+            client_epoch=check.not_negative("client_epoch", request.client_epoch),
+        )
 
 
 def effect_list(request: pb.ListEffectsRequest) -> EffectList:
@@ -112,6 +125,8 @@ def effect_list(request: pb.ListEffectsRequest) -> EffectList:
             harnesses=check.names("harnesses", request.harnesses),
             labels=check.labels("labels", request.labels),
             open_only=request.open_only,
+            requested_after=optional_time(check, request, "requested_after"),
+            requested_before=optional_time(check, request, "requested_before"),
         )
         position = pages.decode_token(check, request.page_token, asdict(which))
         return EffectList(
@@ -136,6 +151,7 @@ def effects_wait(request: pb.WaitEffectsRequest) -> EffectsWait:
             keys=tuple(request.keys),
             any_of_them=request.mode == pb.WaitEffectsRequest.MODE_ANY,
             max_wait_s=check.max_wait(request.max_wait if request.HasField("max_wait") else None),
+            client_epoch=check.not_negative("client_epoch", request.client_epoch),
         )
 
 
@@ -147,6 +163,7 @@ def effect_watch(request: pb.WatchEffectRequest) -> EffectWatch:
             after_seq=check.not_negative("after_seq", request.after_seq) if request.HasField("after_seq") else None,
             output=request.include_output,
             positions=output_positions(check, request.output_positions),
+            client_epoch=check.not_negative("client_epoch", request.client_epoch),
         )
 
 

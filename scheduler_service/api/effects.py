@@ -1,6 +1,6 @@
 """Effects: get, list, wait, cancel, resolve."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from functools import partial
@@ -8,16 +8,19 @@ from typing import Any
 
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
 from scheduler_service.api import limits
+from scheduler_service.api.callers import Callers
 from scheduler_service.api.convert import effect_message
-from scheduler_service.api.effect_requests import EffectList, EffectRef, EffectsWait, Resolution
+from scheduler_service.api.effect_requests import EffectList, EffectQuery, EffectRef, EffectsWait, Resolution
 from scheduler_service.api.engine import EngineApi
 from scheduler_service.api.pages import encode_token
+from scheduler_service.api.presence import Presence
 from scheduler_service.api.run_requests import RunRef
 from scheduler_service.api.runs import ACTOR, Runs
-from scheduler_service.api.sizes import fitted, page_of
+from scheduler_service.api.sizes import fitted, page_of, within_answer
 from scheduler_service.api.waiting import Situations, complete
 from scheduler_service.api.waits import wait_until
 from scheduler_service.errors import (
+    Draining,
     EffectHasExecutor,
     EffectNotFound,
     EffectSettled,
@@ -26,17 +29,30 @@ from scheduler_service.errors import (
     Violation,
 )
 from scheduler_service.journal import CancelRequest, ResolveRequest
-from scheduler_service.journal.client_reads import ClientReads, EffectView
+from scheduler_service.journal.client_reads import ClientReads
+from scheduler_service.journal.client_views import EffectView
+from scheduler_service.journal.payloads import stored
 
 
 class Effects:
     """What clients do with effects."""
 
-    def __init__(self, engine: EngineApi, reads: ClientReads, situations: Situations, runs: Runs) -> None:
+    def __init__(
+        self,
+        engine: EngineApi,
+        reads: ClientReads,
+        *,
+        situations: Situations,
+        runs: Runs,
+        callers: Callers,
+        presence: Presence,
+    ) -> None:
+        self._presence = presence
         self._engine = engine
         self._reads = reads
         self._situations = situations
         self._runs = runs
+        self._callers = callers
 
     async def read(self, ref: EffectRef, *, full: bool = True) -> EffectView:
         """An effect. Raises EffectNotFound."""
@@ -45,22 +61,33 @@ class Effects:
             filters["keys"] = [ref.key]  # type: ignore[assignment]
         page = await self._reads.effects(limit=1, full=full, filters=filters)
         if not page.rows:
-            raise EffectNotFound(ref.namespace, str(ref))
+            raise EffectNotFound(ref.namespace, effect_id=ref.effect_id, run_id=ref.run_id, key=ref.key)
+        self._presence.seen(page.rows[0].run_id)
         return page.rows[0]
 
     async def message(self, effect: EffectView) -> pb.Effect:
         """An effect as a message, with what it waits for."""
         return fitted(complete(effect_message(effect), effect, await self._situations.now()))
 
-    async def get(self, ref: EffectRef, *, full: bool) -> pb.GetEffectResponse:
+    async def get(self, asked: EffectQuery) -> pb.GetEffectResponse:
         """One effect."""
-        return pb.GetEffectResponse(effect=await self.message(await self.read(ref, full=full)))
+        if asked.client_epoch:
+            await self.admit(asked.effect, asked.client_epoch)
+        return pb.GetEffectResponse(effect=await self.message(await self.read(asked.effect, full=asked.full)))
+
+    async def admit(self, ref: EffectRef, client_epoch: int) -> EffectView:
+        """The effect that a call is about; one with an epoch is its run's client's."""
+        effect = await self.read(ref, full=False)
+        await self._callers.admit(RunRef(effect.namespace, effect.run_id), client_epoch)
+        return effect
 
     async def page(self, asked: EffectList) -> pb.ListEffectsResponse:
         """A page of effects, newest first."""
         filters: dict[str, Any] = asdict(asked.filter)
         if asked.before is not None:
             filters |= {"before_time": datetime.fromisoformat(asked.before[0]), "before_id": asked.before[1]}
+        if asked.filter.run_id:
+            self._presence.seen(asked.filter.run_id)
         page = await self._reads.effects(
             limit=asked.page_size, bytes_max=limits.ANSWER_BYTES_MAX, full=asked.full, filters=filters
         )
@@ -74,19 +101,40 @@ class Effects:
 
     async def wait(self, asked: EffectsWait, seconds: float) -> pb.WaitEffectsResponse:
         """The named effects once any or all have settled, or as they are when the time is over."""
+        if self._engine.draining:
+            raise Draining(self._engine.scheduler_id)
         names = sorted(set(asked.keys))
+        await self._callers.admit(asked.run, asked.client_epoch)
         run = await self._runs.read(asked.run, full=False)
         known, _ = await self._reads.unsettled(run.run_id, names)
         if known < len(names):
-            await self._refuse_unknown(asked.run, names)
+            await self._refuse_unknown(asked.run, list(dict.fromkeys(asked.keys)))
 
         async def read() -> tuple[None, bool, int]:
+            if run.client_driven:
+                self._presence.seen(run.run_id)
             seen = self._engine.head(run.run_id)
             known, unsettled = await self._reads.unsettled(run.run_id, names)
             return None, unsettled < known if asked.any_of_them else unsettled == 0, seen
 
-        _, timed_out = await wait_until(partial(self._engine.wait_head, run.run_id), read, seconds)
-        return pb.WaitEffectsResponse(effects=await self._named(asked, names), timed_out=timed_out)
+        _, timed_out = await wait_until(partial(self._engine.wait_head, run.run_id), read, seconds, self._leaving)
+        effects = await self.all_of(asked.run, list(dict.fromkeys(asked.keys)))
+        return pb.WaitEffectsResponse(effects=effects, timed_out=timed_out)
+
+    def _leaving(self) -> bool:
+        return self._engine.draining
+
+    async def all_of(self, run: RunRef, keys: Sequence[str]) -> list[pb.Effect]:
+        """The named effects in this order; specs and results that do not fit are left to GetEffect."""
+        filters = {"namespace": run.namespace, "run_id": run.run_id, "keys": keys}
+        full = await self._reads.effects(limit=len(keys), bytes_max=limits.ANSWER_BYTES_MAX, full=True, filters=filters)
+        rows = full.rows
+        if full.more:
+            known = {row.key for row in rows}
+            plain = await self._reads.effects(limit=len(keys), bytes_max=1 << 30, filters=filters)
+            rows = [*rows, *(row for row in plain.rows if row.key not in known)]
+        by_key = {message.key: message for message in await self._messages(rows)}
+        return within_answer([by_key[key] for key in keys])
 
     async def cancel(self, ref: EffectRef, reason: str) -> pb.CancelEffectResponse:
         """Makes the cancel of an effect durable."""
@@ -113,14 +161,16 @@ class Effects:
         if effect.kind != "EXTERNAL":
             raise EffectHasExecutor(effect.effect_id, effect.kind)
         _check_choice(effect, asked)
+        result, blob_text = stored_result(asked.result)
         outcome = await self._engine.resolve_external(
             ResolveRequest(
                 run_id=effect.run_id,
                 effect_id=effect.effect_id,
                 actor=asked.actor,
                 state=f"EFFECT_STATE_{asked.state}",
-                result=asked.result,
+                result=result,
                 error=asked.error,
+                blob_text=blob_text,
             )
         )
         settled = await self.read(asked.effect)
@@ -136,29 +186,28 @@ class Effects:
         situation = await self._situations.now()
         return [complete(effect_message(row), row, situation) for row in rows]
 
-    async def _named(self, asked: EffectsWait, names: Sequence[str]) -> Sequence[pb.Effect]:
-        page = await self._reads.effects(
-            limit=limits.WAIT_KEYS_MAX,
-            bytes_max=limits.ANSWER_BYTES_MAX,
-            full=True,
-            filters={"namespace": asked.run.namespace, "run_id": asked.run.run_id, "keys": names},
-        )
-        if page.more:  # too much for one answer: without results, which GetEffect has
-            page = await self._reads.effects(
-                limit=limits.WAIT_KEYS_MAX,
-                filters={"namespace": asked.run.namespace, "run_id": asked.run.run_id, "keys": names},
-            )
-        by_key = {message.key: message for message in await self._messages(page.rows)}
-        return page_of([by_key[key] for key in dict.fromkeys(asked.keys) if key in by_key])
-
     async def _refuse_unknown(self, run: RunRef, names: Sequence[str]) -> None:
         page = await self._reads.effects(
             limit=limits.WAIT_KEYS_MAX, filters={"namespace": run.namespace, "run_id": run.run_id, "keys": names}
         )
         known = {row.key for row in page.rows}
-        missing = next((name for name in names if name not in known), None)
-        if missing is not None:
-            raise EffectNotFound(run.namespace, f"{missing} of run {run.run_id}")
+        missing = [name for name in names if name not in known]
+        if missing:
+            raise EffectNotFound(run.namespace, run_id=run.run_id, key=missing[0], count=len(missing))
+
+
+def session_of(effect: EffectView) -> dict[str, str] | None:
+    """The harness session that a settled effect left, as it is stored; None when there is none."""
+    settled = effect.settled or {}
+    return (settled.get("result") or settled.get("partial") or {}).get("session")
+
+
+def stored_result(result: Mapping[str, Any] | None) -> tuple[Mapping[str, Any] | None, str | None]:
+    """A result as its row has it, and the text of a value that is too large for that."""
+    if result is None or "value" not in result:
+        return result, None
+    payload, blob_text = stored(result["value"])
+    return {**result, "value": payload}, blob_text
 
 
 def _check_choice(effect: EffectView, asked: Resolution) -> None:

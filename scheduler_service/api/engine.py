@@ -7,15 +7,30 @@ from typing import Protocol
 from backburner.journal.v1 import journal_pb2
 from scheduler_service.authoring.definitions import AnyProcess
 from scheduler_service.journal import (
+    AuditNote,
     CancelOutcome,
     CancelRequest,
+    ClientRequest,
+    ClientRequestOutcome,
     ControlOutcome,
     ControlRequest,
     CreateRun,
     CreateRunOutcome,
+    DrainOrder,
+    ExpireOrder,
+    ExpireOutcome,
+    FinishRun,
+    FinishRunOutcome,
     Journal,
+    OpenClient,
+    OpenClientOutcome,
+    Prune,
+    Pruned,
     ResolveOutcome,
     ResolveRequest,
+    SetHold,
+    SetHoldOutcome,
+    SettleOrder,
     SignalOutcome,
     SignalRequest,
 )
@@ -71,6 +86,44 @@ class ControlApi(Protocol):
         """Sends a message to a run."""
 
 
+class ClientApi(Protocol):
+    """What clients do to client-driven runs. Each is durable when it returns; the run's owner hears of it."""
+
+    async def open(self, request: OpenClient) -> OpenClientOutcome:
+        """Another start of a run's client: fences the one before."""
+
+    async def request(self, asked: ClientRequest) -> ClientRequestOutcome:
+        """Requests effects, all in one commit or none."""
+
+    async def finish(self, request: FinishRun) -> FinishRunOutcome:
+        """Ends a run, or has it closed."""
+
+    async def seen(self, run_ids: Sequence[str]) -> Mapping[str, float]:
+        """Notes signs of life; answers with how many seconds the client of each watched run may be silent."""
+
+
+class OperatorApi(Protocol):
+    """What operators order. Each is durable when it returns, and obeyed on every replica."""
+
+    async def set_hold(self, request: SetHold) -> SetHoldOutcome:
+        """Sets or releases a hold on dispatch."""
+
+    async def note(self, note: AuditNote) -> None:
+        """Writes into the audit what is about to be done."""
+
+    async def prune(self, request: Prune) -> Pruned:
+        """One step of retention."""
+
+    async def drain(self, order: DrainOrder) -> str:
+        """Lets an executor take nothing new, or ends that."""
+
+    async def expire(self, order: ExpireOrder) -> ExpireOutcome:
+        """Declares an incarnation of an executor dead."""
+
+    async def order_settlement(self, order: SettleOrder) -> str:
+        """Has an effect settled by the owner of its run."""
+
+
 class EngineApi(Protocol):
     """The engine of one replica, as the servicers see it."""
 
@@ -89,6 +142,14 @@ class EngineApi(Protocol):
     @property
     def control(self) -> ControlApi:
         """Run control."""
+
+    @property
+    def operations(self) -> OperatorApi:
+        """What operators order."""
+
+    @property
+    def clients(self) -> ClientApi:
+        """Client-driven runs."""
 
     def processes(self) -> Mapping[str, AnyProcess]:
         """Processes that this replica can run, by name."""
@@ -110,6 +171,9 @@ class EngineApi(Protocol):
 
     async def wait_stopped(self, run_id: str, after_seq: int, timeout_s: float) -> None:
         """Returns when a run has ended or is parked, at a seq beyond `after_seq`, or at the timeout. Only a hint."""
+
+    def expected_duration(self, namespace: str, name: str) -> float | None:
+        """Median seconds of the latest successful attempts of a name; None when there is no history."""
 
     def connected(self) -> Sequence[ConnectedExecutor]:
         """Executors whose session this replica holds."""

@@ -12,12 +12,24 @@ from scheduler_service.api.limits import LIMITS
 API_REVISION: Final = 1
 #: What clients may rely on. A name is never given another meaning.
 FEATURES: Final = (
+    "agent_effects",
+    "audit",
     "background_effects",
+    "blobs",
+    "child_runs",
+    "client_driven_runs",
+    "continue_as_new",
     "create_run",
+    "effect_groups",
     "external_effects",
+    "halt_and_resume",
+    "holds",
     "live_output",
     "live_progress",
+    "reuse_from",
+    "signals",
     "stream_output",
+    "timer_effects",
     "wait",
     "waiting_on",
     "watch",
@@ -27,10 +39,9 @@ FEATURES: Final = (
 class ServerInfo:
     """Answers GetServerInfo."""
 
-    def __init__(self, engine: EngineApi, *, version: str, schema_version: int, watchers_max: int) -> None:
+    def __init__(self, engine: EngineApi, *, version: str, watchers_max: int) -> None:
         self._engine = engine
         self._version = version
-        self._schema_version = schema_version
         self._watchers_max = watchers_max
 
     async def get(self) -> pb.GetServerInfoResponse:
@@ -43,5 +54,5 @@ class ServerInfo:
             server_time=timestamp(datetime.now(UTC)),
             scheduler_id=self._engine.scheduler_id,
             processes=sorted(self._engine.processes()),
-            schema_version=self._schema_version,
+            schema_version=self._engine.journal.schema_version,
         )

@@ -4,15 +4,18 @@ A message that cannot be read is an error of its sender too: gRPC itself would a
 Cancellation always goes on: gRPC itself must see it, or the call's core objects leak.
 """
 
+import asyncio
 import inspect
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
+from scheduler_service import failpoints
 from scheduler_service.api.status import service_error, status_of
 from scheduler_service.errors import InvalidRequest, Violation
 
@@ -111,7 +114,9 @@ def _guarded_coroutine(
 ) -> Callable[..., Awaitable[Any]]:
     async def guarded(request: Any, context: Context) -> Any:
         try:
-            return await behavior(readable(request), context)
+            answer = await behavior(readable(request), context)
+            failpoints.hit("answer", "send")
+            return answer
         except grpc.aio.BaseError:
             raise
         except Exception as error:  # noqa: BLE001  # logged and answered as INTERNAL
@@ -126,6 +131,7 @@ def _guarded_generator(
     async def guarded(request: Any, context: Context) -> AsyncIterator[Any]:
         try:
             async with aclosing(behavior(readable(request), context)) as frames:
+                context.add_done_callback(partial(_close_soon, frames))  # type: ignore[arg-type]  # its stub wants a keyword
                 async for frame in frames:
                     yield frame
         except grpc.aio.BaseError:
@@ -134,6 +140,26 @@ def _guarded_generator(
             await _abort(context, error, method)
 
     return guarded
+
+
+def _close_soon(frames: AsyncGenerator[Any, None], _context: Context) -> None:
+    """Closes what made the frames of a call that is over.
+
+    A call that ends while a frame is being sent drops this generator where it stands. Whatever it holds (a place among
+    the watchers, subscriptions) would stay held until the garbage collector comes by.
+    """
+    closing = asyncio.ensure_future(_close(frames))
+    _CLOSING.add(closing)
+    closing.add_done_callback(_CLOSING.discard)
+
+
+async def _close(frames: AsyncGenerator[Any, None]) -> None:
+    with suppress(RuntimeError):  # it is being closed already
+        await frames.aclose()
+
+
+#: Held here until they are done: the event loop keeps only weak references to tasks.
+_CLOSING: set[asyncio.Future[None]] = set()
 
 
 async def _abort(context: Context, error: Exception, method: str) -> NoReturn:

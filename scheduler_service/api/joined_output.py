@@ -79,7 +79,7 @@ class JoinedOutput:
                     yield piece
 
     async def live(self, ref: AttemptRef, chunk: executor_pb.OutputChunk) -> AsyncIterator[Piece]:
-        """Takes a live piece; answers what can be sent."""
+        """Takes a live piece; answers what can be sent. One without bytes says that there is output before it."""
         key, piece = (*ref, int(chunk.stream)), Piece(chunk.stream, chunk.offset, chunk.data)
         position = self._positions.setdefault(key, piece.offset)
         held = self._held.get(key)
@@ -115,6 +115,9 @@ class JoinedOutput:
             yield piece
         if first > self._positions[key]:
             if not overdue:
+                return
+            if not any(piece.data for piece in held.pieces):
+                del self._held[key]  # nothing has to go past the hole: the attempt's end brings what is recorded late
                 return
             yield Piece(key[2], first)
         del self._held[key]

@@ -18,7 +18,7 @@ from scheduler_service.api.recorded import RecordedOutput
 from scheduler_service.api.run_requests import OutputKey
 from scheduler_service.api.waiting import Situations
 from scheduler_service.dispatch.progress import Attempt, Feed, LiveFrame, ProgressHub
-from scheduler_service.journal.client_reads import EffectView
+from scheduler_service.journal.client_views import EffectView
 from scheduler_service.replay.events import Event
 
 #: Attempts that one watch follows by stream; the others are shown by heartbeats.

@@ -1,84 +1,74 @@
-"""OperatorService: what operators see and do. In this release they see executors."""
+"""OperatorService: each method parses its request, makes one call and answers. Errors fly to the interceptor."""
 
 # ruff: noqa: D102  # what an rpc does stands in the proto
 
-from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import grpc
 
 from backburner.scheduler.v1 import operator_service_pb2 as pb
 from backburner.scheduler.v1 import operator_service_pb2_grpc as pb_grpc
-from scheduler_service.api import pages
-from scheduler_service.api.checks import checked
-from scheduler_service.api.convert import executor_message
+from scheduler_service.api import audit, bulk, executors, holds, retention, settlements
+from scheduler_service.api.audit import Audit
+from scheduler_service.api.bulk import BulkActions
+from scheduler_service.api.diagnosis import diagnose
 from scheduler_service.api.engine import EngineApi
-from scheduler_service.api.sizes import page_of
-from scheduler_service.errors import NotImplementedYet
-from scheduler_service.journal.client_reads import ClientReads
+from scheduler_service.api.executors import Executors
+from scheduler_service.api.holds import Holds
+from scheduler_service.api.settlements import Settlements
+from scheduler_service.journal.diagnosis import DiagnosisReads
 
 Context = grpc.aio.ServicerContext[Any, Any]
-
-_NOT_LOST = ("CONNECTED", "DISCONNECTED", "DRAINING")
-
-
-class Executors:
-    """Executors, connected or not."""
-
-    def __init__(self, engine: EngineApi, reads: ClientReads) -> None:
-        self._engine = engine
-        self._reads = reads
-
-    async def page(self, states: Sequence[str], after: str | None, page_size: int) -> pb.ListExecutorsResponse:
-        """A page of executors by name."""
-        rows = await self._reads.executors(after=after, states=states or _NOT_LOST, limit=page_size + 1)
-        messages = page_of([executor_message(row) for row in rows[:page_size]])
-        self._add_slots(messages)
-        answer = pb.ListExecutorsResponse(executors=messages)
-        if len(rows) > len(messages):
-            answer.next_page_token = pages.encode_token([messages[-1].executor_id], sorted(states))
-        return answer
-
-    def _add_slots(self, messages: Sequence[pb.Executor]) -> None:
-        connected = {executor.executor_id: executor for executor in self._engine.connected()}
-        for message in messages:
-            here = connected.get(message.executor_id)
-            if here is not None and here.incarnation == message.incarnation:
-                for name, pool in here.pools.items():
-                    message.slots_taken[name] = pool.foreground_taken + pool.background_taken
-
-
-def _parse(request: pb.ListExecutorsRequest) -> tuple[Sequence[str], str | None, int]:
-    with checked() as check:
-        states = check.enums("states", request.states, pb.Executor.State, "STATE_")
-        position = pages.decode_token(check, request.page_token, sorted(states))
-        page_size = check.page_size(request.page_size)
-    return states, position[0] if position else None, page_size
 
 
 class OperatorServicer(pb_grpc.OperatorServiceServicer):
     """What operators call."""
 
-    def __init__(self, executors: Executors) -> None:
+    def __init__(
+        self,
+        *,
+        executors: Executors,
+        settlements: Settlements,
+        holds: Holds,
+        bulk: BulkActions,
+        audit: Audit,
+        diagnosis: DiagnosisReads,
+        engine: EngineApi,
+    ) -> None:
         self._executors = executors
+        self._settlements = settlements
+        self._holds = holds
+        self._bulk = bulk
+        self._audit = audit
+        self._diagnosis = diagnosis
+        self._engine = engine
 
     async def ListExecutors(self, request: pb.ListExecutorsRequest, context: Context) -> pb.ListExecutorsResponse:
-        return await self._executors.page(*_parse(request))
+        return await self._executors.page(*executors.parse_page(request))
 
-    async def DrainExecutor(self, request: pb.DrainExecutorRequest, context: Context) -> NoReturn:
-        raise NotImplementedYet("DrainExecutor")
+    async def DrainExecutor(self, request: pb.DrainExecutorRequest, context: Context) -> pb.DrainExecutorResponse:
+        return await self._executors.drain(executors.parse_drain(request))
 
-    async def ExpireExecutor(self, request: pb.ExpireExecutorRequest, context: Context) -> NoReturn:
-        raise NotImplementedYet("ExpireExecutor")
+    async def ExpireExecutor(self, request: pb.ExpireExecutorRequest, context: Context) -> pb.ExpireExecutorResponse:
+        return await self._executors.expire(executors.parse_expiry(request))
 
-    async def SetHold(self, request: pb.SetHoldRequest, context: Context) -> NoReturn:
-        raise NotImplementedYet("SetHold")
+    async def SettleEffect(self, request: pb.SettleEffectRequest, context: Context) -> pb.SettleEffectResponse:
+        return await self._settlements.settle(settlements.parse(request))
 
-    async def ListHolds(self, request: pb.ListHoldsRequest, context: Context) -> NoReturn:
-        raise NotImplementedYet("ListHolds")
+    async def SetHold(self, request: pb.SetHoldRequest, context: Context) -> pb.SetHoldResponse:
+        return await self._holds.set(holds.parse(request))
 
-    async def BulkAction(self, request: pb.BulkActionRequest, context: Context) -> NoReturn:
-        raise NotImplementedYet("BulkAction")
+    async def ListHolds(self, request: pb.ListHoldsRequest, context: Context) -> pb.ListHoldsResponse:
+        return await self._holds.list()
 
-    async def Diagnose(self, request: pb.DiagnoseRequest, context: Context) -> NoReturn:
-        raise NotImplementedYet("Diagnose")
+    async def ListAudit(self, request: pb.ListAuditRequest, context: Context) -> pb.ListAuditResponse:
+        return await self._audit.page(audit.parse(request))
+
+    async def BulkAction(self, request: pb.BulkActionRequest, context: Context) -> pb.BulkActionResponse:
+        return await self._bulk.step(bulk.parse(request))
+
+    async def PruneRuns(self, request: pb.PruneRunsRequest, context: Context) -> pb.PruneRunsResponse:
+        return await retention.prune(self._engine, retention.parse(request))
+
+    async def Diagnose(self, request: pb.DiagnoseRequest, context: Context) -> pb.DiagnoseResponse:
+        return pb.DiagnoseResponse(findings=await diagnose(self._diagnosis))

@@ -15,7 +15,8 @@ from scheduler_service.api.engine import EngineApi
 from scheduler_service.api.recorded import RecordedOutput
 from scheduler_service.api.watchers import Pace, Watchers, at_readers_pace
 from scheduler_service.errors import InvalidRequest, OffsetAhead, Violation
-from scheduler_service.journal.client_reads import ClientReads, EffectView
+from scheduler_service.journal.client_reads import ClientReads
+from scheduler_service.journal.client_views import EffectView
 
 _RUNS: Final = frozenset({"DISPATCHED", "RUNNING", "CANCELLING"})
 _SETTLED: Final = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", "TIMED_OUT"})

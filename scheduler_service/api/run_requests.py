@@ -10,7 +10,6 @@ from backburner.journal.v1 import journal_pb2
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
 from scheduler_service.api import inputs, limits, pages
 from scheduler_service.api.checks import Checks, checked
-from scheduler_service.errors import NotImplementedYet
 
 #: A position in an attempt's output: effect, attempt, stream.
 OutputKey = tuple[str, int, int]
@@ -36,6 +35,15 @@ class NewRun:
     labels: dict[str, str]
     request_id: str
     cleanup_timeout_s: float | None
+    #: Earlier run whose succeeded effects answer equal requests.
+    reuse_from: str = ""
+    #: Set for a client-driven run: how long its client may be silent.
+    idle_timeout_s: float | None = None
+
+    @property
+    def client_driven(self) -> bool:
+        """True when a client requests its effects."""
+        return self.idle_timeout_s is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +87,7 @@ class RunWatch:
     progress: bool
     output: bool
     positions: Mapping[OutputKey, int]
+    client_epoch: int
 
 
 _VIEW: Final = pb.View
@@ -87,20 +96,22 @@ _STATE_PREFIX: Final = "RUN_STATE_"
 
 def new_run(request: pb.CreateRunRequest) -> NewRun:
     """Parses CreateRun; the input is bound to its process later."""
-    for field, given in (("client", request.HasField("client")), ("reuse_from", bool(request.reuse_from))):
-        if given:
-            raise NotImplementedYet(f"CreateRun.{field}")
     with checked() as check:
-        if request.key and request.request_id:
+        client = request.HasField("client")
+        if request.key and request.request_id and not client:
             check.refuse("request_id", "must be empty when key is given: the key makes the call idempotent")
+        if client and request.process:
+            check.refuse("process", "must be empty when client is given: such a run has no process")
         return NewRun(
             namespace=check.namespace(request.namespace),
             key=check.optional_key("key", request.key),
-            process=check.required("process", request.process, limits.NAME_BYTES_MAX),
+            process="" if client else check.required("process", request.process, limits.NAME_BYTES_MAX),
             input=inputs.input_object(check, request.input, limits.INPUT_BYTES_MAX),
             labels=check.labels("labels", request.labels),
             request_id=check.optional_uuid("request_id", request.request_id),
             cleanup_timeout_s=_cleanup(check, request),
+            reuse_from=check.optional_uuid("reuse_from", request.reuse_from),
+            idle_timeout_s=_idle(check, request.client) if client else None,
         )
 
 
@@ -126,8 +137,8 @@ def run_list(request: pb.ListRunsRequest) -> RunList:
             states=check.enums("states", request.states, journal_pb2.RunState, _STATE_PREFIX),
             processes=check.names("processes", request.processes),
             labels=check.labels("labels", request.labels),
-            created_after=_time(check, request, "created_after"),
-            created_before=_time(check, request, "created_before"),
+            created_after=optional_time(check, request, "created_after"),
+            created_before=optional_time(check, request, "created_before"),
         )
         position = pages.decode_token(check, request.page_token, asdict(which))
         return RunList(
@@ -157,6 +168,7 @@ def run_watch(request: pb.WatchRunRequest) -> RunWatch:
             progress=pb.WatchRunRequest.INCLUDE_PROGRESS in request.include,
             output=pb.WatchRunRequest.INCLUDE_OUTPUT in request.include,
             positions=output_positions(check, request.output_positions),
+            client_epoch=check.not_negative("client_epoch", request.client_epoch),
         )
 
 
@@ -207,11 +219,20 @@ def output_positions(check: Checks, positions: Any) -> dict[OutputKey, int]:
     return parsed
 
 
+def optional_time(check: Checks, request: pb.ListRunsRequest | pb.ListEffectsRequest, field: str) -> datetime | None:
+    """A point in time, or none."""
+    return check.time(field, getattr(request, field)) if request.HasField(field) else None  # type: ignore[arg-type]
+
+
 def _cleanup(check: Checks, request: pb.CreateRunRequest) -> float | None:
     if not request.HasField("cleanup_timeout"):
         return None
     return check.seconds("cleanup_timeout", request.cleanup_timeout, limits.CLEANUP_SECONDS_MAX)
 
 
-def _time(check: Checks, request: pb.ListRunsRequest, field: str) -> datetime | None:
-    return check.time(field, getattr(request, field)) if request.HasField(field) else None  # type: ignore[arg-type]
+def _idle(check: Checks, client: pb.ClientDriven) -> float:
+    if not client.HasField("idle_timeout"):
+        return limits.IDLE_SECONDS_DEFAULT
+    return check.seconds(
+        "client.idle_timeout", client.idle_timeout, limits.IDLE_SECONDS_MAX, seconds_min=limits.IDLE_SECONDS_MIN
+    )

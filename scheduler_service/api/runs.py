@@ -1,5 +1,6 @@
 """Runs: create, get, list, wait, cancel, and pages of their journals."""
 
+import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -12,20 +13,24 @@ from scheduler_service.api.engine import EngineApi
 from scheduler_service.api.events import journal_event
 from scheduler_service.api.ids import new_run_id
 from scheduler_service.api.pages import encode_token
+from scheduler_service.api.presence import Presence
 from scheduler_service.api.run_requests import NewRun, RunList, RunRef
 from scheduler_service.api.sizes import fitted, page_of
 from scheduler_service.api.waiting import RUN_CAUSES_MAX, Situations, run_waiting
 from scheduler_service.api.waits import wait_until
 from scheduler_service.errors import (
+    CursorAhead,
     Draining,
     ProcessNotFound,
     RequestIdReused,
     RunClosed,
     RunKeyConflict,
     RunNotFound,
+    RunPruned,
 )
-from scheduler_service.journal import CancelRequest, CreateRun
-from scheduler_service.journal.client_reads import ClientReads, RunView
+from scheduler_service.journal import CancelRequest, CreateRun, CreateRunOutcome, OpenClient
+from scheduler_service.journal.client_reads import ClientReads
+from scheduler_service.journal.client_views import RunView
 
 ACTOR: Final = "client"
 #: Open effects of each run that a list names.
@@ -37,34 +42,74 @@ STOPPED: Final = RUN_ENDED | RUN_PARKED
 class Runs:
     """What clients do with runs."""
 
-    def __init__(self, engine: EngineApi, reads: ClientReads, situations: Situations) -> None:
+    def __init__(self, engine: EngineApi, reads: ClientReads, situations: Situations, presence: Presence) -> None:
+        self._presence = presence
         self._engine = engine
         self._reads = reads
         self._situations = situations
 
     async def create(self, new: NewRun) -> pb.CreateRunResponse:
         """Creates a run, or finds the one that has the same key or request id."""
+        code_version = "" if new.client_driven else self._bind(new)
+        if self._engine.draining:
+            raise Draining(self._engine.scheduler_id)
+        if new.reuse_from:
+            await self.read(RunRef(new.namespace, new.reuse_from), full=False)
+        digest = inputs.input_digest(new.process, new.input)
+        asked = _create_run(new, digest, code_version)
+        outcome = await self._engine.create_run(asked)
+        if outcome.outcome == "key_conflict":
+            raise RunKeyConflict(new.namespace, new.key, outcome.detail.get("recorded_digest", ""), digest)
+        if outcome.outcome == "pruned":
+            raise RunPruned(new.namespace, outcome.run_id)
+        if outcome.outcome == "request_conflict":
+            raise RequestIdReused(new.namespace, new.request_id)
+        epoch = await self._client_epoch(asked, outcome) if new.client_driven else 0
+        run = await self.message(await self.read(RunRef(new.namespace, outcome.run_id)))
+        return pb.CreateRunResponse(run=run, created=outcome.created, client_epoch=epoch)
+
+    def _bind(self, new: NewRun) -> str:
+        """Version of the process's code; its input fits."""
         process = self._engine.processes().get(new.process)
         if process is None:
             raise ProcessNotFound(new.process, sorted(self._engine.processes()))
-        if self._engine.draining:
-            raise Draining(self._engine.scheduler_id)
         inputs.bind(process, new.input)
-        digest = inputs.input_digest(new.process, new.input)
-        outcome = await self._engine.create_run(_create_run(new, digest, process.code_version))
-        if outcome.outcome == "key_conflict":
-            raise RunKeyConflict(new.namespace, new.key, outcome.detail.get("recorded_digest", ""), digest)
-        if outcome.outcome == "request_conflict":
-            raise RequestIdReused(new.namespace, new.request_id)
-        run = await self.message(await self.read(RunRef(new.namespace, outcome.run_id)))
-        return pb.CreateRunResponse(run=run, created=outcome.created)
+        return process.code_version
+
+    async def _client_epoch(self, asked: CreateRun, outcome: CreateRunOutcome) -> int:
+        """Epoch of the client that calls: the first of a new run, else one that fences whoever had it before."""
+        if outcome.created:
+            return 1
+        opened = await self._engine.clients.open(
+            OpenClient(
+                run_id=outcome.run_id,
+                idle_timeout_s=asked.idle_timeout_s or limits.IDLE_SECONDS_DEFAULT,
+                actor=ACTOR,
+                start_id=asked.start_id or "",
+            )
+        )
+        if opened.outcome == "not_found":  # removed by retention just now
+            raise RunNotFound(asked.namespace, outcome.run_id)
+        return opened.client_epoch
 
     async def read(self, ref: RunRef, *, full: bool = True) -> RunView:
         """A run. Raises RunNotFound."""
         run = await self._reads.run(ref.namespace, run_id=ref.run_id, key=ref.key, full=full)
         if run is None:
+            await self._refuse_pruned(ref)
             raise RunNotFound(ref.namespace, ref.run_id or ref.key)
+        if run.client_driven:
+            self._presence.seen(run.run_id)
         return run
+
+    async def _refuse_pruned(self, ref: RunRef) -> None:
+        removed = await self._reads.pruned(ref.namespace, run_id=ref.run_id, key=ref.key)
+        if removed is not None:
+            raise RunPruned(ref.namespace, removed)
+
+    async def is_gone(self, ref: RunRef) -> bool:
+        """True when retention has removed the run."""
+        return await self._reads.pruned(ref.namespace, run_id=ref.run_id, key=ref.key) is not None
 
     async def message(self, run: RunView) -> pb.Run:
         """A run as a message, with what it waits for."""
@@ -93,17 +138,25 @@ class Runs:
 
     async def wait(self, ref: RunRef, seconds: float) -> pb.WaitRunResponse:
         """The run once it has ended or is parked, or as it is when the time is over."""
+        if self._engine.draining:
+            raise Draining(self._engine.scheduler_id)
 
-        async def read() -> tuple[str, bool, int]:
+        async def read() -> tuple[RunView | None, bool, int]:
             found = await self._reads.progress_of(ref.namespace, ref.run_id)
             if found is None:
                 raise RunNotFound(ref.namespace, ref.run_id)
             state, head_seq = found
-            return state, state in STOPPED, head_seq
+            if state not in STOPPED:
+                return None, False, head_seq
+            run = await self.read(ref)  # the answer is this one: a parked run may have been resumed since
+            return run, run.state in STOPPED, run.head_seq
 
         # Woken by the stop only: a long run's every event is no news to whoever waits for its end.
-        _, timed_out = await wait_until(partial(self._engine.wait_stopped, ref.run_id), read, seconds)
-        return pb.WaitRunResponse(run=await self.message(await self.read(ref)), timed_out=timed_out)
+        run, timed_out = await wait_until(partial(self._engine.wait_stopped, ref.run_id), read, seconds, self._leaving)
+        return pb.WaitRunResponse(run=await self.message(run or await self.read(ref)), timed_out=timed_out)
+
+    def _leaving(self) -> bool:
+        return self._engine.draining
 
     async def cancel(self, ref: RunRef, reason: str) -> pb.CancelRunResponse:
         """Makes the cancel of a run durable."""
@@ -119,12 +172,14 @@ class Runs:
         )
         run = await self.read(ref)
         if outcome.outcome in ("run_closed", "settled") and run.state != "CANCELLED":
-            raise RunClosed(ref.run_id, run.state)
+            raise RunClosed(ref.run_id, run.state, run.next_run_id)
         return pb.CancelRunResponse(run=await self.message(run))
 
     async def journal(self, ref: RunRef, after_seq: int, page_size: int) -> pb.ReadJournalResponse:
         """A page of a run's journal."""
         run = await self.read(ref, full=False)
+        if after_seq > run.head_seq:
+            raise CursorAhead(run.run_id, after_seq, run.head_seq)
         page = await self._reads.events(run.run_id, after_seq, limit=page_size, bytes_max=limits.JOURNAL_PAGE_BYTES_MAX)
         events = page_of([journal_event(row) for row in page.rows])
         last = events[-1].seq if events else after_seq
@@ -158,13 +213,16 @@ def _create_run(new: NewRun, digest: str, code_version: str) -> CreateRun:
         namespace=new.namespace,
         key=new.key or None,
         process=new.process,
-        client_driven=False,
+        client_driven=new.client_driven,
         labels=new.labels,
         input_digest=digest,
         code_version=code_version,
         actor=ACTOR,
         data=_run_created(new, digest),
         request_id=new.request_id or None,
+        reuse_from=new.reuse_from or None,
+        start_id=(new.request_id or uuid.uuid4().hex) if new.client_driven else None,
+        idle_timeout_s=new.idle_timeout_s,
     )
 
 
@@ -180,4 +238,7 @@ def _run_created(new: NewRun, digest: str) -> dict[str, Any]:
     }
     if new.cleanup_timeout_s is not None:
         data["cleanup_timeout"] = f"{new.cleanup_timeout_s:.6f}s"
+    if new.idle_timeout_s is not None:
+        data |= {"client_driven": True, "idle_timeout": f"{new.idle_timeout_s:.6f}s"}
+    data["reuse_from"] = new.reuse_from
     return {name: value for name, value in data.items() if value or name == "input"}

@@ -3,13 +3,15 @@
 # ruff: noqa: D102  # what an rpc does stands in the proto
 
 from collections.abc import AsyncIterator
-from typing import Any, NoReturn
+from typing import Any
 
 import grpc
 
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
 from backburner.scheduler.v1 import scheduler_service_pb2_grpc as pb_grpc
-from scheduler_service.api import effect_requests, run_requests
+from scheduler_service.api import client_requests, effect_requests, run_requests
+from scheduler_service.api.blobs import Blobs, blob_query
+from scheduler_service.api.clients import Clients
 from scheduler_service.api.control import Control
 from scheduler_service.api.effects import Effects
 from scheduler_service.api.info import ServerInfo
@@ -17,7 +19,6 @@ from scheduler_service.api.output import Outputs
 from scheduler_service.api.runs import Runs
 from scheduler_service.api.waits import wait_seconds
 from scheduler_service.api.watching import Watching
-from scheduler_service.errors import NotImplementedYet
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -30,16 +31,20 @@ class SchedulerServicer(pb_grpc.SchedulerServiceServicer):
         *,
         runs: Runs,
         control: Control,
+        clients: Clients,
         effects: Effects,
         watching: Watching,
         outputs: Outputs,
+        blobs: Blobs,
         info: ServerInfo,
     ) -> None:
         self._runs = runs
         self._control = control
+        self._clients = clients
         self._effects = effects
         self._watching = watching
         self._outputs = outputs
+        self._blobs = blobs
         self._info = info
 
     async def CreateRun(self, request: pb.CreateRunRequest, context: Context) -> pb.CreateRunResponse:
@@ -80,8 +85,7 @@ class SchedulerServicer(pb_grpc.SchedulerServiceServicer):
         return await self._control.signal(run_requests.signal(request))
 
     async def GetEffect(self, request: pb.GetEffectRequest, context: Context) -> pb.GetEffectResponse:
-        ref, full = effect_requests.effect_query(request)
-        return await self._effects.get(ref, full=full)
+        return await self._effects.get(effect_requests.effect_query(request))
 
     async def ListEffects(self, request: pb.ListEffectsRequest, context: Context) -> pb.ListEffectsResponse:
         return await self._effects.page(effect_requests.effect_list(request))
@@ -112,12 +116,12 @@ class SchedulerServicer(pb_grpc.SchedulerServiceServicer):
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
         return await self._info.get()
 
-    async def FinishRun(self, request: pb.FinishRunRequest, context: Context) -> NoReturn:
-        raise NotImplementedYet("FinishRun")
+    async def FinishRun(self, request: pb.FinishRunRequest, context: Context) -> pb.FinishRunResponse:
+        return await self._clients.finish(client_requests.finish(request))
 
-    async def RequestEffects(self, request: pb.RequestEffectsRequest, context: Context) -> NoReturn:
-        raise NotImplementedYet("RequestEffects")
+    async def RequestEffects(self, request: pb.RequestEffectsRequest, context: Context) -> pb.RequestEffectsResponse:
+        return await self._clients.request(client_requests.effects_asked(request))
 
     async def ReadBlob(self, request: pb.ReadBlobRequest, context: Context) -> AsyncIterator[pb.ReadBlobResponse]:
-        raise NotImplementedYet("ReadBlob")
-        yield  # makes this a stream
+        async for frame in self._blobs.stream(blob_query(request)):
+            yield frame

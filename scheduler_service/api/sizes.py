@@ -1,13 +1,14 @@
-"""Keeps answers below what clients accept: pages end early, and a value too large for one message goes by reference."""
+"""Keeps answers below what clients accept: pages end early, and single answers leave out what does not fit.
 
-import hashlib
-from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+What a client may not have left out, a row of the journal, is small enough from the start (`authoring/bounds.py`).
+"""
 
-from google.protobuf import json_format
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
+
 from google.protobuf.message import Message
 
-from backburner.journal.v1 import journal_pb2
+from backburner.scheduler.v1 import scheduler_service_pb2 as pb
 from scheduler_service.api import limits
 
 M = TypeVar("M", bound=Message)
@@ -27,29 +28,34 @@ def page_of(messages: Sequence[M], bytes_max: int = limits.ANSWER_BYTES_MAX) -> 
 
 
 def fitted(message: M, bytes_max: int = limits.ANSWER_BYTES_MAX - _ENVELOPE_BYTES) -> M:
-    """The message itself; its largest values are replaced by references while it is too large to be sent."""
+    """The message itself; a run without its input, and an effect without its spec, when it is too large to be sent."""
     if message.ByteSize() > bytes_max:
-        for payload in sorted(_payloads(message), key=lambda item: item.ByteSize(), reverse=True):
-            _refer(payload)
-            if message.ByteSize() <= bytes_max:
-                break
+        if isinstance(message, pb.Run):
+            message.ClearField("input")
+        elif isinstance(message, pb.Effect):
+            message.ClearField("spec")
     return message
 
 
-def _payloads(message: Message) -> Iterator[journal_pb2.Payload]:
-    for _field, value in message.ListFields():
-        if isinstance(value, journal_pb2.Payload):
-            if value.HasField("value"):
-                yield value
-        elif isinstance(value, Message) and value.DESCRIPTOR.file.package.startswith("backburner."):
-            yield from _payloads(value)
+#: What effects are answered without when they do not fit together, the first thing first.
+_LEFT_OUT: Final[Sequence[Callable[[pb.Effect], None]]] = (
+    lambda effect: effect.ClearField("spec"),
+    lambda effect: effect.ClearField("result"),
+    lambda effect: effect.error.ClearField("traceback") if effect.HasField("error") else None,
+    lambda effect: effect.progress.ClearField("data") if effect.HasField("progress") else None,
+    lambda effect: effect.ClearField("labels"),
+    lambda effect: effect.error.ClearField("message") if effect.HasField("error") else None,
+)
 
 
-def _refer(payload: journal_pb2.Payload) -> None:
-    text: Any = json_format.MessageToJson(payload.value, indent=None, sort_keys=True)
-    content = text.encode()
-    payload.blob.CopyFrom(
-        journal_pb2.BlobRef(
-            digest=hashlib.sha256(content).hexdigest(), size_bytes=len(content), media_type="application/json"
-        )
-    )
+def within_answer(effects: Sequence[pb.Effect], bytes_max: int = limits.ANSWER_BYTES_MAX) -> list[pb.Effect]:
+    """All of these effects in one answer, each without as little as possible; the last ones give way first."""
+    left = bytes_max - _ENVELOPE_BYTES - sum(effect.ByteSize() + 8 for effect in effects)
+    for leave_out in _LEFT_OUT:
+        for effect in reversed(effects):
+            if left >= 0:
+                return list(effects)
+            size = effect.ByteSize()
+            leave_out(effect)
+            left += size - effect.ByteSize()
+    return list(effects)

@@ -4,14 +4,18 @@ The most useful field of the API: nobody should have to guess it from logs.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
 from scheduler_service.api.convert import RUN_ENDED, duration, timestamp
-from scheduler_service.journal.client_reads import ClientReads, EffectView, ExecutorView, RunView
+from scheduler_service.api.eta import Eta, Expected, eta_of, no_history
+from scheduler_service.api.holds import described, hold_on
+from scheduler_service.journal import Hold
+from scheduler_service.journal.client_reads import ClientReads
+from scheduler_service.journal.client_views import EffectView, ExecutorView, RunView
 
 #: Causes that a run names; the rest are counted in the last message.
 RUN_CAUSES_MAX: Final = 10
@@ -31,14 +35,17 @@ class Situation:
 
     executors: Sequence[ExecutorView] = ()
     live_shards: frozenset[int] = frozenset()
+    holds: Sequence[Hold] = ()
+    expected: Expected = no_history
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
 class Situations:
     """Reads the situation, at most twice a second."""
 
-    def __init__(self, reads: ClientReads) -> None:
+    def __init__(self, reads: ClientReads, expected: Expected) -> None:
         self._reads = reads
+        self._expected = expected
         self._known: Situation | None = None
         self._read_at = 0.0
 
@@ -48,7 +55,9 @@ class Situations:
             executors = await self._reads.executors(
                 after=None, states=("CONNECTED", "DISCONNECTED", "DRAINING"), limit=_EXECUTORS_MAX
             )
-            self._known = Situation(executors, await self._reads.live_shards())
+            self._known = Situation(
+                executors, await self._reads.live_shards(), await self._reads.holds(), self._expected
+            )
             self._read_at = time.monotonic()
         return self._known
 
@@ -94,24 +103,27 @@ def run_waiting(
     return causes[:RUN_CAUSES_MAX]
 
 
-def poll_after(effect: EffectView, now: datetime) -> float:
+def poll_after(effect: EffectView, eta: Eta | None) -> float:
     """Seconds that a poller should wait: the interval it was given, less when the end is near, 0 once settled."""
     if effect.state in _SETTLED:
         return 0.0
     interval = effect.poll_interval_s or _POLL_SECONDS_DEFAULT
-    eta = _eta_seconds(effect.progress)
-    if eta is None or effect.last_activity_at is None:
-        return interval
-    left = eta - (now - effect.last_activity_at).total_seconds()
-    return max(_POLL_SECONDS_MIN, min(interval, left)) if left > 0 else min(interval, 1.0)
+    return interval if eta is None else max(_POLL_SECONDS_MIN, min(interval, eta.seconds))
 
 
 def complete(message: pb.Effect, effect: EffectView, situation: Situation) -> pb.Effect:
     """Adds to an effect what is computed now."""
+    eta = eta_of(effect, situation.expected, datetime.now(UTC))
+    if message.HasField("progress"):  # what was told is older than this answer
+        message.progress.ClearField("eta")
+        message.progress.ClearField("eta_estimated")
+    if eta is not None:
+        message.progress.eta.CopyFrom(duration(eta.seconds))
+        message.progress.eta_estimated = eta.estimated
     waiting = effect_waiting(effect, situation)
     if waiting is not None:
         message.waiting_on.CopyFrom(waiting)
-        message.poll_after.CopyFrom(duration(poll_after(effect, datetime.now(UTC))))
+        message.poll_after.CopyFrom(duration(poll_after(effect, eta)))
     return message
 
 
@@ -125,27 +137,42 @@ def _queued(effect: EffectView, situation: Situation) -> pb.WaitingOn:
         return pb.WaitingOn(
             cause=_Cause.CAUSE_NOT_BEFORE, message=_until(effect.not_before, now), until=timestamp(effect.not_before)
         )
-    if effect.group_max is not None and effect.group_open >= effect.group_max:
-        return pb.WaitingOn(
-            cause=_Cause.CAUSE_GROUP_LIMIT,
-            message=f"group {effect.group_id!r} has {effect.group_open} of {effect.group_max} running",
-        )
+    hold = hold_on(effect, _ready(effect, situation), situation.holds)
+    if hold is not None:
+        return pb.WaitingOn(cause=_Cause.CAUSE_HOLD, message=described(hold), until=timestamp(hold.until))
+    if effect.group_limit is not None and effect.group_open >= effect.group_limit:
+        return pb.WaitingOn(cause=_Cause.CAUSE_GROUP_LIMIT, message=_group(effect))
     return _slots(effect, situation)
 
 
+def _group(effect: EffectView) -> str:
+    lowered = f" (adaptive: up to {effect.group_max})" if effect.group_limit != effect.group_max else ""
+    return f"group {effect.group_id}: {effect.group_open} of {effect.group_limit} run{lowered}"
+
+
 def _slots(effect: EffectView, situation: Situation) -> pb.WaitingOn:
-    wanted = " or ".join(effect.capabilities)
+    wanted = " or ".join(map(_described, effect.capabilities))
     able = [executor for executor in situation.executors if _serves(executor, effect)]
-    ready = [executor.executor_id for executor in able if executor.state == "CONNECTED"]
+    ready = [executor.executor_id for executor in _ready(effect, situation)]
     if not ready:
         states = ", ".join(f"{executor.executor_id} ({executor.state.lower()})" for executor in able[:3])
         labels = f" with labels {dict(effect.executor_labels)}" if effect.executor_labels else ""
-        message = f"no connected executor has {wanted}{labels}" + (f"; known: {states}" if states else "")
+        message = f"no executor has {wanted}{labels}" + (f"; known: {states}" if states else "")
         return pb.WaitingOn(cause=_Cause.CAUSE_NO_EXECUTOR, message=message)
     names = ", ".join(ready[:3])
     return pb.WaitingOn(
         cause=_Cause.CAUSE_SLOTS_FULL, message=f"the slots that it may take ({effect.pool}) on {names} are taken"
     )
+
+
+def _ready(effect: EffectView, situation: Situation) -> list[ExecutorView]:
+    return [executor for executor in situation.executors if executor.state == "CONNECTED" and _serves(executor, effect)]
+
+
+def _described(capability: str) -> str:
+    """A capability in words: `agent/codex` is harness codex, `function/a.b` function a.b, `shell` harness shell."""
+    kind, _, name = capability.partition("/")
+    return f"function {name}" if kind == "function" else f"harness {name or kind}"
 
 
 def _serves(executor: ExecutorView, effect: EffectView) -> bool:
@@ -169,17 +196,23 @@ def _outside(effect: EffectView, situation: Situation) -> pb.WaitingOn:
     if effect.kind == "EXTERNAL":
         return pb.WaitingOn(cause=_Cause.CAUSE_EXTERNAL, message="somebody has to answer: ResolveEffect")
     if effect.kind == "RUN":
-        return pb.WaitingOn(cause=_Cause.CAUSE_CHILD_RUN, message="a child run")
+        return pb.WaitingOn(cause=_Cause.CAUSE_CHILD_RUN, message=_child(effect))
     unowned = _unowned(effect.shard, situation)
     return unowned or pb.WaitingOn(
         cause=_Cause.CAUSE_TIMER, message="waits for its time", until=timestamp(effect.not_before)
     )
 
 
+def _child(effect: EffectView) -> str:
+    parked = {"HALTED": "is halted: ResumeRun lets it go on", "PROCESS_ERROR": "is parked by an error in process code"}
+    return f"child run {effect.child_run_id} {parked.get(effect.child_state, 'runs')}"
+
+
 def _parked(run: RunView) -> pb.WaitingOn | None:
     if run.state == "HALTED":
         said = f" ({run.halt_reason})" if run.halt_reason else ""
-        return pb.WaitingOn(cause=_Cause.CAUSE_HALTED, message=f"the run is halted{said}; ResumeRun lets it go on")
+        who = "the next call of its client, or ResumeRun," if run.client_idle else "ResumeRun"
+        return pb.WaitingOn(cause=_Cause.CAUSE_HALTED, message=f"the run is halted{said}; {who} lets it go on")
     if run.state == "PROCESS_ERROR":
         said = (run.error or {}).get("message", "")
         message = f"an error in process code: {said}; fix it, then ResumeRun replays it, or CancelRun ends it"
@@ -206,8 +239,3 @@ def _of_effect(effect: EffectView, situation: Situation) -> pb.WaitingOn:
 def _until(moment: datetime, now: datetime) -> str:
     left = max(moment - now, timedelta())
     return f"its earliest dispatch is in {left.total_seconds():.0f} s"
-
-
-def _eta_seconds(progress: Mapping[str, Any] | None) -> float | None:
-    eta = (progress or {}).get("eta")
-    return None if eta is None else float(str(eta).removesuffix("s"))

@@ -25,19 +25,23 @@ def wait_seconds(max_wait_s: float, context: grpc.aio.ServicerContext[Any, Any])
 
 
 async def wait_until(
-    wake: Callable[[int, float], Awaitable[Any]], read: Callable[[], Awaitable[tuple[T, bool, int]]], seconds: float
+    wake: Callable[[int, float], Awaitable[Any]],
+    read: Callable[[], Awaitable[tuple[T, bool, int]]],
+    seconds: float,
+    leaving: Callable[[], bool],
 ) -> tuple[T, bool]:
     """Reads until it is done or the time is over. `read` answers (value, done, seq it has seen).
 
-    `wake(after_seq, timeout_s)` returns when something new may be there. Returns the newest value, and whether the
-    time was over first.
+    `wake(after_seq, timeout_s)` returns when something new may be there. `leaving` says that this replica goes away:
+    then the time is over, so that the caller has an answer instead of a broken call. Returns the newest value, and
+    whether the time was over first.
     """
     end = time.monotonic() + seconds
     seen = -1
     while True:
         value, done, seq = await read()
         left = end - time.monotonic()
-        if done or left <= 0:
+        if done or left <= 0 or leaving():
             return value, not done
         if seq == seen:
             await asyncio.sleep(_PAUSE_SECONDS_MIN)

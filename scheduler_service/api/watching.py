@@ -13,12 +13,14 @@ from typing import Final
 
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
 from scheduler_service.api import limits
+from scheduler_service.api.callers import Callers
 from scheduler_service.api.convert import RUN_ENDED, effect_message, timestamp
 from scheduler_service.api.effect_requests import EffectWatch
 from scheduler_service.api.effects import Effects
 from scheduler_service.api.engine import EngineApi
 from scheduler_service.api.events import journal_event
 from scheduler_service.api.live import Frame, LiveFrames
+from scheduler_service.api.presence import Presence
 from scheduler_service.api.recorded import RecordedOutput
 from scheduler_service.api.run_requests import OutputKey, RunRef, RunWatch
 from scheduler_service.api.runs import STOPPED, Runs
@@ -26,8 +28,10 @@ from scheduler_service.api.sizes import fitted, page_of
 from scheduler_service.api.waiting import Situations, complete
 from scheduler_service.api.watchers import Pace, Watchers, at_readers_pace
 from scheduler_service.dispatch.progress import ProgressHub
-from scheduler_service.errors import CursorAhead, Draining, RunNotFound
-from scheduler_service.journal.client_reads import ClientReads, RunSnapshot
+from scheduler_service.errors import CursorAhead, Draining, RunNotFound, RunPruned
+from scheduler_service.journal import JournalUnavailable, Life
+from scheduler_service.journal.client_reads import ClientReads
+from scheduler_service.journal.client_views import RunSnapshot
 from scheduler_service.replay.events import Event
 
 _PAGE_ROWS: Final = 200
@@ -63,9 +67,11 @@ class Watching:
         reads: ClientReads,
         runs: Runs,
         effects: Effects,
+        callers: Callers,
         situations: Situations,
         hub: ProgressHub,
         watchers: Watchers,
+        presence: Presence,
         pace: Pace,
     ) -> None:
         self.engine = engine
@@ -74,11 +80,14 @@ class Watching:
         self.situations = situations
         self.hub = hub
         self.watchers = watchers
+        self.presence = presence
         self.pace = pace
         self._effects = effects
+        self._callers = callers
 
     async def run(self, asked: RunWatch) -> AsyncIterator[pb.WatchRunResponse]:
         """Frames of WatchRun."""
+        await self._callers.admit(asked.run, asked.client_epoch)
         watch = _Watch(
             self,
             _Asked(
@@ -94,7 +103,7 @@ class Watching:
 
     async def effect(self, asked: EffectWatch) -> AsyncIterator[pb.WatchEffectResponse]:
         """Frames of WatchEffect."""
-        effect = await self._effects.read(asked.effect, full=False)
+        effect = await self._effects.admit(asked.effect, asked.client_epoch)
         watch = _Watch(
             self,
             _Asked(
@@ -124,6 +133,7 @@ class _Watch:
         self._sent_at = time.monotonic()
         self._ends_at = service.pace.end()
         self._live: LiveFrames | None = None
+        self._life: Life | None = None
 
     async def frames(self) -> AsyncIterator[Frame]:
         """All frames, at the reader's pace."""
@@ -149,15 +159,18 @@ class _Watch:
         if self._asked.after_seq is None:
             yield await self._snapshot_frame(snapshot)
         while True:
+            if snapshot.run.client_driven:
+                self._service.presence.seen(self._run_id)
             before = self._cursor
             async for frame in self._journal(snapshot):
                 yield frame
-            if (end := await self._end()) is not None:
+            stuck = self._cursor == before and self._cursor < snapshot.run.head_seq
+            if (end := await self._end(look=stuck or self._is_quiet())) is not None:
                 yield {"end": end}
                 return
             async for frame in self._live_frames():
                 yield frame
-            if time.monotonic() - self._sent_at >= self._service.pace.heartbeat_s:
+            if self._is_quiet():
                 yield {"heartbeat": pb.WatchHeartbeat(seq=self._cursor, server_time=timestamp(datetime.now(UTC)))}
             await self._wait(progressed=self._cursor > before)
 
@@ -169,7 +182,9 @@ class _Watch:
             ref.namespace, ref.run_id, limits.SNAPSHOT_EFFECTS_MAX, self._asked.effect_id
         )
         if snapshot is None:
+            await self._service.runs.read(ref, full=False)  # says so when retention has removed it
             raise RunNotFound(ref.namespace, ref.run_id)
+        self._life = self._service.engine.journal.lives.current  # that of the snapshot: a read is of one life
         head = snapshot.run.head_seq
         self._cursor = head if self._asked.after_seq is None else self._asked.after_seq
         if self._cursor > head:
@@ -208,7 +223,7 @@ class _Watch:
         effects = [complete(effect_message(effect), effect, situation) for effect in snapshot.effects]
         if self._asked.effect_id:
             return {"snapshot": fitted(effects[0])}
-        run = await self._service.runs.message(snapshot.run)
+        run = fitted(await self._service.runs.message(snapshot.run), limits.ANSWER_BYTES_MAX // 2)
         shown = page_of(effects, limits.ANSWER_BYTES_MAX - run.ByteSize())
         return {"snapshot": pb.RunSnapshot(run=run, effects=shown, seq=snapshot.run.head_seq)}
 
@@ -217,6 +232,9 @@ class _Watch:
         more = True
         while more:
             page = await self._service.reads.events(self._run_id, self._cursor, limit=_PAGE_ROWS, bytes_max=_PAGE_BYTES)
+            if self._service.engine.journal.lives.current != self._life:
+                # The cursor may be ahead of what is left: the reader asks again with it, and is told.
+                raise JournalUnavailable("the database is in another life than the one in which the watch began")
             for row in page.rows:
                 self._check_next(row)
                 if self._live is not None:
@@ -242,8 +260,13 @@ class _Watch:
             elif row.seq > snapshot.run.head_seq:
                 self._live.observe(row)
 
-    async def _end(self) -> pb.WatchEnd | None:
-        """The last frame, when it is time for it."""
+    def _is_quiet(self) -> bool:
+        return time.monotonic() - self._sent_at >= self._service.pace.heartbeat_s
+
+    async def _end(self, *, look: bool) -> pb.WatchEnd | None:
+        """The last frame, when it is time for it; `look`: nothing came, so the run may be gone."""
+        if look and await self._service.runs.is_gone(self._asked.run):
+            return pb.WatchEnd(reason=pb.WatchEnd.REASON_PRUNED, resume_after_seq=self._cursor)
         if self._stopped and (end := await self._stop()) is not None:
             return end
         if self._service.engine.draining:
@@ -256,7 +279,10 @@ class _Watch:
         """The end of what is watched; None when the journal has gone on, or the run was resumed."""
         if self._asked.effect_id:
             return pb.WatchEnd(reason=pb.WatchEnd.REASON_EFFECT_SETTLED, resume_after_seq=self._cursor)
-        run = await self._service.runs.read(self._asked.run)
+        try:
+            run = await self._service.runs.read(self._asked.run)
+        except RunPruned:
+            return pb.WatchEnd(reason=pb.WatchEnd.REASON_PRUNED, resume_after_seq=self._cursor)
         self._stopped = run.state in STOPPED
         if run.head_seq > self._cursor or not self._stopped:
             return None

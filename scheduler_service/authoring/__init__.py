@@ -26,6 +26,7 @@ from scheduler_service.authoring.errors import (
     EffectTimedOut,
     Fail,
     FanInError,
+    GroupConflict,
     KeyReused,
     OptionError,
     QuorumNotReached,
@@ -33,10 +34,10 @@ from scheduler_service.authoring.errors import (
 )
 from scheduler_service.authoring.options import EffectOptions, Group, Retry, group
 from scheduler_service.authoring.results import AgentResult, Approval, Outcome, Progress, Session, ShellResult, Usage
-from scheduler_service.authoring.values import InvalidValue
+from scheduler_service.authoring.values import InvalidValue, TooLarge
 
 if TYPE_CHECKING:
-    from scheduler_service.replay import harness as testing
+    from scheduler_service.replay import testing
     from scheduler_service.replay.fanin import all, as_completed, best_effort, first_success, quorum, wait  # noqa: A004
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "FanInError",
     "FunctionDefinition",
     "Group",
+    "GroupConflict",
     "InvalidValue",
     "KeyReused",
     "Log",
@@ -68,6 +70,7 @@ __all__ = [
     "RunEvicted",
     "Session",
     "ShellResult",
+    "TooLarge",
     "Usage",
     "agent",
     "all",
@@ -96,7 +99,7 @@ _IN_REPLAY = dict.fromkeys(("all", "as_completed", "best_effort", "first_success
 
 def __getattr__(name: str) -> Any:
     if name == "testing":
-        return import_module("scheduler_service.replay.harness")
+        return import_module("scheduler_service.replay.testing")
     if name in _IN_REPLAY:
         return getattr(import_module("scheduler_service.replay.fanin"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,8 +7,8 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from scheduler_service.authoring.decoding import decode
-from scheduler_service.authoring.values import InvalidValue, encode, normalise
+from scheduler_service.authoring.decoding import Unknown, decode
+from scheduler_service.authoring.values import Problems, encode, normalise
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -47,46 +47,47 @@ class Callee:
         return encoded
 
     def bind_object(self, stored: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-        """Read an input object by the annotations. Raises InvalidValue with the path of the field that is wrong."""
+        """Read an input object by the annotations. Raises InvalidValue with the paths of all fields that are wrong."""
         given: dict[str, Any] = normalise(dict(stored))
         args: list[Any] = []
         kwargs: dict[str, Any] = {}
+        found = Problems()
         for name, parameter in self.signature.parameters.items():
             if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-                kwargs |= {key: self._read(name, given.pop(key), key) for key in list(given)}
+                kwargs |= {key: found.read(self._read, name, given.pop(key), key) for key in list(given)}
             elif parameter.kind is inspect.Parameter.VAR_POSITIONAL:
-                args += [self._read(name, item, name) for item in given.pop(name, [])]
+                items = enumerate(given.pop(name, []))
+                args += [found.read(self._read, name, item, f"{name}[{n}]") for n, item in items]
             elif name not in given:
-                self._require_default(parameter)
+                if parameter.default is inspect.Parameter.empty:
+                    found.add(f"input.{name}", "missing")
             elif parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
-                args.append(self._read(name, given.pop(name), name))
+                args.append(found.read(self._read, name, given.pop(name), name))
             else:
-                kwargs[name] = self._read(name, given.pop(name), name)
+                kwargs[name] = found.read(self._read, name, given.pop(name), name)
         for name in given:
-            raise InvalidValue(
-                f"input.{name}", f"unknown; expected {', '.join(self.signature.parameters) or 'nothing'}"
-            )
+            found.add(f"input.{name}", f"unknown; expected {', '.join(self.signature.parameters) or 'nothing'}")
+        found.tell()
         return self._fold_positional(args, kwargs)
 
     def decode_call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """Read the stored arguments of a function call by the annotations, for the executor that runs it."""
-        bound = self.signature.bind(*args, **kwargs)
+        bound, found = self.signature.bind(*args, **kwargs), Problems()
         for name, value in bound.arguments.items():
             kind = self.signature.parameters[name].kind
             if kind is inspect.Parameter.VAR_POSITIONAL:
-                bound.arguments[name] = tuple(self._read(name, item, f"{name}[{n}]") for n, item in enumerate(value))
+                items = enumerate(value)
+                bound.arguments[name] = tuple(found.read(self._read, name, item, f"{name}[{n}]") for n, item in items)
             elif kind is inspect.Parameter.VAR_KEYWORD:
-                bound.arguments[name] = {key: self._read(name, item, key) for key, item in value.items()}
+                bound.arguments[name] = {k: found.read(self._read, name, item, k) for k, item in value.items()}
             else:
-                bound.arguments[name] = self._read(name, value, name)
+                bound.arguments[name] = found.read(self._read, name, value, name)
+        found.tell()
         return list(bound.args), dict(bound.kwargs)
 
     def _read(self, name: str, value: Any, path: str) -> Any:
-        return decode(normalise(value), self.hints.get(name, Any), f"input.{path}")
-
-    def _require_default(self, parameter: inspect.Parameter) -> None:
-        if parameter.default is inspect.Parameter.empty:
-            raise InvalidValue(f"input.{parameter.name}", "missing")
+        # What is given to us says what is wanted: nothing of it is skipped.
+        return decode(normalise(value), self.hints.get(name, Any), f"input.{path}", unknown=Unknown.REFUSED)
 
     def _fold_positional(self, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         # With *args in the signature, what stands before it must be given by position too.

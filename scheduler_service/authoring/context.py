@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar, Unpack
 
 from scheduler_service.authoring.effects import Effect
 from scheduler_service.authoring.options import EffectOptions
-from scheduler_service.authoring.results import Outcome, Progress
+from scheduler_service.authoring.results import Outcome, Progress, Session
 from scheduler_service.authoring.seeded import Random
 
 if TYPE_CHECKING:
@@ -49,6 +49,11 @@ class EffectHandle(ABC, Generic[T_co]):
     @abstractmethod
     def progress(self) -> Progress:
         """The last durable progress; empty before the first."""
+
+    @property
+    @abstractmethod
+    def session(self) -> Session | None:
+        """The harness session that the effect left, however it settled; None before, and for effects without one."""
 
     @property
     @abstractmethod
@@ -97,25 +102,26 @@ class EffectHandle(ABC, Generic[T_co]):
 
 
 class Log(ABC):
-    """Writes PROCESS_LOG rows. Messages are at most 8 KiB, `%` arguments as in logging, fields are JSON."""
+    """Writes PROCESS_LOG rows. Messages are cut at 8 KiB, `%` arguments as in logging; fields may have any name and
+    are JSON, at most 64 KiB of it."""
 
     @abstractmethod
-    def log(self, level: str, message: str, *args: object, **fields: object) -> None:
+    def log(self, level: str, message: str, /, *args: object, **fields: object) -> None:
         """Write a line at `level`: DEBUG, INFO, WARNING or ERROR."""
 
-    def debug(self, message: str, *args: object, **fields: object) -> None:
+    def debug(self, message: str, /, *args: object, **fields: object) -> None:
         """Write a line at DEBUG."""
         self.log("DEBUG", message, *args, **fields)
 
-    def info(self, message: str, *args: object, **fields: object) -> None:
+    def info(self, message: str, /, *args: object, **fields: object) -> None:
         """Write a line at INFO."""
         self.log("INFO", message, *args, **fields)
 
-    def warning(self, message: str, *args: object, **fields: object) -> None:
+    def warning(self, message: str, /, *args: object, **fields: object) -> None:
         """Write a line at WARNING."""
         self.log("WARNING", message, *args, **fields)
 
-    def error(self, message: str, *args: object, **fields: object) -> None:
+    def error(self, message: str, /, *args: object, **fields: object) -> None:
         """Write a line at ERROR."""
         self.log("ERROR", message, *args, **fields)
 
@@ -167,7 +173,10 @@ class Context(ABC):
 
     @abstractmethod
     def scope(self, prefix: str) -> AbstractContextManager[None]:
-        """Prefix the keys asked for within the `with` block, in tasks started there too."""
+        """Prefix the keys asked for within the `with` block, in tasks started there too.
+
+        In an async generator it holds between two `yield`s for who iterates as well, as context variables do.
+        """
 
     @abstractmethod
     def patched(self, patch_id: str) -> bool:
@@ -187,7 +196,11 @@ class Context(ABC):
 
     @abstractmethod
     async def continue_as_new(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """End this run and go on as a new one of the same process and key, with these arguments."""
+        """End this run and go on as a new one of the same process and key, with these arguments.
+
+        Raises InvalidValue, TypeError or TooLarge for arguments that the new run could not take, OptionError while
+        foreground effects are open, and CancelledError once the run's cancel was asked for.
+        """
 
     @property
     @abstractmethod

@@ -12,6 +12,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast
 
 from scheduler_service.authoring.binding import Callee
 from scheduler_service.authoring.context import Context
+from scheduler_service.authoring.decoding import decode
 from scheduler_service.authoring.effects import Effect, function_effect, run_effect
 from scheduler_service.authoring.values import InvalidValue, encode
 
@@ -35,7 +36,7 @@ class FunctionDefinition(Generic[P, R]):
 
     @property
     def hints(self) -> Mapping[str, Any]:
-        """Its resolved type hints by parameter name, and `return`."""
+        """Its resolved type hints by parameter name, and `return`. Raises NameError for one that names nothing."""
         return self._callee.hints
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Effect[R]:
@@ -48,8 +49,11 @@ class FunctionDefinition(Generic[P, R]):
         return self._callee.decode_call(args, kwargs)
 
     def encode_result(self, value: Any) -> Any:
-        """The returned value as canonical JSON. Raises InvalidValue naming the path of what cannot be stored."""
-        return encode(value, "result")
+        """The returned value as canonical JSON. Raises InvalidValue naming the paths of what cannot be stored, and of
+        what the annotation of the result does not say: processes read it by that."""
+        encoded = encode(value, "result")
+        decode(encoded, self._callee.returns, "result")
+        return encoded
 
     def __repr__(self) -> str:
         return f"<function {self.name}>"
@@ -68,6 +72,11 @@ class ProcessDefinition(Generic[P, R]):
     def signature(self) -> inspect.Signature:
         """Its parameters, without the context."""
         return self._callee.signature
+
+    @property
+    def hints(self) -> Mapping[str, Any]:
+        """Its resolved type hints by parameter name, and `return`. Raises NameError for one that names nothing."""
+        return self._callee.hints
 
     @property
     def returns(self) -> Any:
@@ -105,6 +114,15 @@ def functions() -> Mapping[str, AnyFunction]:
 def processes() -> Mapping[str, AnyProcess]:
     """The processes defined so far, by name. A live view."""
     return MappingProxyType(_PROCESSES)
+
+
+def check_annotations(definitions: Mapping[str, AnyFunction | AnyProcess]) -> None:
+    """Resolve all annotations now, not with the first call. Raises TypeError with what cannot be resolved."""
+    for definition in definitions.values():
+        try:
+            _resolved = definition.hints
+        except Exception as error:
+            raise TypeError(f"annotations of {definition!r}: {error}") from error
 
 
 def _register(registry: dict[str, Any], definition: AnyFunction | AnyProcess) -> None:

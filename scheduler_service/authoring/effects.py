@@ -12,14 +12,17 @@ from typing import Any, Final, Generic, TypeVar, overload
 from scheduler_service.authoring import results
 from scheduler_service.authoring.decoding import decode
 from scheduler_service.authoring.errors import OptionError
-from scheduler_service.authoring.options import timestamp
+from scheduler_service.authoring.options import point_in_time
 from scheduler_service.authoring.results import AgentResult, Approval, Settled, ShellResult
+from scheduler_service.authoring.schema import schema_of
+from scheduler_service.authoring.schema_shape import schema_problems
 from scheduler_service.authoring.values import digest, encode
+from scheduler_service.authoring.work import check_work, refuse
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
-NAME_LENGTH_MAX: Final = 128
+NAME_LENGTH_MAX: Final = 128  # bytes, of a name taken from a command
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +30,17 @@ class Effect(Generic[T_co]):
     """One piece of outside work, not asked for yet.
 
     `kind` is the work field of the EffectSpec (`shell`, `function`, ...), `work` that message as canonical proto3 JSON
-    with proto field names, `name` its name for people, `decode` reads a settled effect's result.
+    with proto field names, `name` its name for people, `decode` reads a settled effect's result. Raises OptionError for
+    what no such effect can be.
     """
 
     kind: str
     name: str
     work: Mapping[str, Any]
     decode: Callable[[Settled], T_co]
+
+    def __post_init__(self) -> None:
+        check_work(self.kind, self.name, self.work)
 
     @property
     def digest(self) -> str:
@@ -76,7 +83,7 @@ def _given(**fields: Any) -> dict[str, Any]:
 def _command_name(cmd: str | Sequence[str]) -> str:
     # Not shlex: it takes time quadratic in the length of a word, and a here-document may be a megabyte.
     first = cmd.split(maxsplit=1)[0].strip("'\"") if isinstance(cmd, str) else os.fspath(cmd[0])
-    return PurePath(first).name[:NAME_LENGTH_MAX] or "shell"
+    return PurePath(first).name.encode(errors="replace")[:NAME_LENGTH_MAX].decode(errors="ignore") or "shell"
 
 
 @overload
@@ -118,16 +125,21 @@ def agent(
 ) -> Effect[Any]:
     """A coding-agent CLI, headless. With `output` the answer is read as that type, else it is an AgentResult.
 
-    `output_schema` is the JSON schema asked of the harness; for `output` classes that have a `model_json_schema`
-    (pydantic) it is taken from there.
+    `output_schema` is the JSON schema asked of the harness, by default that of `output`; an answer that does not fit
+    it fails the attempt with INVALID_RESULT. A schema that is none raises OptionError here. The session to go on with
+    is on the AgentResult, on the handle, and on the error of an effect that did not succeed: give it, or the handle, as
+    `continue_from=`.
     """
     if not harness or not prompt:
         raise OptionError("agent: harness and prompt are required")
-    schema = output_schema or (output.model_json_schema() if hasattr(output, "model_json_schema") else None)
+    schema = output_schema or (schema_of(output) if output is not None else None)
     work = {"harness": harness, "prompt": prompt}
     work |= _given(cwd=os.fspath(cwd), model=model, env=env, output_schema=schema, options=options)
     decoder = results.agent_result if output is None else _decoder(output)
-    return Effect("agent", label or harness, encode(work, "agent"), decoder)
+    stored = encode(work, "agent")
+    if problems := schema_problems(stored.get("output_schema", {}), "output_schema"):
+        raise OptionError("agent: " + "; ".join(f"{path} {problem}" for path, problem in problems))
+    return Effect("agent", label or harness, stored, decoder)
 
 
 def _decoder(annotation: Any) -> Callable[[Settled], Any]:
@@ -152,8 +164,14 @@ def external(
     label: str = "",
 ) -> Effect[Any]:
     """Work outside the system, settled by ResolveEffect; its value is read as `output`."""
-    work = {"prompt": prompt} | _given(choices=list(choices), assignees=list(assignees), data=data)
+    work = {"prompt": prompt} | _given(choices=_several(choices), assignees=_several(assignees), data=data)
     return Effect("external", label or "external", encode(work, "external"), _decoder(output))
+
+
+def _several(names: Sequence[str]) -> list[str]:
+    if isinstance(names, str):  # else it would be one name a letter
+        refuse("choices and assignees", "a list of names", names)
+    return list(names)
 
 
 def approval(
@@ -165,9 +183,9 @@ def approval(
     label: str = "",
 ) -> Effect[Approval]:
     """A question to a person, answered by ResolveEffect with one of `choices`."""
-    if len(set(choices)) != len(choices) or not choices:
-        raise OptionError(f"approval: choices={list(choices)!r} are empty or not distinct")
-    work = {"prompt": prompt} | _given(choices=list(choices), assignees=list(assignees), data=data)
+    if not choices:
+        raise OptionError("approval: choices are empty")
+    work = {"prompt": prompt} | _given(choices=_several(choices), assignees=_several(assignees), data=data)
     return Effect("external", label or "approval", encode(work, "approval"), results.approval_result)
 
 
@@ -180,6 +198,6 @@ def run_effect(process: str, given: Mapping[str, Any], returns: Any = Any) -> Ef
 
 def timer(fire_at: dt.datetime) -> Effect[None]:
     """An effect that settles at `fire_at` (with a time zone). In a process, `asyncio.sleep` is the simpler way."""
-    if fire_at.tzinfo is None:
-        raise OptionError(f"timer: fire_at={fire_at!r} has no time zone; use ctx.now() + ...")
-    return Effect("timer", "timer", {"fire_at": timestamp(fire_at)}, lambda _settled: None)
+    if not isinstance(fire_at, dt.datetime) or fire_at.tzinfo is None:
+        refuse("timer: fire_at", "a datetime with a time zone, such as ctx.now() + ...", fire_at)
+    return Effect("timer", "timer", {"fire_at": point_in_time(fire_at, "timer: fire_at")}, lambda _settled: None)

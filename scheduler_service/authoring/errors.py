@@ -9,8 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from scheduler_service.authoring.bounds import FAIL_DATA, bounded
+
 if TYPE_CHECKING:
     from scheduler_service.authoring.results import Outcome, Session, Usage
+
+
+#: Why effects and attempts do not succeed: the names of EffectReason, without their prefix.
+REASONS: Final = (
+    "EXITED_NONZERO", "KILLED_BY_SIGNAL", "SPAWN_FAILED", "RAISED", "INVALID_WORK", "INVALID_RESULT", "HARNESS_ERROR",
+    "TIMEOUT_SCHEDULE_TO_START", "TIMEOUT_START_TO_CLOSE", "TIMEOUT_SILENCE", "TIMEOUT_TOTAL", "EXECUTOR_LOST",
+    "REJECTED", "DRAINED", "CANCELLED_BY_USER", "CANCELLED_BY_PROCESS", "RACE_LOST", "RUN_ENDED", "RUN_CANCELLED",
+    "AWAIT_CANCELLED", "BUDGET", "REJECTED_BY_RESOLVER", "CHILD_RUN_FAILED", "RATE_LIMITED", "OVERLOADED",
+    "SESSION_LOST",
+)  # fmt: skip
 
 
 class EffectError(Exception):
@@ -82,12 +94,14 @@ class EffectCancelled(EffectError):
 
 
 class Fail(Exception):
-    """Raise it to end the run as FAILED with a message and JSON data. Any other exception parks the run."""
+    """Raise it to end the run as FAILED with a message and JSON data, at most 64 KiB of it. Any other exception parks
+    the run; that of data which cannot be kept is raised at the line: InvalidValue, TooLarge."""
 
     def __init__(self, message: str, data: Any = None) -> None:
         super().__init__(message)
         self.message = message
         self.data = data
+        bounded(data, "data of bb.Fail", FAIL_DATA)
 
 
 class FanInError(Exception):
@@ -114,10 +128,15 @@ class OptionError(ValueError):
     """An effect was asked for with an option, a key or a size that cannot be; raised at the line that asks."""
 
 
-class DeterminismError(RuntimeError):
+class GroupConflict(OptionError):
+    """A concurrency group was declared otherwise before in this run: with another limit or strategy."""
+
+
+class DeterminismError(BaseException):
     """Process code did what replay cannot repeat: I/O, threads, wall clocks, randomness.
 
-    `call` is what was called, `instead` the right call, `location` is `file:line` of the process line.
+    Not an Exception: code that caught it and went on would take another way in steps that are not watched, and on
+    replay. `call` is what was called, `instead` the right call, `location` is `file:line` of the process line.
     """
 
     def __init__(self, call: str, instead: str, location: str) -> None:

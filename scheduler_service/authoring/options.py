@@ -7,18 +7,30 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypedDict
+from typing import Any, Final, Literal, TypedDict, get_args
 
-from scheduler_service.authoring.errors import OptionError
-from scheduler_service.authoring.results import Session
+from scheduler_service.authoring.bounds import LABEL_NAME_BYTES_MAX, LABEL_VALUE_BYTES_MAX, LABELS_MAX
+from scheduler_service.authoring.errors import REASONS, OptionError
+from scheduler_service.authoring.results import SESSION_FIELDS, Session
+from scheduler_service.authoring.values import encode
+from scheduler_service.authoring.work import check_name, check_text
 
 Seconds = float | dt.timedelta
 
 KEY_BYTES_MAX: Final = 256
-SPEC_BYTES_MAX: Final = 1 << 20
+CLEANUP_SECONDS_DEFAULT: Final = 60.0
 PRIORITY_MAX: Final = 100
 DURATION_SECONDS_MAX: Final = 10 * 365 * 86_400
+KILL_GRACE_SECONDS_MAX: Final = 60
+ATTEMPTS_MAX: Final = 1_000
+FALLBACKS_MAX: Final = 10
+BACKOFF_MAX: Final = 1_000
+#: Times between these are times in every time zone, and after every rounding.
+TIME_MIN: Final = dt.datetime(1, 1, 3, tzinfo=dt.UTC)
+TIME_MAX: Final = dt.datetime(9999, 12, 29, tzinfo=dt.UTC)
 _KEY: Final = re.compile(r"[A-Za-z0-9._/#:@+-]{1,256}")
+_LABEL_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?")
+_UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _NOT_KEY: Final = re.compile(r"[^A-Za-z0-9._/:@+-]+")
 
 
@@ -33,21 +45,29 @@ class Retry:
     non_retryable: Sequence[str] = ()
 
 
+GroupStrategy = Literal["concurrent", "sequential", "adaptive"]
+
+
 @dataclass(frozen=True, slots=True)
 class Group:
     """A concurrency group, counted within the run. Build it with `bb.group`."""
 
     id: str
     max_concurrency: int = 0
-    strategy: Literal["concurrent", "sequential"] = "concurrent"
+    strategy: GroupStrategy = "concurrent"
 
 
 def group(
     id: str,  # noqa: A002 - the word of the API
     max_concurrency: int = 0,
-    strategy: Literal["concurrent", "sequential"] = "concurrent",
+    strategy: GroupStrategy = "concurrent",
 ) -> Group:
-    """A concurrency group: at most `max_concurrency` effects of it run at a time (0: no limit of its own)."""
+    """A concurrency group: at most `max_concurrency` effects of it run at a time (0: no limit of its own).
+
+    `sequential` is one at a time. `adaptive` starts at `max_concurrency`; each attempt that fails as RATE_LIMITED or
+    OVERLOADED halves the limit (down to 1), each 10 successes since its last change raise it by one again. A group is
+    declared alike by all effects of a run that name it: another declaration raises GroupConflict at the line.
+    """
     return Group(id, max_concurrency, strategy)
 
 
@@ -84,22 +104,36 @@ def key_name(name: str) -> str:
     return _NOT_KEY.sub("_", name)[:128] or "_"
 
 
-def duration(value: Seconds, option: str, *, zero: bool = False) -> str:
-    """A proto3-JSON Duration with at most 3 decimals. Raises OptionError unless positive and below 10 years."""
+def duration(value: Seconds, option: str, *, zero: bool = False, most: float = DURATION_SECONDS_MAX) -> str:
+    """A proto3-JSON Duration with at most 3 decimals. Raises OptionError unless positive and at most 10 years."""
     seconds = value.total_seconds() if isinstance(value, dt.timedelta) else value
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not math.isfinite(seconds):
         raise OptionError(f"{option}={value!r}: expected seconds or a timedelta")
-    if seconds < 0 or (seconds == 0 and not zero) or seconds > DURATION_SECONDS_MAX:
-        raise OptionError(f"{option}={value!r}: expected more than 0 and at most {DURATION_SECONDS_MAX} seconds")
+    if seconds < 0 or (seconds == 0 and not zero) or seconds > most:
+        raise OptionError(
+            f"{option}={value!r}: expected {'0 to' if zero else 'more than 0 and at most'} {most} seconds"
+        )
     millis = max(math.ceil(round(seconds * 1000, 6)), 0 if zero else 1)
     return f"{millis // 1000}s" if millis % 1000 == 0 else f"{millis // 1000}.{millis % 1000:03d}s"
 
 
 def timestamp(value: dt.datetime) -> str:
     """A proto3-JSON Timestamp: UTC with Z, 0, 3 or 6 decimals."""
-    utc = value.astimezone(dt.UTC).replace(tzinfo=None)
+    try:
+        utc = value.astimezone(dt.UTC).replace(tzinfo=None)
+    except OverflowError:
+        raise OptionError(f"{value!r} is no time in UTC") from None
     timespec = "microseconds" if utc.microsecond % 1000 else "milliseconds" if utc.microsecond else "seconds"
     return utc.isoformat(timespec=timespec) + "Z"
+
+
+def point_in_time(value: dt.datetime, option: str) -> str:
+    """The Timestamp of a time that an author gives. Raises OptionError."""
+    if not isinstance(value, dt.datetime) or value.tzinfo is None:
+        raise OptionError(f"{option}={value!r}: expected a datetime with a time zone, such as ctx.now() + ...")
+    if not TIME_MIN <= value <= TIME_MAX:
+        raise OptionError(f"{option}={value!r}: expected a time between the years 1 and 9999")
+    return timestamp(value)
 
 
 def spec_fields(options: EffectOptions) -> dict[str, Any]:
@@ -110,16 +144,52 @@ def spec_fields(options: EffectOptions) -> dict[str, Any]:
         for name, field in _TIMEOUTS.items()
         if options.get(name) is not None
     }
+    grace = options.get("kill_grace")
+    if grace is not None:
+        timeouts["kill_grace"] = duration(grace, "kill_grace", zero=True, most=KILL_GRACE_SECONDS_MAX)
     if timeouts:
         fields["timeouts"] = timeouts
     for name, value in options.items():
-        if name in _TIMEOUTS or value is None:
+        if name in _TIMEOUTS or name == "kill_grace" or value is None:
             continue
         writer = _WRITERS.get(name)
         if writer is None:
-            raise TypeError(f"unknown option {name!r}; known: {', '.join([*_TIMEOUTS, *_WRITERS])}")
+            raise TypeError(f"unknown option {name!r}; known: {', '.join([*_TIMEOUTS, 'kill_grace', *_WRITERS])}")
         fields |= writer(value)
     return fields
+
+
+#: Kinds of effects that no executor takes: they begin with their request, and what they wait for is elsewhere.
+KINDS_WITHOUT_EXECUTOR: Final = frozenset({"external", "run", "timer"})
+#: What means nothing to them: where the EffectSpec has it, and the option that it is. A run's effects have their own.
+OF_EXECUTORS: Final[Mapping[str, str]] = {
+    "timeouts.schedule_to_start": "queue_timeout", "timeouts.silence": "silence_timeout",
+    "timeouts.kill_grace": "kill_grace", "retry": "retry", "priority": "priority", "group": "group",
+    "executor_labels": "executor_labels", "fallbacks": "fallbacks", "sleep_until": "sleep_until",
+    "continue_from": "continue_from", "continue_session": "continue_from", "if_session_lost": "if_session_lost",
+}  # fmt: skip
+
+
+def without_executor(kind: str) -> str:
+    """Why the options OF_EXECUTORS are not for this kind of effect, one of KINDS_WITHOUT_EXECUTOR."""
+    if kind == "run":
+        return (
+            "not for a child run, which begins at once and takes no slot; give it to the effects in the child, and "
+            "start a failed child again under a new key"
+        )
+    return (
+        f"not for an effect of kind {kind}, which begins at once and takes no slot; timeout and total_timeout bound it"
+    )
+
+
+def check_options_of(kind: str, fields: Mapping[str, Any]) -> None:
+    """Raises OptionError for options that an effect of this kind cannot have."""
+    if kind not in KINDS_WITHOUT_EXECUTOR:
+        return
+    given = fields.keys() | {f"timeouts.{name}" for name in fields.get("timeouts", {})}
+    refused = dict.fromkeys(option for field, option in OF_EXECUTORS.items() if field in given)
+    if refused:
+        raise OptionError(f"{', '.join(refused)}: {without_executor(kind)}")
 
 
 _TIMEOUTS: Final[Mapping[str, str]] = {
@@ -127,35 +197,47 @@ _TIMEOUTS: Final[Mapping[str, str]] = {
     "queue_timeout": "schedule_to_start",
     "silence_timeout": "silence",
     "total_timeout": "total",
-    "kill_grace": "kill_grace",
 }
 
 
 def _retry(value: Retry | int) -> dict[str, Any]:
     policy = value if isinstance(value, Retry) else Retry(value)
-    if isinstance(policy.max_attempts, bool) or not isinstance(policy.max_attempts, int) or policy.max_attempts < 1:
-        raise OptionError(f"retry.max_attempts={policy.max_attempts!r}: expected an integer from 1")
-    if policy.backoff < 1 or not math.isfinite(policy.backoff):
-        raise OptionError(f"retry.backoff={policy.backoff!r}: expected a factor from 1")
+    most = policy.max_attempts
+    if isinstance(most, bool) or not isinstance(most, int) or not 1 <= most <= ATTEMPTS_MAX:
+        raise OptionError(f"retry.max_attempts={most!r}: expected an integer from 1 to {ATTEMPTS_MAX}")
+    if not isinstance(policy.backoff, (int, float)) or not 1 <= policy.backoff <= BACKOFF_MAX:
+        raise OptionError(f"retry.backoff={policy.backoff!r}: expected a factor from 1 to {BACKOFF_MAX}")
     fields: dict[str, Any] = {
-        "max_attempts": policy.max_attempts,
+        "max_attempts": most,
         "initial": duration(policy.initial, "retry.initial", zero=True),
         "backoff": float(policy.backoff),
         "max_interval": duration(policy.max_interval, "retry.max_interval"),
     }
     if policy.non_retryable:
-        fields["non_retryable"] = list(policy.non_retryable)
+        fields["non_retryable"] = _reasons(policy.non_retryable)
     return {"retry": fields}
+
+
+def _reasons(names: Sequence[str]) -> list[str]:
+    unknown = [name for name in names if name not in REASONS]
+    if isinstance(names, str) or unknown:
+        raise OptionError(
+            f"retry.non_retryable={names!r}: expected names of reasons, without a prefix: {', '.join(REASONS)}"
+        )
+    return list(names)
 
 
 def _group(value: Group) -> dict[str, Any]:
     if not isinstance(value, Group) or not value.id:
         raise OptionError(f"group={value!r}: expected bb.group(id, max_concurrency, strategy)")
-    if value.strategy not in ("concurrent", "sequential") or value.max_concurrency < 0:
-        raise OptionError(
-            f"group={value!r}: strategy is concurrent or sequential (adaptive is not part of this release); "
-            "max_concurrency from 1"
-        )
+    check_name(encode(value.id, "group id"), "group: id")
+    most = value.max_concurrency
+    if value.strategy not in get_args(GroupStrategy):
+        raise OptionError(f"group={value!r}: strategy is {', '.join(get_args(GroupStrategy))}")
+    if isinstance(most, bool) or not isinstance(most, int) or not 0 <= most < 2**31:
+        raise OptionError(f"group={value!r}: max_concurrency is an integer from 1, or 0 for no limit")
+    if value.strategy == "adaptive" and not most:
+        raise OptionError(f"group={value!r}: an adaptive group needs the max_concurrency that it starts at")
     fields: dict[str, Any] = {"id": value.id, "strategy": f"GROUP_STRATEGY_{value.strategy.upper()}"}
     return {"group": fields | ({"max_concurrency": value.max_concurrency} if value.max_concurrency else {})}
 
@@ -166,30 +248,41 @@ def _priority(value: int) -> dict[str, Any]:
     return {"priority": value} if value else {}
 
 
+def _check_label(name: str, text: str, place: str) -> None:
+    if not isinstance(name, str) or len(name) > LABEL_NAME_BYTES_MAX or not _LABEL_NAME.fullmatch(name):
+        wanted = f"at most {LABEL_NAME_BYTES_MAX} of A-Z a-z 0-9 . _ / -, a letter or digit at both ends"
+        raise OptionError(f"{place}: the name must be {wanted}")
+    check_text(text, place)
+    if len(encode(text, place).encode()) > LABEL_VALUE_BYTES_MAX:
+        raise OptionError(f"{place}: more than {LABEL_VALUE_BYTES_MAX} bytes")
+
+
 def _labels(field: str) -> Any:
     def write(value: Mapping[str, str]) -> dict[str, Any]:
-        if not all(isinstance(key, str) and isinstance(item, str) for key, item in value.items()):
-            raise OptionError(f"{field}={value!r}: expected text keys and text values")
+        if not isinstance(value, Mapping) or len(value) > LABELS_MAX:
+            raise OptionError(f"{field}={value!r}: expected a dict of at most {LABELS_MAX} labels")
+        for name, text in value.items():
+            _check_label(name, text, f"{field}[{name!r}]")
         return {field: dict(sorted(value.items()))} if value else {}
 
     return write
 
 
 def _fallbacks(value: Sequence[str]) -> dict[str, Any]:
-    if isinstance(value, str) or not all(isinstance(item, str) and item for item in value):
-        raise OptionError(f"fallbacks={value!r}: expected a list of harness names")
+    if isinstance(value, str) or len(value) > FALLBACKS_MAX:
+        raise OptionError(f"fallbacks={value!r}: expected a list of at most {FALLBACKS_MAX} harness names")
+    for index, name in enumerate(value):
+        check_name(encode(name, "fallbacks"), f"fallbacks[{index}]")
     return {"fallbacks": list(value)} if value else {}
 
 
 def _sleep_until(value: dt.datetime) -> dict[str, Any]:
-    if not isinstance(value, dt.datetime) or value.tzinfo is None:
-        raise OptionError(f"sleep_until={value!r}: expected a datetime with a time zone, such as ctx.now() + ...")
-    return {"sleep_until": timestamp(value)}
+    return {"sleep_until": point_in_time(value, "sleep_until")}
 
 
 def _choice(field: str, choices: Mapping[str, str]) -> Any:
     def write(value: str) -> dict[str, Any]:
-        if value not in choices:
+        if not isinstance(value, str) or value not in choices:
             raise OptionError(f"{field}={value!r}: expected {' or '.join(choices)}")
         return {field: choices[value]}
 
@@ -197,11 +290,29 @@ def _choice(field: str, choices: Mapping[str, str]) -> Any:
 
 
 def _continue_from(value: Any) -> dict[str, Any]:
+    if isinstance(value, Session):
+        return _continued(value.effect_id, value, value)
     effect_id = getattr(value, "effect_id", "")
     if not effect_id or not isinstance(effect_id, str):
-        hint = "the session names no effect" if isinstance(value, Session) else "expected a handle or a bb.Session"
-        raise OptionError(f"continue_from={value!r}: {hint}")
-    return {"continue_from": effect_id}
+        raise OptionError(f"continue_from={value!r}: expected a handle or a bb.Session")
+    if not value.done():
+        raise OptionError(f"continue_from={value!r}: it has not settled; await it first")
+    return _continued(effect_id, value.session, value)
+
+
+def _continued(effect_id: str, session: Session | None, given: Any) -> dict[str, Any]:
+    """The fields of the spec: the effect, and its session when it left one."""
+    if not effect_id and (session is None or not session.session_id):
+        raise OptionError(f"continue_from={given!r}: the session names neither an effect nor a session")
+    fields: dict[str, Any] = {"continue_from": effect_id} if effect_id else {}
+    if effect_id and not _UUID.fullmatch(effect_id):
+        raise OptionError(f"continue_from={given!r}: effect_id {effect_id!r} is no id of an effect")
+    if session is not None and session.session_id:
+        for name in SESSION_FIELDS:
+            check_text(encode(getattr(session, name), name), f"continue_from: {name}")
+        stored = {name: getattr(session, name) for name in SESSION_FIELDS}
+        fields["continue_session"] = {name: item for name, item in stored.items() if item}
+    return fields
 
 
 _WRITERS: Final[Mapping[str, Any]] = {

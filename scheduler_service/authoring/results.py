@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from scheduler_service.authoring.errors import EffectError
 from scheduler_service.authoring.values import normalise
 
 T_co = TypeVar("T_co", covariant=True)
+
+#: Fields of a Session that make a HarnessSession; `effect_id` is where it was found.
+SESSION_FIELDS: Final = ("harness", "session_id", "executor_id", "workspace")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A harness session that a later effect can continue (`continue_from=`). Plain JSON: pass it to child runs."""
+    """A harness session that a later effect can continue (`continue_from=`).
+
+    Plain JSON: it may be a field of a run's input or result, an argument of a child run, the value of a signal.
+    """
 
     harness: str = ""
     session_id: str = ""
@@ -37,13 +43,18 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far an attempt has come. `percent` is 0 to 100 or None; `eta_seconds` is None when unknown."""
+    """How far an attempt has come. `percent` is 0 to 100 or None.
+
+    `eta_seconds` is what was expected when this was recorded, None when unknown; `eta_estimated` is True when it comes
+    from past attempts of the same name and not from the child.
+    """
 
     percent: float | None = None
     step: str = ""
     step_index: int = 0
     step_count: int = 0
     eta_seconds: float | None = None
+    eta_estimated: bool = False
     data: Mapping[str, Any] | None = None
 
 
@@ -66,6 +77,8 @@ class AgentResult:
     value: Any = None
     usage: Usage | None = None
     session: Session | None = None
+    #: True when the session of `continue_from` was gone and a fresh one was started.
+    session_lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,14 +138,13 @@ def _known(cls: Any, stored: Mapping[str, Any]) -> dict[str, Any]:
 
 def usage_from(stored: Mapping[str, Any] | None) -> Usage | None:
     """Usage from its proto3 JSON; None when nothing was reported."""
-    return Usage(**_known(Usage, stored)) if stored else None
+    return Usage(**_known(Usage, normalise(dict(stored)))) if stored else None
 
 
 def progress_from(stored: Mapping[str, Any]) -> Progress:
     """Progress from its proto3 JSON; the ETA's Duration string becomes seconds."""
     eta = stored.get("eta")
-    fields = {name: stored[name] for name in ("percent", "step", "step_index", "step_count") if name in stored}
-    return Progress(**fields, eta_seconds=float(eta[:-1]) if eta else None, data=normalise(stored.get("data")))
+    return Progress(**_known(Progress, normalise(dict(stored))), eta_seconds=float(eta[:-1]) if eta else None)
 
 
 def shell_result(settled: Settled) -> ShellResult:
@@ -151,7 +163,8 @@ def agent_result(settled: Settled) -> AgentResult:
     """Decode an agent's answer. Its text is the value itself, or the value's `text` when the value is an object."""
     value = settled.value
     text = value.get("text", "") if isinstance(value, dict) else value
-    return AgentResult(text if isinstance(text, str) else "", value, settled.usage, settled.session)
+    lost = bool(settled.result.get("session_lost", False))
+    return AgentResult(text if isinstance(text, str) else "", value, settled.usage, settled.session, lost)
 
 
 def approval_result(settled: Settled) -> Approval:

@@ -13,7 +13,7 @@ import enum
 import hashlib
 import math
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, Final
 
@@ -22,6 +22,8 @@ import orjson
 # Largest magnitude below which every integer is a double of its own: beyond it, readers disagree on the value.
 INTEGER_MAX: Final = 2**53
 DEPTH_MAX: Final = 200
+#: Most problems of one value that are told at once.
+PROBLEMS_MAX: Final = 50
 
 JsonValue = None | bool | int | float | str | list[Any] | dict[str, Any]
 
@@ -35,12 +37,63 @@ class InvalidValue(ValueError):
         self.problem = problem
 
 
+class InvalidValues(InvalidValue):
+    """Several values that do not fit, told at once. `problems` is each of them, `path` that of the first."""
+
+    def __init__(self, problems: Sequence[InvalidValue]) -> None:
+        first, *more = problems
+        rest = "".join(f"; {problem}" for problem in more[: PROBLEMS_MAX - 1])
+        super().__init__(first.path, first.problem + rest + ("; and more" if len(problems) > PROBLEMS_MAX else ""))
+        self.problems = tuple(problems[:PROBLEMS_MAX])
+
+
+def problems_of(error: InvalidValue) -> tuple[InvalidValue, ...]:
+    """Everything that an error tells of, one by one."""
+    return error.problems if isinstance(error, InvalidValues) else (error,)
+
+
+class Problems:
+    """Collects what does not fit, so that all of it is told at once. Keeps a bounded number of them."""
+
+    def __init__(self) -> None:
+        self._found: list[InvalidValue] = []
+
+    def read(self, reader: Callable[..., Any], *args: Any) -> Any:
+        """What the reader gives; None, and a problem more, when it refuses."""
+        try:
+            return reader(*args)
+        except InvalidValue as error:
+            self._found += problems_of(error)[: PROBLEMS_MAX + 1 - len(self._found)]
+            return None
+
+    def add(self, path: str, problem: str) -> None:
+        """One more."""
+        if len(self._found) <= PROBLEMS_MAX:
+            self._found.append(InvalidValue(path, problem))
+
+    def tell(self) -> None:
+        """Raises what was found, if anything was."""
+        if len(self._found) == 1:
+            raise self._found[0]
+        if self._found:
+            raise InvalidValues(self._found)
+
+
 class InvalidNumber(InvalidValue):
     """NaN, an infinity, or an integer beyond 2^53."""
 
 
 class InvalidText(InvalidValue):
     """Text with NUL or a lone surrogate, which Postgres cannot store."""
+
+
+class TooLarge(InvalidValue):
+    """A value larger than what may be stored of it. `size` and `limit` are bytes as JSON in UTF-8, or as a message."""
+
+    def __init__(self, path: str, size: int, limit: int, instead: str) -> None:
+        super().__init__(path, f"is {size} bytes; at most {limit} fit: {instead}")
+        self.size = size
+        self.limit = limit
 
 
 class UnsupportedType(InvalidValue):

@@ -1,4 +1,4 @@
-"""Where the scheduler is: found without flags next to a `backburner dev`."""
+"""Where the scheduler and its database are: found without flags next to a `backburner dev`."""
 
 import os
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ DEFAULT_ADDRESS: Final = "127.0.0.1:7233"
 DATA_DIR: Final = ".backburner"
 VARIABLE: Final = "BACKBURNER_ADDRESS"
 _FILE: Final = "address"
+_DATABASE_FILE: Final = "database"
 
 
 @dataclass(frozen=True)
@@ -28,26 +29,33 @@ def find_address(flag: str | None, env: Mapping[str, str] | None = None, start: 
         return flag, "from --address"
     if source.get(VARIABLE):
         return source[VARIABLE], f"from {VARIABLE}"
-    found = _from_file(start or Path.cwd())
-    return found or (DEFAULT_ADDRESS, "the default address")
+    return _from_file(_FILE, start or Path.cwd()) or (DEFAULT_ADDRESS, "the default address")
 
 
-def _from_file(start: Path) -> tuple[str, str] | None:
+def find_database(start: Path | None = None) -> str | None:
+    """Connection string of the database of the `backburner dev` that runs here or in a folder above."""
+    found = _from_file(_DATABASE_FILE, start or Path.cwd())
+    return found[0] if found else None
+
+
+def _from_file(name: str, start: Path) -> tuple[str, str] | None:
     # As git looks for .git: commands work in every folder below the one that `backburner dev` was started in.
     for folder in (start, *start.parents):
-        path = folder / DATA_DIR / _FILE
-        if path.is_file() and (address := path.read_text().strip()):
-            return address, f"from {path}"
+        path = folder / DATA_DIR / name
+        if path.is_file() and (value := path.read_text().strip()):
+            return value, f"from {path}"
     return None
 
 
-def write_address(data_dir: Path, address: str) -> Path:
-    """Leave the address where the other commands find it."""
-    path = data_dir / _FILE
-    path.write_text(f"{address}\n")
-    return path
+def write_address(data_dir: Path, address: str, dsn: str) -> None:
+    """Leave the address and the connection string where the other commands find them."""
+    (data_dir / _FILE).write_text(f"{address}\n")
+    database = data_dir / _DATABASE_FILE
+    database.touch(mode=0o600)  # before anything is in it: it may hold a password
+    database.write_text(f"{dsn}\n")
 
 
 def remove_address(data_dir: Path) -> None:
-    """Take the address back when the service stops."""
-    (data_dir / _FILE).unlink(missing_ok=True)
+    """Take them back when the services stop."""
+    for name in (_FILE, _DATABASE_FILE):
+        (data_dir / name).unlink(missing_ok=True)

@@ -13,9 +13,10 @@ from rich.text import Text
 
 from backburner.journal.v1 import journal_pb2 as journal
 from scheduler_service.cli import text
-from scheduler_service.cli.run_view import EffectView, RunView, describe_report
+from scheduler_service.cli.run_view import EffectView, RunView, describe_report, way_to_answer
 
 _BAR_WIDTH: Final = 24
+_KEY_WIDTH: Final = 30
 _LINES_MAX: Final = 16
 _MARKS: Final = {
     journal.EFFECT_STATE_SUCCEEDED: Text("✓", "green"),
@@ -51,7 +52,7 @@ def _head(view: RunView, now: dt.datetime) -> RenderableType:
 
 def _lines(effects: list[EffectView], now: dt.datetime, hidden: int) -> RenderableType:
     lines = Table.grid(padding=(0, 1))
-    for width in (1, 30, _BAR_WIDTH, 4, None, None):
+    for width in (1, _KEY_WIDTH, _BAR_WIDTH, 4, None, None):
         lines.add_column(no_wrap=True, overflow="ellipsis", max_width=width)
     for effect in effects:
         lines.add_row(*_line(effect, now))
@@ -64,7 +65,8 @@ def _line(effect: EffectView, now: dt.datetime) -> list[RenderableType]:
         percent = 100.0 if effect.state == journal.EFFECT_STATE_SUCCEEDED else percent
     shown = "" if percent is None else f"{percent:3.0f}%"
     mark = _MARKS.get(effect.state) or _SPINNER
-    return [mark, Text(effect.key), _bar(effect, percent), shown, text.span(effect.elapsed(now)), _said(effect)]
+    key, took = Text(text.middle(effect.key, _KEY_WIDTH)), text.span(effect.elapsed(now))
+    return [mark, key, _bar(effect, percent), shown, took, _said(effect, now)]
 
 
 def _bar(effect: EffectView, percent: float | None) -> RenderableType:
@@ -73,7 +75,7 @@ def _bar(effect: EffectView, percent: float | None) -> RenderableType:
     return ProgressBar(total=100, completed=percent or 0, width=_BAR_WIDTH, pulse=pulse)
 
 
-def _said(effect: EffectView) -> Text:
+def _said(effect: EffectView, now: dt.datetime) -> Text:
     if effect.settled_at is not None:
         return Text(effect.note, "dim")
     progress, parts = effect.progress, []
@@ -82,9 +84,8 @@ def _said(effect: EffectView) -> Text:
     if progress.step_count:
         parts.append(f"{progress.step_index}/{progress.step_count}")
     parts += [part for part in (progress.step, effect.note) if part]
-    if progress.HasField("eta"):
-        about = "~" if progress.eta_estimated else ""
-        parts.append(f"ETA {about}{text.span(text.seconds(progress.eta))}")
+    if (eta := effect.eta(now)) is not None:
+        parts.append(f"ETA {'~' if progress.eta_estimated else ''}{text.span(eta)}")
     return Text(" · ".join(parts), "dim")
 
 
@@ -103,7 +104,4 @@ def _foreground(view: RunView, still_open: list[EffectView], now: dt.datetime) -
 
 
 def _question(view: RunView, effect: EffectView) -> RenderableType:
-    choice = f" --choice {effect.choices[0]}" if effect.choices else ""
-    return Text.assemble(
-        ("? ", "magenta"), effect.prompt, (f"  backburner resolve {view.run_id}/{effect.key}{choice}", "dim")
-    )
+    return Text.assemble(("? ", "magenta"), effect.prompt, (f"  {way_to_answer(view.run_id, effect)}", "dim"))

@@ -12,15 +12,14 @@ import click
 import grpc.aio
 from google.protobuf.message import Message
 
-from backburner.journal.v1 import journal_pb2 as journal
+from backburner.scheduler.v1 import operator_service_pb2 as op
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
 from scheduler_service.cli import text
-from scheduler_service.cli.client import Client
+from scheduler_service.cli.client import CALL_SECONDS, Client
 from scheduler_service.cli.errors import CliError, UsageProblem, from_rpc
 from scheduler_service.cli.exit_codes import ExitCode
 from scheduler_service.cli.filters import run_filter
 
-_RUNS_MAX: Final = 100_000
 _AT_A_TIME: Final = 16
 
 Change = Callable[[str], Awaitable[pb.Run]]
@@ -29,13 +28,12 @@ Change = Callable[[str], Awaitable[pb.Run]]
 
 @dataclass(frozen=True)
 class Selection:
-    """Runs by name, or by filter. `fitting` are the states that the change can be made in: the filter's default."""
+    """Runs by name, or by filter."""
 
     names: Sequence[str]
     states: Sequence[str]
     processes: Sequence[str]
     labels: Sequence[str]
-    fitting: Sequence[journal.RunState.ValueType]
 
     @property
     def is_filter(self) -> bool:
@@ -43,36 +41,71 @@ class Selection:
         return bool(self.states or self.processes or self.labels)
 
     async def run_ids(self, client: Client) -> list[str]:
-        """Ids of the runs that are meant. Raises UsageProblem for none and for both ways at once."""
-        if self.is_filter == bool(self.names):
-            raise UsageProblem("name runs, or give --state, --process or --label to mean many", "not both, not neither")
-        if self.names:
-            return list(dict.fromkeys([(await client.find_run(name)).run_id for name in self.names]))
-        request = run_filter(self.states, self.processes, self.labels)
-        request.page_size = 1000
-        if not request.states:
-            request.states.extend(self.fitting)
-        return [run.run_id async for run in client.list_runs(request, _RUNS_MAX)]
+        """Ids of the runs that are named."""
+        return list(dict.fromkeys([(await client.find_run(name)).run_id for name in self.names]))
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How many runs are changed: why, by whom, whether that is meant, whether it is only counted."""
+
+    reason: str
+    actor: str
+    sure: bool
+    dry_run: bool
+    as_json: bool
 
 
 async def change_runs(
-    client: Client, selection: Selection, verb: str, change: Change, *, sure: bool, as_json: bool
+    client: Client, selection: Selection, action: op.BulkActionRequest.Action.ValueType, change: Change, terms: Terms
 ) -> int:
-    """Make the change, say how each run is afterwards; the exit code is that of the first refusal."""
-    run_ids = await selection.run_ids(client)
+    """Make the change, say how the runs are afterwards; the exit code is that of the first refusal."""
+    if selection.is_filter == bool(selection.names):
+        raise UsageProblem("name runs, or give --state, --process or --label to mean many", "not both, not neither")
     if selection.is_filter:
-        _ask(f"{verb} {len(run_ids)} runs", len(run_ids), sure=sure)
+        return await _change_matching(client, selection, action, terms)
+    if terms.dry_run:
+        raise UsageProblem("--dry-run counts runs that match", "give --state, --process or --label")
+    run_ids = await selection.run_ids(client)
     room, refusals = asyncio.Semaphore(_AT_A_TIME), list[CliError]()
 
     async def one(run_id: str) -> None:
         async with room:
             try:
-                say(await change(run_id), as_json=as_json)
+                say(await change(run_id), as_json=terms.as_json)
             except grpc.aio.AioRpcError as error:
                 refusals.append(from_rpc(error, client.target.address, client.target.source))
 
     await asyncio.gather(*map(one, run_ids))
     return _report(refusals, len(run_ids))
+
+
+async def _change_matching(
+    client: Client, selection: Selection, action: op.BulkActionRequest.Action.ValueType, terms: Terms
+) -> int:
+    """Count, ask, then step by step; Ctrl-C ends it between two steps, and the same command goes on."""
+    which = run_filter(selection.states, selection.processes, selection.labels)
+    request = op.BulkActionRequest(
+        action=action, namespace=client.namespace, states=which.states, processes=which.processes,
+        labels=dict(which.labels), reason=terms.reason, actor=terms.actor, dry_run=True,
+    )  # fmt: skip
+    count = (await client.operators.BulkAction(request, timeout=CALL_SECONDS)).applied
+    verb = op.BulkActionRequest.Action.Name(action).removeprefix("ACTION_").lower()
+    if terms.dry_run:
+        click.echo(f"would {verb} {count} runs")
+        return ExitCode.OK
+    _ask(f"{verb} {count} runs", count, sure=terms.sure)
+    request.dry_run, total = False, op.BulkActionResponse()
+    while count:
+        step = await client.operators.BulkAction(request, timeout=CALL_SECONDS)
+        total.applied, total.refused = total.applied + step.applied, total.refused + step.refused
+        if not step.next_page_token:
+            break
+        click.echo(f"{total.applied} done, {step.remaining} left", err=True)
+        request.page_token = step.next_page_token
+    refused = f", {total.refused} had changed meanwhile" if total.refused else ""
+    click.echo(text.json_line(total) if terms.as_json else f"{verb}: {total.applied} runs{refused}")
+    return ExitCode.OK
 
 
 def say(changed: Message, *, as_json: bool) -> None:

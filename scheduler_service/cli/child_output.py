@@ -23,6 +23,8 @@ from scheduler_service.cli.client import Client
 # Executors record what a child writes every few moments: a hole that is older than this stays one.
 _FILL_SECONDS: Final = 20.0
 _RETRY_SECONDS: Final = 0.5
+# OUT_OF_RANGE: the attempt is over, and what came live is further than what is recorded so far.
+_NOT_YET: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.OUT_OF_RANGE)
 
 STREAMS: Final = {executor.OUTPUT_STREAM_STDOUT: "stdout", executor.OUTPUT_STREAM_STDERR: "stderr"}
 
@@ -77,7 +79,7 @@ class ChildOutput:
             except TimeoutError:
                 break
             except grpc.aio.AioRpcError as error:
-                if error.code() != grpc.StatusCode.UNAVAILABLE:
+                if error.code() not in _NOT_YET:
                     raise
                 await asyncio.sleep(_RETRY_SECONDS)
         self._skip(place, until)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -16,12 +16,16 @@ import grpc.aio
 from backburner.scheduler.v1 import operator_service_pb2_grpc, scheduler_service_pb2_grpc
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
 from scheduler_service.cli.address import Target
+from scheduler_service.cli.dial_target import dial_target
 from scheduler_service.cli.errors import CliError, UsageProblem, from_rpc
 from scheduler_service.cli.exit_codes import ExitCode
 from scheduler_service.cli.names import KEY_PREFIX, effect_candidates, is_prefix, is_uuid
+from scheduler_service.cli.suggest import did_you_mean, near_effects, near_runs
 
 CALL_SECONDS: Final = 30.0
 PATIENCE_SECONDS: Final = 60.0
+#: What says that the service is away. CANCELLED, when nobody cancelled here, is gRPC's own, of a server that closes.
+AWAY: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
 _SEARCH_PAGES: Final = 5
 _PAGE: Final = 1000
 
@@ -33,6 +37,10 @@ _CHANNEL_OPTIONS: Final = (
 )
 
 Answer = TypeVar("Answer")
+
+
+class NotThere(UsageProblem):
+    """No run or effect has this name; the remedy has those that are near."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +69,35 @@ class Client:
     async def find_run(self, name: str) -> pb.Run:
         """The run that `name` means: an id, the beginning or end of one, or `key:KEY`."""
         if name.startswith(KEY_PREFIX):
-            return await self.get_run(key=name.removeprefix(KEY_PREFIX))
+            return await self._run_named(key=name.removeprefix(KEY_PREFIX))
         if is_uuid(name):
-            return await self.get_run(name)
+            return await self._run_named(run_id=name)
         if not is_prefix(name):
             raise UsageProblem(
                 f"{name!r} names no run", "give a run id, 6 or more characters of its beginning or end, or key:KEY"
             )
         return await self.get_run(await self._unique_id(name.lower()))
+
+    async def _run_named(self, *, run_id: str = "", key: str = "") -> pb.Run:
+        try:
+            return await self.get_run(run_id, key=key)
+        except grpc.aio.AioRpcError as error:
+            if error.code() != grpc.StatusCode.NOT_FOUND:
+                raise
+            raise self._not_there(error, await near_runs(self, run_id, key)) from error
+
+    async def _effect_named(self, run_id: str, key: str) -> pb.Effect:
+        try:
+            return await self.get_effect(pb.EffectName(run_id=run_id, key=key))
+        except grpc.aio.AioRpcError as error:
+            if error.code() != grpc.StatusCode.NOT_FOUND:
+                raise
+            raise self._not_there(error, await near_effects(self, run_id, key)) from error
+
+    def _not_there(self, error: grpc.aio.AioRpcError, names: Iterable[str]) -> NotThere:
+        said = from_rpc(error, self.target.address, self.target.source)
+        remedy = " ".join(part for part in (did_you_mean(names), said.remedy) if part)
+        return NotThere(said.message, remedy)
 
     async def _unique_id(self, part: str) -> str:
         newest = self.list_runs(pb.ListRunsRequest(page_size=_PAGE), limit=_SEARCH_PAGES * _PAGE)
@@ -117,9 +146,9 @@ class Client:
         for run_name, key in candidates[:-1]:
             run = await self._run_or_none(run_name)
             if run is not None:
-                return await self.get_effect(pb.EffectName(run_id=run.run_id, key=key))
+                return await self._effect_named(run.run_id, key)
         run_name, key = candidates[-1]
-        return await self.get_effect(pb.EffectName(run_id=(await self.find_run(run_name)).run_id, key=key))
+        return await self._effect_named((await self.find_run(run_name)).run_id, key)
 
     async def find(self, name: str) -> pb.Run | pb.Effect:
         """The run or the effect that `name` means."""
@@ -134,10 +163,8 @@ class Client:
     async def _run_or_none(self, name: str) -> pb.Run | None:
         try:
             return await self.find_run(name)
-        except grpc.aio.AioRpcError as error:
-            if error.code() == grpc.StatusCode.NOT_FOUND:
-                return None
-            raise
+        except NotThere:
+            return None
 
 
 async def patiently(call: Callable[[], Awaitable[Answer]], seconds: float = PATIENCE_SECONDS) -> Answer:
@@ -147,7 +174,7 @@ async def patiently(call: Callable[[], Awaitable[Answer]], seconds: float = PATI
         try:
             return await call()
         except grpc.aio.AioRpcError as error:
-            if error.code() != grpc.StatusCode.UNAVAILABLE or time.monotonic() + pause > deadline:
+            if error.code() not in AWAY or time.monotonic() + pause > deadline:
                 raise
         await asyncio.sleep(pause * random.uniform(0.5, 1.0))
         pause = min(pause * 2, 2.0)
@@ -156,7 +183,7 @@ async def patiently(call: Callable[[], Awaitable[Answer]], seconds: float = PATI
 @asynccontextmanager
 async def connect(target: Target) -> AsyncIterator[Client]:
     """A client; errors of calls that nobody handled become messages for people."""
-    async with grpc.aio.insecure_channel(target.address, options=_CHANNEL_OPTIONS) as channel:
+    async with grpc.aio.insecure_channel(dial_target(target.address), options=_CHANNEL_OPTIONS) as channel:
         try:
             yield Client(
                 target,

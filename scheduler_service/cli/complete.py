@@ -40,7 +40,11 @@ def run_names(*states: int) -> Complete:
     """Runs in these states (none: in any), newest first: `key:KEY` of those that have one, and ids."""
 
     async def ask(client: Client, begun: str) -> list[CompletionItem]:
-        return [item for run in await _newest(client, states) for item in _names(run) if item.value.startswith(begun)]
+        # A key names the newest of the runs that have it, so it is offered once.
+        named: dict[str, CompletionItem] = {}
+        for item in (item for run in await _newest(client, states) for item in _names(run)):
+            named.setdefault(item.value, item)
+        return [item for value, item in named.items() if value.startswith(begun)]
 
     return lambda ctx, _parameter, incomplete: _answer(ctx, incomplete, ask)
 

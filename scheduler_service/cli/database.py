@@ -20,7 +20,7 @@ def migrate_now(dsn: str, *, roles: bool, say: Callable[[str], None]) -> list[st
     """Bring the schema up to date, and with `roles` make the services' roles and grants. Gives what was applied."""
     from scheduler_service.journal.migrate import migrate
 
-    applied = _run(migrate(dsn, roles=roles))
+    applied = reading(migrate(dsn, roles=roles))
     if applied:
         say(f"migrated the database: {', '.join(applied)}")
     return applied
@@ -30,7 +30,7 @@ def schema_status(dsn: str) -> list[Migration]:
     """The migrations of this release; those without `applied_at` are missing in the database."""
     from scheduler_service.journal.migrate import status
 
-    return _run(status(dsn))
+    return reading(status(dsn))
 
 
 def service_dsns(dsn: str, *, embedded: bool) -> tuple[str, str]:
@@ -48,7 +48,8 @@ def _as_role(dsn: str, role: str) -> str:
     return f"{dsn}{'&' if '?' in dsn else '?'}options={quote(f'-c role={role}')}"
 
 
-def _run(work: Coroutine[Any, Any, T]) -> T:
+def reading(work: Coroutine[Any, Any, T]) -> T:
+    """Run what reads the database; its errors become messages with remedies."""
     from scheduler_service.journal.errors import JournalError, JournalUnavailable
 
     try:

@@ -25,6 +25,7 @@ _COMMANDS: Final = {
     "scheduler": _Command("Start", "services", "Start one scheduler service."),
     "executor": _Command("Start", "services", "Start one executor service."),
     "migrate": _Command("Start", "migrate", "Bring the database schema up to date."),
+    "new": _Command("Start", "new", "Write a small process and its test, to begin from."),
     "run": _Command("Run", "run", "Start a process and follow it to its result."),
     "exec": _Command("Run", "exec", "Run one command or function as an effect, as if it ran here."),
     "watch": _Command("Run", "watch", "Follow a run or an effect until it ends."),
@@ -40,6 +41,18 @@ _COMMANDS: Final = {
     "journal": _Command("Look", "journal", "Print the journal of a run."),
     "blob": _Command("Look", "blob", "Write a large value to stdout."),
     "executors": _Command("Look", "executors", "List executors with their slots."),
+    "doctor": _Command("Operate", "doctor", "Say what is wrong, and what to do."),
+    "hold": _Command("Operate", "hold", "Hold dispatch: the kill-switch."),
+    "unhold": _Command("Operate", "hold", "Release holds."),
+    "holds": _Command("Operate", "hold", "List the holds in force."),
+    "drain": _Command("Operate", "drain", "Let an executor take nothing new."),
+    "undrain": _Command("Operate", "drain", "Let an executor take new work again."),
+    "expire": _Command("Operate", "drain", "Declare an executor dead now."),
+    "settle": _Command("Operate", "settle", "Settle an effect that is stuck, by hand."),
+    "prune": _Command("Operate", "prune", "Remove whole runs that ended long ago."),
+    "audit": _Command("Operate", "audit", "List what operators did."),
+    "verify": _Command("Operate", "verify", "Check stored journals against the invariants."),
+    "replay-check": _Command("Operate", "replay_check", "Replay stored journals with the code that is here."),
     "completion": _Command("Look", "completion", "Print the completion script of a shell."),
 }
 
@@ -54,8 +67,18 @@ class _Tree(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         module = import_module(f"scheduler_service.cli.commands.{_COMMANDS[cmd_name].module}")
-        command = getattr(module, f"{cmd_name}_command")
+        command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
         return command if isinstance(command, click.Command) else None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in _COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
+            from scheduler_service.cli.suggest import did_you_mean, near
+
+            meant = did_you_mean(near(args[0], _COMMANDS)) or "`backburner --help` lists them"
+            raise click.UsageError(f"no such command: {args[0]!r}; {meant}", ctx)
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for section in dict.fromkeys(command.section for command in _COMMANDS.values()):
@@ -79,7 +102,9 @@ Exit codes: 0 ok, 1 run failed, 2 usage, 3 parked, 4 cancelled, 5 timed out wait
 """
 
 
-@click.group(cls=_Tree, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Tree, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @click.version_option(package_name="backburner", prog_name="backburner")
 def tree() -> None:
     """Run outside work (commands, functions, coding agents) in the background of an orchestration loop.
@@ -91,7 +116,7 @@ def tree() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run the command line; returns the exit code and prints every error as a message."""
     try:
-        code = tree.main(list(arguments), prog_name="backburner", standalone_mode=False)
+        code = tree.main(list(arguments), prog_name="backburner", standalone_mode=False, color=_color())
     except click.ClickException as error:
         error.show()
         return int(ExitCode.USAGE)
@@ -109,9 +134,13 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _say(error: CliError) -> None:
-    click.echo(f"{click.style('error:', fg='red', bold=True)} {error.message}", err=True)
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {error.message}", err=True, color=_color())
     if error.remedy:
-        click.echo(f"{click.style('try:', bold=True)}   {error.remedy}", err=True)
+        click.echo(f"{click.style('try:', bold=True)}   {error.remedy}", err=True, color=_color())
+
+
+def _color() -> bool | None:
+    return False if os.environ.get("NO_COLOR") else None  # None: where there is a terminal
 
 
 def _reader_is_gone() -> int:

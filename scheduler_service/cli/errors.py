@@ -39,6 +39,7 @@ _REMEDIES: Mapping[str, str] = {
     "EFFECT_NOT_FOUND": "`backburner ps --effects` lists the open effects, `backburner show RUN` those of a run",
     "EFFECT_HAS_EXECUTOR": "`backburner cancel EFFECT`",
     "EFFECT_KEY_CONFLICT": "give another --key, or ask for what was recorded: `backburner show RUN/KEY`",
+    "RUN_PRUNED": "give another --key",
     "NOT_PARKED": "`backburner show RUN` says what it waits for",
     "RUN_CLOSED": "`backburner show RUN` says how it ended",
     "BLOB_NOT_FOUND": "`backburner show RUN` prints the digests of its blobs",

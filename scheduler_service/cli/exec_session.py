@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final
+from typing import Any, Final
 
 import click
 import grpc
@@ -23,7 +23,7 @@ from scheduler_service.cli.errors import UsageProblem, from_rpc, reason_of
 from scheduler_service.cli.outcome import describe_effect_error
 
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_CANCELLED: Final = journal.EFFECT_STATE_CANCELLED
+_LAST_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True)
@@ -151,17 +151,24 @@ class Interruptions:
 async def until_interrupted(
     work: asyncio.Task[None], first: asyncio.Event, then: Callable[[], Awaitable[None]]
 ) -> None:
-    """Wait for the work; at an interruption do `then` beside it, and go on waiting."""
-    interrupted = asyncio.ensure_future(first.wait())
+    """Wait for the work; at an interruption do `then` beside it, and go on waiting.
+
+    Who is cancelled while `then` is under way still gives it a moment: it was announced.
+    """
+    interrupted, acting = asyncio.ensure_future(first.wait()), set[asyncio.Future[None]]()
     try:
         await asyncio.wait({work, interrupted}, return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
-            await then()
+            acting.add(asyncio.ensure_future(then()))
+            await asyncio.shield(*acting)
         await work
     finally:
-        for task in (work, interrupted):
+        if acting:
+            await asyncio.wait(acting, timeout=_LAST_SECONDS)
+        left: list[asyncio.Future[Any]] = [work, interrupted, *acting]
+        for task in left:
             task.cancel()
-        await asyncio.gather(work, interrupted, return_exceptions=True)
+        await asyncio.gather(*left, return_exceptions=True)
 
 
 def _value(result: journal.EffectResult) -> struct_pb2.Value:

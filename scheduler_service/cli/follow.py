@@ -16,10 +16,17 @@ from rich.text import Text
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
 from scheduler_service.cli import text
 from scheduler_service.cli.bars import draw
+from scheduler_service.cli.client import Client
+from scheduler_service.cli.ending import continuation
 from scheduler_service.cli.run_view import Notice, RunView
+from scheduler_service.cli.watching import watch_run
+
+LIVE: Final = (pb.WatchRunRequest.INCLUDE_PROGRESS,)
+"""What a watch that is drawn has beside the events."""
 
 _PROGRESS_LINE_SECONDS: Final = 5.0
 _FOREGROUND_LINE_SECONDS: Final = 2.0
+_SUBJECT_WIDTH: Final = 24
 _WEIGHT_STYLES: Final = {0: "dim", 1: "", 2: "red"}
 
 
@@ -50,6 +57,32 @@ async def follow(frames: AsyncIterator[pb.WatchRunResponse], view: RunView, on: 
     return run
 
 
+class Following:
+    """A run that is drawn to its end, then the run that it continued as, and so on."""
+
+    def __init__(self, client: Client, run_id: str, out: Console) -> None:
+        self.run_id = run_id
+        """The run that is drawn now."""
+        self.explained: set[str] = set()
+        """Keys of its effects whose failure was drawn with details."""
+        self._client = client
+        self._out = out
+
+    async def to_the_end(self, after: int | None) -> pb.Run:
+        """Draw from a snapshot, or what is `after` a seq; gives the last run, ended or parked."""
+        while True:
+            view = RunView(self.run_id)
+            self.explained = view.explained
+            with screen(self._out, view) as on:
+                await follow(watch_run(self._client, self.run_id, after, on.note, LIVE), view, on)
+            run = await self._client.get_run(self.run_id)
+            following = view.continued_as or await continuation(self._client, run)
+            if not following:
+                return run
+            self._out.print(f"run {self.run_id} continued as {following}: following that", markup=False)
+            self.run_id, after = following, 0
+
+
 class BarScreen:
     """Bars below, and above them the lines that should stay: logs, questions, failures."""
 
@@ -69,7 +102,7 @@ class BarScreen:
         """Print what should stay; the bars redraw themselves."""
         for notice in notices:
             if notice.stays or notice.weight == 2:
-                self._console.print(_line(notice))
+                _print(self._console, notice)
 
     def note(self, message: str) -> None:
         """Print above the bars."""
@@ -86,6 +119,8 @@ class LineScreen:
         self._console = console
         self._view = view
         self._progress_at: dict[str, float] = {}
+        #: By subject: the newest progress that came too soon after a line of it.
+        self._held_back: dict[str, Notice] = {}
         self._foreground_at = 0.0
         self._foreground_said = 0
 
@@ -99,7 +134,8 @@ class LineScreen:
         """Print the notices that are worth a line now."""
         for notice in notices:
             if self._is_due(notice):
-                self._console.print(_line(notice))
+                _print(self._console, notice)
+        self._catch_up()
         self._sum_up()
 
     def note(self, message: str) -> None:
@@ -118,7 +154,18 @@ class LineScreen:
         if due:
             self._progress_at = {key: at for key, at in self._progress_at.items() if key in self._view.open}
             self._progress_at[notice.subject] = now
+            self._held_back.pop(notice.subject, None)
+        else:
+            self._held_back[notice.subject] = notice
         return due
+
+    def _catch_up(self) -> None:
+        """What a silent effect said last is told, if late."""
+        for subject, notice in list(self._held_back.items()):
+            if subject not in self._view.open:
+                del self._held_back[subject]
+            elif self._is_due(notice):
+                _print(self._console, notice)
 
     def _sum_up(self, *, last: bool = False) -> None:
         done = self._view.foreground_succeeded + self._view.foreground_unsuccessful
@@ -128,11 +175,14 @@ class LineScreen:
         self._foreground_at, self._foreground_said = now, done
         newest = "".join(f"; newest {effect.key}" for effect in list(self._view.recent_foreground)[-1:])
         message = f"{done} done, {self._view.open_foreground} open{newest}"
-        self._console.print(_line(Notice(dt.datetime.now(dt.UTC), "foreground", message)))
+        _print(self._console, Notice(dt.datetime.now(dt.UTC), "foreground", message))
 
 
-def _line(notice: Notice) -> str:
-    when = notice.at.astimezone().strftime("%H:%M:%S")
+def _print(out: Console, notice: Notice) -> None:
     style = _WEIGHT_STYLES[notice.weight]
     said = escape(text.one_line(notice.message, 400))
-    return f"[dim]{when}[/] [bold]{escape(notice.subject):<20}[/] {f'[{style}]{said}[/]' if style else said}"
+    subject = f"{escape(text.middle(notice.subject, _SUBJECT_WIDTH)):<{_SUBJECT_WIDTH}}"
+    when = notice.at.astimezone().strftime("%H:%M:%S")
+    out.print(f"[dim]{when}[/] [bold]{subject}[/] {f'[{style}]{said}[/]' if style else said}")
+    for line in notice.details:
+        out.print(Text(f"{'':9}{line}", style="dim"))

@@ -1,6 +1,7 @@
 """Options that commands share."""
 
 import asyncio
+import getpass
 import re
 from collections.abc import Awaitable, Callable
 from functools import wraps
@@ -29,8 +30,9 @@ def seconds(text: str) -> float:
 def with_target(command: Command) -> Command:
     """Add --address and --namespace; the command gets `target`."""
 
-    @click.option("--address", metavar="HOST:PORT", help="Scheduler to talk to. Default: BACKBURNER_ADDRESS, the "
-                  "address file of a `backburner dev` in this folder or above, 127.0.0.1:7233.")  # fmt: skip
+    @click.option("--address", metavar="HOST:PORT,...", help="Scheduler to talk to; of several, any that "
+                  "answers. Default: BACKBURNER_ADDRESS, the address file of a `backburner dev` in this folder or "
+                  "above, 127.0.0.1:7233.")  # fmt: skip
     @click.option("--namespace", "-n", envvar="BACKBURNER_NAMESPACE", default="default", show_default=True,
                   help="Namespace of runs and effects.")  # fmt: skip
     @wraps(command)
@@ -53,9 +55,25 @@ def with_reason(command: Command) -> Command:
     return click.option("--reason", default="", metavar="TEXT", help="Why, for the journal.")(command)
 
 
+def with_actor(command: Command) -> Command:
+    """Add --by; the command gets `actor`."""
+    return click.option(
+        "--by", "actor", default=_user, metavar="WHO", help="Who does it, for the audit. Default: you."
+    )(command)
+
+
+def _user() -> str:
+    return getpass.getuser()
+
+
 def with_yes(command: Command) -> Command:
     """Add --yes; the command gets `yes`."""
     return click.option("--yes", "-y", is_flag=True, help="Do not ask before changing all runs that match.")(command)
+
+
+def with_dry_run(command: Command) -> Command:
+    """Add --dry-run; the command gets `dry_run`."""
+    return click.option("--dry-run", is_flag=True, help="Only count the runs that match.")(command)
 
 
 def with_pages(command: Command) -> Command:

@@ -10,6 +10,7 @@ from backburner.journal.v1 import journal_pb2 as journal
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
 from scheduler_service.cli import text
 from scheduler_service.cli.exit_codes import ExitCode
+from scheduler_service.cli.failures import LINES_MAX, Failure, location
 
 _RUN_CODES: Final = {
     journal.RUN_STATE_COMPLETED: ExitCode.OK,
@@ -54,50 +55,62 @@ def say_outcome(run: pb.Run, *, as_json: bool = False) -> None:
     """Print the result on stdout, or on stderr why there is none."""
     if as_json:
         click.echo(text.json_line(run))
-        return
-    if run.state == journal.RUN_STATE_COMPLETED:
+    elif run.state == journal.RUN_STATE_COMPLETED:
         _say_result(run.result)
     else:
-        _say_error(run)
-    if run.unobserved_failures:
-        click.echo(
-            f"{run.unobserved_failures} background effect(s) failed and nobody looked: `backburner show {run.run_id}`",
-            err=True,
-        )
+        for line in describe_end(run):
+            click.echo(line, err=True)
 
 
-def say_effect_outcome(effect: pb.Effect) -> None:
-    """Print the effect's result on stdout, or on stderr why there is none."""
+def describe_end(run: pb.Run) -> list[str]:
+    """Why a run has no result: the error, its place in process code, its traceback, and what can be done."""
+    state, error = text.run_state(run.state), run.error
+    said = f"{error.kind}: {error.message}" if error.message else (run.cancel_reason or error.kind)
+    lines = [f"run {run.run_id} {state}{f' ({said})' if said else ''}"]
+    lines += [f"  at {place}" for place in (location(error.traceback),) if place]
+    # A bug in process code, or several errors at once: the lines are what one needs. `backburner show` always has them.
+    if run.state in text.RUN_PARKED or error.kind == "GROUP":
+        lines += text.plain(error.traceback).rstrip().splitlines()
+    return [*lines, *ways_on(run)]
+
+
+def ways_on(run: pb.Run) -> list[str]:
+    """What can be done with a run that is parked; empty for others."""
+    name = run.run_id
+    ends = f"`backburner cancel {name}` ends it"
+    if run.state == journal.RUN_STATE_HALTED:
+        why = [item.message.partition(";")[0] for item in run.waiting_on[:1]]  # then it names the rpc
+        return [*why, f"It is paused, not lost: `backburner resume {name}` lets it go on, {ends}."]
+    if run.state == journal.RUN_STATE_PROCESS_ERROR:
+        return [
+            "It is parked, not lost: what it did is in its journal. Fix the code, start the scheduler with it, then",
+            f"`backburner resume {name}` replays it and goes on; {ends}, `backburner show {name}` has the details.",
+        ]
+    return []
+
+
+def say_effect_outcome(effect: pb.Effect, *, output: bool = True) -> None:
+    """Print the effect's result on stdout, or on stderr why there is none, with the end of its `output`."""
     if effect.state == journal.EFFECT_STATE_SUCCEEDED:
         _say_result(effect.result.value)
         return
-    state = text.effect_state(effect.state).lower()
-    click.echo(f"effect {effect.key} {state}: {describe_effect_error(effect)}", err=True)
+    for line in describe_failure(Failure.of(effect), output=output):
+        click.echo(line, err=True)
+
+
+def describe_failure(failure: Failure, *, output: bool = True) -> list[str]:
+    """The headline of a failure and, indented, the end of its output and where the rest is."""
+    shown = failure.output(LINES_MAX) if output else []
+    rest = failure.more(LINES_MAX) if output else ""
+    return [failure.headline(), *(f"  {line}" for line in (*shown, rest) if line)]
 
 
 def describe_effect_error(effect: pb.Effect) -> str:
     """Reason and message of an effect that did not succeed."""
-    reason = effect.error.reason or effect.cancel_reason
-    said = text.effect_reason(reason) if reason else ""
-    return f"{said}: {effect.error.message}" if effect.error.message else said
+    return Failure.of(effect).why()
 
 
 def _say_result(result: journal.Payload) -> None:
     value = text.payload(result)
     if value is not None:
         click.echo(value if isinstance(value, str) else text.pretty_json(value))
-
-
-def _say_error(run: pb.Run) -> None:
-    state, error = text.run_state(run.state), run.error
-    said = f"{error.kind}: {error.message}" if error.message else (run.cancel_reason or error.kind)
-    click.echo(f"run {run.run_id} {state}{f' ({said})' if said else ''}", err=True)
-    # A bug in process code, or several errors at once: the lines are what one needs. `backburner show` always has them.
-    if error.traceback and (run.state in text.RUN_PARKED or error.kind == "GROUP"):
-        click.echo(error.traceback.rstrip(), err=True)
-    if run.state in text.RUN_PARKED:
-        click.echo(
-            "It is parked, not lost: all that it did is in its journal, to be replayed once the code is fixed. "
-            f"`backburner show {run.run_id}` has the details, `backburner cancel {run.run_id}` ends it.",
-            err=True,
-        )

@@ -9,9 +9,13 @@ from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from scheduler_service.cli import text
+
 # Nothing may be cut or wrapped in what a program reads: a line of a table is a line of the file.
 _PLAIN_WIDTH: Final = 2000
 _WIDE: Final = 130
+_BESIDE_KEYS: Final = 50
+_KEY_MIN: Final = 20
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -49,6 +53,11 @@ def short_id(run_id: str, width: int) -> str:
     """The id of a run where there is room for it, else its end; commands take either."""
     # The end of a UUIDv7 is random, so it is unique where its beginning, a time, is not.
     return run_id if width >= _WIDE else run_id.rpartition("-")[2]
+
+
+def short_key(key: str, width: int) -> str:
+    """The key of an effect, cut in its middle where there is little room; whole where a program reads."""
+    return text.middle(key, max(width - _BESIDE_KEYS, _KEY_MIN))
 
 
 def table(*columns: str, right: Sequence[str] = ()) -> Table:

@@ -11,9 +11,13 @@ from typing import Final
 from backburner.journal.v1 import journal_pb2 as journal
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
 from scheduler_service.cli import text
+from scheduler_service.cli.failures import LINES_MAX_LIVE, Failure, describe_setback
 
 _SETTLED_KEPT: Final = 12
 _RECENT_KEPT: Final = 3
+# Of 500 files of which each fails, the first few say it all.
+_EXPLAINED_MAX: Final = 10
+_REQUESTS_SAID: Final = 20
 
 _ON_EXECUTORS: Final = {"shell", "function", "agent"}
 
@@ -44,14 +48,23 @@ class EffectView:
     started_at: dt.datetime | None = None
     settled_at: dt.datetime | None = None
     progress: journal.Progress = field(default_factory=journal.Progress)
+    progress_at: dt.datetime | None = None
     prompt: str = ""
     choices: tuple[str, ...] = ()
     note: str = ""
+    attempts_max: int = 0
 
     @property
     def asks(self) -> bool:
         """True when somebody has to answer."""
         return self.work == "external" and self.settled_at is None
+
+    def eta(self, now: dt.datetime) -> float | None:
+        """Seconds to the end as far as they are known; what was told counts down."""
+        if not self.progress.HasField("eta"):
+            return None
+        left = text.seconds(self.progress.eta) - max((now - (self.progress_at or now)).total_seconds(), 0.0)
+        return left if left > 0 else None
 
     def elapsed(self, now: dt.datetime) -> float:
         """Seconds since it started, or since it was asked for."""
@@ -69,6 +82,8 @@ class Notice:
     background: bool = True
     stays: bool = False
     """True for what bars cannot say: lines of the process's log."""
+    details: tuple[str, ...] = ()
+    """Lines that belong below it: the end of a failed child's output."""
 
 
 class RunView:
@@ -86,6 +101,11 @@ class RunView:
         self.foreground_succeeded = 0
         self.foreground_unsuccessful = 0
         self.seq = 0
+        self.explained: set[str] = set()
+        """Keys of the effects whose failure was shown with its details."""
+        self._requests_said = 0
+        self.continued_as = ""
+        """The run that this one went on as; empty: none."""
 
     def feed(self, frame: pb.WatchRunResponse) -> list[Notice]:
         """Take one frame in."""
@@ -126,6 +146,7 @@ class RunView:
         at = text.moment(event.recorded_at)
         if kind == "run_created":
             self.started_at, self.process = at, event.run_created.process
+        self.continued_as = event.run_continued.new_run_id
         bad = self.state in (journal.RUN_STATE_FAILED, journal.RUN_STATE_PROCESS_ERROR)
         return [Notice(at, "run", text.event_type(event.type).lower().replace("_", " "), 2 if bad else 1)]
 
@@ -144,9 +165,15 @@ class RunView:
         if effect.work not in _ON_EXECUTORS:
             effect.state = journal.EFFECT_STATE_WAITING
         effect.prompt, effect.choices = spec.external.prompt, tuple(spec.external.choices)
+        effect.attempts_max = spec.retry.max_attempts
         self.open[effect.key] = effect
-        message = f"asks: {effect.prompt} [{'/'.join(effect.choices)}]" if effect.asks else "requested"
-        return [Notice(at, effect.key, message, int(effect.background), effect.background)]
+        if effect.asks:
+            return [Notice(at, effect.key, _question(effect), details=(way_to_answer(self.run_id, effect),))]
+        if not effect.background or self._requests_said == _REQUESTS_SAID:
+            return []
+        self._requests_said += 1
+        more = "; more are not listed one by one" if self._requests_said == _REQUESTS_SAID else ""
+        return [Notice(at, effect.key, f"requested{more}")]
 
     def _take_start(self, event: journal.JournalEvent) -> list[Notice]:
         effect = self.open.get(event.effect_key)
@@ -155,8 +182,18 @@ class RunView:
         started = event.WhichOneof("data") == "effect_started"
         effect.state = journal.EFFECT_STATE_RUNNING if started else journal.EFFECT_STATE_DISPATCHED
         effect.started_at = text.moment(event.recorded_at)
+        if not started:
+            effect.progress.Clear()  # another attempt begins, and counts its progress from 1
         effect.note = f"attempt {event.attempt}" if event.attempt > 1 else ""
         return [Notice(effect.started_at, effect.key, "running", 0, effect.background)] if started else []
+
+    def _take_child(self, event: journal.JournalEvent) -> list[Notice]:
+        effect = self.open.get(event.effect_key)
+        if effect is None:
+            return []
+        effect.state, effect.started_at = journal.EFFECT_STATE_RUNNING, text.moment(event.recorded_at)
+        effect.note = f"run {event.child_run_started.child_run_id}"
+        return [Notice(effect.started_at, effect.key, effect.note, 1, effect.background)]
 
     def _take_durable_progress(self, event: journal.JournalEvent) -> list[Notice]:
         return self._take_progress(event.effect_key, event.effect_progress.progress, text.moment(event.recorded_at))
@@ -167,6 +204,9 @@ class RunView:
         if effect is None or progress.ordinal < effect.progress.ordinal:
             return []
         effect.progress.CopyFrom(progress)
+        effect.progress_at = at
+        if not (progress.HasField("percent") or progress.step or progress.step_count):
+            return []  # an estimate alone: it would take the place of what the effect says of itself
         return [Notice(at, key, describe_progress(progress), 0, effect.background)]
 
     def _take_setback(self, event: journal.JournalEvent) -> list[Notice]:
@@ -175,7 +215,8 @@ class RunView:
             return []
         effect.state = journal.EFFECT_STATE_PARKED if kind == "effect_parked" else journal.EFFECT_STATE_QUEUED
         effect.note = describe_setback(event)
-        return [Notice(text.moment(event.recorded_at), effect.key, effect.note, 2, effect.background)]
+        at, details = text.moment(event.recorded_at), self._explain(Failure.of_event(self.run_id, event), 1)
+        return [Notice(at, effect.key, effect.note, 2, effect.background, details=details)]
 
     def _take_cancel_request(self, event: journal.JournalEvent) -> list[Notice]:
         effect = self.open.get(event.effect_key)
@@ -190,13 +231,23 @@ class RunView:
         if effect is None:
             return []
         effect.settled_at = text.moment(event.recorded_at)
-        effect.state, effect.note = _settlement(event)
-        succeeded = effect.state == journal.EFFECT_STATE_SUCCEEDED
-        self._count(effect, succeeded=succeeded)
-        message = f"{text.effect_state(effect.state).lower()} after {text.span(effect.elapsed(effect.settled_at))}"
+        failure = Failure.of_event(self.run_id, event, effect.attempts_max)
+        effect.state, effect.note = failure.state, failure.why()
+        if event.WhichOneof("data") == "effect_reused":
+            effect.note = "taken from an earlier run"
+        self._count(effect, succeeded=effect.state == journal.EFFECT_STATE_SUCCEEDED)
+        took = text.seconds(event.effect_resolved.elapsed) or effect.elapsed(effect.settled_at)
+        message = f"{text.effect_state(effect.state).lower()} after {text.span(took)}"
         bad = effect.state not in (journal.EFFECT_STATE_SUCCEEDED, journal.EFFECT_STATE_CANCELLED)
         said = f"{message}: {effect.note}" if effect.note else message
-        return [Notice(effect.settled_at, effect.key, said, 2 if bad else 1, effect.background)]
+        details = self._explain(failure, LINES_MAX_LIVE) if bad else ()
+        return [Notice(effect.settled_at, effect.key, said, 2 if bad else 1, effect.background, details=details)]
+
+    def _explain(self, failure: Failure, lines_max: int) -> tuple[str, ...]:
+        if len(self.explained) >= _EXPLAINED_MAX and failure.key not in self.explained:
+            return ()
+        self.explained.add(failure.key)
+        return tuple(failure.output(lines_max))
 
     def _count(self, effect: EffectView, *, succeeded: bool) -> None:
         if effect.background:
@@ -213,6 +264,7 @@ _EVENTS: Final[Mapping[str, Callable[[RunView, journal.JournalEvent], list[Notic
     "effect_requested": RunView._take_request,
     "effect_dispatched": RunView._take_start,
     "effect_started": RunView._take_start,
+    "child_run_started": RunView._take_child,
     "effect_progress": RunView._take_durable_progress,
     "effect_attempt_failed": RunView._take_setback,
     "effect_attempt_lost": RunView._take_setback,
@@ -222,6 +274,19 @@ _EVENTS: Final[Mapping[str, Callable[[RunView, journal.JournalEvent], list[Notic
     "effect_cancelled": RunView._take_settlement,
     "effect_reused": RunView._take_settlement,
 }
+
+
+def _question(effect: EffectView) -> str:
+    choices = f" [{'/'.join(effect.choices)}]" if effect.choices else ""
+    return f"asks: {effect.prompt}{choices}"
+
+
+def way_to_answer(run_id: str, effect: EffectView) -> str:
+    """The command that answers what an effect asks."""
+    name = f"{run_id}/{effect.key}"
+    if effect.choices:
+        return f"answer it: backburner approvals answer {name} {effect.choices[0]}"
+    return f"settle it: backburner resolve {name} --value JSON"
 
 
 def describe_progress(progress: journal.Progress) -> str:
@@ -246,29 +311,8 @@ def _from_resource(effect: pb.Effect) -> EffectView:
     work = kind.removeprefix("EFFECT_KIND_").lower()
     view = EffectView(effect.key, effect.name, effect.background, work, text.moment(effect.request_time), effect.state)
     view.started_at = text.moment(effect.start_time) if effect.HasField("start_time") else None
+    view.attempts_max = effect.spec.retry.max_attempts
     view.progress.CopyFrom(effect.progress)
+    view.progress_at = dt.datetime.now(dt.UTC)
     view.prompt, view.choices = effect.spec.external.prompt, tuple(effect.spec.external.choices)
     return view
-
-
-def describe_setback(event: journal.JournalEvent) -> str:
-    """Why an attempt ended without settling its effect, in words."""
-    if event.WhichOneof("data") == "effect_attempt_lost":
-        lost = event.effect_attempt_lost
-        return f"attempt {event.attempt} lost ({text.effect_reason(lost.reason)}): {lost.message}"
-    if event.WhichOneof("data") == "effect_parked":
-        return f"parked until {text.local_time(event.effect_parked.until)}"
-    error = event.effect_attempt_failed.error
-    return f"attempt {event.attempt} failed ({text.effect_reason(error.reason)}): {error.message}"
-
-
-def _settlement(event: journal.JournalEvent) -> tuple[journal.EffectState.ValueType, str]:
-    if event.WhichOneof("data") == "effect_cancelled":
-        return journal.EFFECT_STATE_CANCELLED, text.effect_reason(event.effect_cancelled.reason)
-    if event.WhichOneof("data") == "effect_reused":
-        return journal.EFFECT_STATE_SUCCEEDED, "taken from an earlier run"
-    resolved = event.effect_resolved
-    if not resolved.HasField("error"):
-        return resolved.state, ""
-    reason = text.effect_reason(resolved.error.reason)
-    return resolved.state, f"{reason}: {resolved.error.message}" if resolved.error.message else reason

@@ -37,12 +37,16 @@ SLOTS: Final = (
     Setting("SLOTS_AGENTS", "Agent effects at a time.", "4", "N"),
     Setting("BACKGROUND_SHARE", "Share of each pool that background effects may take.", "0.75", "SHARE"),
 )
+HARNESS_MODULES: Final = Setting(
+    "HARNESS_MODULES", "Python module that brings harnesses of agents. Repeatable.", metavar="MODULE", repeated=True
+)
 _DATABASE: Final = Setting("DATABASE_URL", "Postgres to use.", metavar="URL")
 _LOG_LEVEL: Final = Setting("LOG_LEVEL", "DEBUG, INFO, WARNING or ERROR.", "INFO", "LEVEL")
 
 SCHEDULER: Final = (
     _DATABASE,
     Setting("LISTEN", "Address for clients and executors.", "127.0.0.1:7233", "HOST:PORT"),
+    Setting("ADVERTISE", "Address under which other replicas reach it.", "what it listens on", "HOST:PORT"),
     Setting("PROCESS_MODULES", "Python module that defines processes. Repeatable.", metavar="MODULE", repeated=True),
     Setting("SCHEDULER_ID", "Name of this replica.", "host and a random part", "NAME"),
     Setting("LEASE_SECONDS", "How long an owned shard stays ours without a renewal.", "5", "SECONDS"),
@@ -52,6 +56,7 @@ SCHEDULER: Final = (
     Setting("STEP_SECONDS_MAX", "Longest step of process code before its run is parked.", "1", "SECONDS"),
     Setting("CACHE_RUNS_MAX", "Coroutines kept alive between iterations.", "2000", "N"),
     Setting("DRAIN_SECONDS", "Longest a graceful stop waits for calls in flight.", "5", "SECONDS"),
+    Setting("RETENTION_DAYS", "Days after which ended runs are removed; 0: never.", "0", "DAYS"),
     Setting("WATCH_HEARTBEAT_SECONDS", "Idle time after which a watch carries a heartbeat.", "15", "SECONDS"),
     Setting("WATCH_LIFETIME_SECONDS", "Shortest lifetime of a watch.", "1200", "SECONDS"),
     Setting("WATCHERS_MAX", "Watches at a time.", "1000", "N"),
@@ -62,16 +67,33 @@ SCHEDULER: Final = (
 EXECUTOR: Final = (
     Setting("DATABASE_URL", "Postgres to record results in.", metavar="URL"),
     Setting("EXECUTOR_DATABASE_URL", "The same under a role of its own; goes before DATABASE_URL.", metavar="URL"),
-    Setting("SCHEDULER", "Scheduler to connect to.", "127.0.0.1:7233", "HOST:PORT"),
+    Setting(
+        "SCHEDULER",
+        "Schedulers to connect to, separated by commas: any that answers will do.",
+        "127.0.0.1:7233",
+        "HOST:PORT,...",
+    ),
     Setting("EXECUTOR_ID", "Stable name of this executor.", "the one left in its state directory", "NAME"),
     Setting("EXECUTOR_LISTEN", "Address that it serves live progress on.", "127.0.0.1:0", "HOST:PORT"),
     Setting("EXECUTOR_ADDRESS", "Address under which others reach it.", "what it listens on", "HOST:PORT"),
     Setting("NAMESPACE", "Namespace that it works for.", "default", "NAME"),
     Setting("LABELS", "Label for effects to ask for. Repeatable.", metavar="NAME=VALUE", repeated=True),
     Setting("FUNCTION_MODULES", "Python module that defines functions. Repeatable.", metavar="MODULE", repeated=True),
+    HARNESS_MODULES,
     *SLOTS,
     Setting("STATE_DIR", "Folder of locks and working directories.", "below ~/.local/state", "DIR"),
+    Setting("SPOOL_BYTES", "Bytes of results on disk while Postgres is away.", "1073741824", "BYTES"),
+    Setting("SPOOL_ENTRIES", "Attempts and results that wait, at a time.", "10000", "N"),
+    Setting(
+        "PROCESSES_MAX",
+        "Processes and threads of one attempt, where control groups bound them; 0: no bound.",
+        "4096",
+        "N",
+    ),
     Setting("ENV_ALLOW", "Further variables that children inherit, separated by commas.", metavar="NAMES"),
+    Setting(
+        "KILL_WHEN_CUT_OFF", "Ends what runs when the scheduler is out of reach for half of its grace.", "false", "BOOL"
+    ),
     Setting("DRAIN_SECONDS", "Longest a graceful stop waits for running attempts.", "30", "SECONDS"),
     Setting("OUTPUT_BYTES", "Bytes kept of each output stream of an attempt.", "1048576", "BYTES"),
     Setting("OUTPUT_BYTES_MAX", "Most that an effect may ask for instead.", "16777216", "BYTES"),

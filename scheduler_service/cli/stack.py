@@ -13,6 +13,7 @@ from typing import Final
 
 from scheduler_service.cli.address import remove_address, write_address
 from scheduler_service.cli.child import Child, LineSink
+from scheduler_service.cli.data_dir import DataDir
 from scheduler_service.cli.database import migrate_now, service_dsns
 from scheduler_service.cli.errors import CliError
 from scheduler_service.cli.health import Readiness, wait_until_connected, wait_until_serving
@@ -53,6 +54,7 @@ class Stack:
         self._sink = sink
         self._postgres: EmbeddedPostgres | None = None
         self._children: list[Child] = []
+        self._data_dir = DataDir(options.data_dir)
 
     @property
     def logs(self) -> Path:
@@ -61,8 +63,8 @@ class Stack:
 
     def start(self) -> None:
         """Start everything and wait until it is healthy; on an error `stop` is still to be called."""
+        self._data_dir.hold(self.options.listen)
         check_port(self.options.listen)
-        self.options.data_dir.mkdir(parents=True, exist_ok=True)
         self.dsn = self.options.database_url or self._start_postgres()
         migrate_now(self.dsn, roles=self.options.database_url is None, say=self._say)
         scheduler_dsn, executor_dsn = service_dsns(self.dsn, embedded=self._postgres is not None)
@@ -70,7 +72,7 @@ class Stack:
         wait_until_serving(self.options.listen, self.raise_if_died)
         self._start_executor(executor_dsn)
         self.readiness = wait_until_connected(self.options.listen, EXECUTOR_ID, self.raise_if_died)
-        write_address(self.options.data_dir, self.options.listen)
+        write_address(self.options.data_dir, self.options.listen, self.dsn)
 
     def supervise(self, until: threading.Event) -> None:
         """Wait until `until` is set; raises ChildDied when a service ends before."""
@@ -85,7 +87,8 @@ class Stack:
 
     def stop(self) -> None:
         """Stop executor, scheduler and Postgres, in this order, so that each may finish its writes."""
-        remove_address(self.options.data_dir)
+        if self._data_dir.is_held:  # else the address in it is that of another
+            remove_address(self.options.data_dir)
         while self._children:
             child = self._children[-1]
             if child.exit_code is None:
@@ -96,6 +99,7 @@ class Stack:
         self._stop_postgres()
         if self.options.ephemeral:
             shutil.rmtree(self.options.data_dir, ignore_errors=True)
+        self._data_dir.release()
 
     def _start_postgres(self) -> str:
         fresh = not (self.options.data_dir / "postgres").exists()

@@ -12,7 +12,7 @@ import sys
 import threading
 from typing import Final
 
-_STOP_SECONDS: Final = 20.0
+_STOP_SECONDS: Final = 5.0
 
 
 def main() -> None:

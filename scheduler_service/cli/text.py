@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf import json_format
@@ -28,6 +29,10 @@ EFFECT_SETTLED: Final = {
     journal.EFFECT_STATE_CANCELLED,
     journal.EFFECT_STATE_TIMED_OUT,
 }
+
+# Control sequences (colours, titles), then what is left of single control characters; tabs may stay.
+_ESCAPES: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
+_CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 _STYLES: Final = {
     "COMPLETED": "green",
@@ -117,10 +122,25 @@ def clock(value: Timestamp) -> str:
     return moment(value).astimezone().strftime("%H:%M:%S")
 
 
-def one_line(text: str, width: int) -> str:
+def one_line(text: str, width: int, *, keep_spaces: bool = False) -> str:
     """The text on one line, cut at `width` with a mark."""
-    flat = " ".join(text.split())
+    flat = text if keep_spaces else " ".join(text.split())
     return flat if len(flat) <= width else f"{flat[: max(width - 1, 0)]}…"
+
+
+def middle(text: str, width: int) -> str:
+    """The text, cut in its middle to `width` with a mark: of keys and paths both ends tell them apart."""
+    if len(text) <= width:
+        return text
+    head = max(width - 1, 0) // 2
+    tail = max(width - 1, 0) - head
+    return f"{text[:head]}…{text[len(text) - tail :]}"
+
+
+def plain(text: str) -> str:
+    """What a child wrote, safe for any terminal: no colours, no moves of the cursor, bars as they last stood."""
+    lines = (line.rstrip("\r").rpartition("\r")[2] for line in _ESCAPES.sub("", text).split("\n"))
+    return "\n".join(_CONTROLS.sub("", line) for line in lines)
 
 
 def json_line(message: Message) -> str:

@@ -12,15 +12,14 @@ import grpc
 import grpc.aio
 
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
-from scheduler_service.cli.client import Client
+from scheduler_service.cli.client import AWAY, Client
 
 BACKOFF_FIRST_SECONDS: Final = 0.2
 BACKOFF_SECONDS_MAX: Final = 5.0
 GIVE_UP_SECONDS: Final = 300.0
 
 # A stream that breaks shows as one of these; everything else is an answer.
-_CUTS: Final = {
-    grpc.StatusCode.UNAVAILABLE,
+_CUTS: Final = AWAY | {
     grpc.StatusCode.INTERNAL,
     grpc.StatusCode.UNKNOWN,
     grpc.StatusCode.RESOURCE_EXHAUSTED,

@@ -96,11 +96,14 @@ class _Upstream:
     progress: pb.StreamProgressResponse | None = None
     usage: pb.StreamProgressResponse | None = None
     reachable: bool = True
+    output_ends: dict[pb.OutputStream.ValueType, int] = field(default_factory=dict)
+    """Bytes that the child had written to each stream when it was last heard of."""
 
     def join(self, feed: Feed) -> None:
         """Adds a watcher and brings it up to date."""
         self.feeds.add(feed)
-        for frame in (self.progress, self.usage):
+        written = (_written(stream, end) for stream, end in self.output_ends.items())
+        for frame in (self.progress, self.usage, *written):
             if frame is not None:
                 feed.put(LiveFrame(self.source, frame))
         if not self.reachable:
@@ -110,7 +113,7 @@ class _Upstream:
         """Hands a frame to every watcher."""
         self.reachable = True
         self.cursor = frame.cursor
-        for part in _parts(frame):
+        for part in _parts(frame, with_output=self.with_output):
             self._remember(part)
             self._send(part)
 
@@ -125,14 +128,17 @@ class _Upstream:
             self.progress = frame
         elif frame.HasField("usage"):
             self.usage = frame
+        elif frame.HasField("output"):
+            chunk = frame.output
+            self.output_ends[chunk.stream] = chunk.offset + len(chunk.data)
 
     def _send(self, frame: pb.StreamProgressResponse | None) -> None:
         for feed in self.feeds:
             feed.put(LiveFrame(self.source, frame))
 
 
-def _parts(frame: pb.StreamProgressResponse) -> Iterator[pb.StreamProgressResponse]:
-    """The frame as watchers want it: a snapshot becomes the progress and usage in it."""
+def _parts(frame: pb.StreamProgressResponse, *, with_output: bool) -> Iterator[pb.StreamProgressResponse]:
+    """The frame as watchers want it: a snapshot becomes the progress and usage in it, and how much output there is."""
     if not frame.HasField("snapshot"):
         yield frame
         return
@@ -141,6 +147,15 @@ def _parts(frame: pb.StreamProgressResponse) -> Iterator[pb.StreamProgressRespon
         yield pb.StreamProgressResponse(cursor=frame.cursor, progress=attempt.progress)
     if attempt.HasField("usage"):
         yield pb.StreamProgressResponse(cursor=frame.cursor, usage=attempt.usage)
+    if with_output:
+        # What was written before the stream was opened is not in it: who wants it has to know that it is there.
+        yield _written(pb.OUTPUT_STREAM_STDOUT, attempt.stdout_bytes)
+        yield _written(pb.OUTPUT_STREAM_STDERR, attempt.stderr_bytes)
+
+
+def _written(stream: pb.OutputStream.ValueType, end: int) -> pb.StreamProgressResponse:
+    """A piece without bytes: so far the child has written up to there."""
+    return pb.StreamProgressResponse(output=pb.OutputChunk(stream=stream, offset=end))
 
 
 class ProgressHub:

@@ -14,12 +14,13 @@ import random
 import secrets
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from backburner.scheduler.v1 import dispatch_service_pb2 as pb
+from scheduler_service import failpoints
 from scheduler_service.dispatch.durations import Durations
-from scheduler_service.dispatch.sessions import Held, Pool, Reservation, Session, Sessions, duration_of
+from scheduler_service.dispatch.sessions import LATE_SECONDS, Held, Pool, Reservation, Session, Sessions, duration_of
 from scheduler_service.dispatch.work import Work, harness_of
 from scheduler_service.journal import Claimed, ClaimedAttempt, ClaimPool, ClaimRequest, Journal, JournalUnavailable
 
@@ -48,11 +49,13 @@ class Dispatcher:
         self._wake = asyncio.Event()
         self._alarms: list[float] = []
         self._polled_at = 0.0
-        #: Queued effects of groups with their class, the number of them by class, and all open effects of groups.
-        self._grouped: dict[str, tuple[str, bool]] = {}
-        self._grouped_classes: Counter[tuple[str, bool]] = Counter()
+        #: Queued effects of groups with namespace and class, how many of each, and all open effects of groups.
+        self._grouped: dict[str, tuple[str, str, bool]] = {}
+        self._grouped_classes: Counter[tuple[str, str, bool]] = Counter()
         self._members: OrderedDict[str, None] = OrderedDict()
         self.on_dispatched: Any = None
+        #: Set by the engine: tells the other replicas that work of a namespace and class may be had.
+        self.on_queued: Callable[[str, str, bool], None] = lambda namespace, pool, background: None
 
     def reserve(self, work: Work) -> Reservation | None:
         """A slot for the fast path, unless a queued effect of the same or a higher class may come first."""
@@ -74,13 +77,21 @@ class Dispatcher:
         if grouped:
             self.in_group(effect_id)
             self._leave_queue(effect_id)
-            self._grouped[effect_id] = (work.pool, work.background)
-            self._grouped_classes[work.pool, work.background] += 1
+            self._grouped[effect_id] = (work.namespace, work.pool, work.background)
+            self._grouped_classes[self._grouped[effect_id]] += 1
         if not_before is not None and not_before > time.time():
             self.wake_at(not_before)
             return
         self._mark(work)
         self._wake.set()
+        self.on_queued(work.namespace, work.pool, work.background)
+
+    def hinted(self, namespace: str, pool: str, background: bool) -> None:
+        """Another replica says that work of a class waits in the queue."""
+        for session in self._sessions:
+            if session.namespace == namespace and pool in session.pools:
+                session.queued.add((pool, background))
+                self._wake.set()
 
     def wake_at(self, when: float) -> None:
         """Claims at this time (seconds since 1970): a pause or sleep_until ends."""
@@ -97,11 +108,20 @@ class Dispatcher:
     def settled(self, effect_id: str) -> None:
         """An effect settled: its group may have room for queued ones."""
         self._leave_queue(effect_id)
-        if self._members.pop(effect_id, _ABSENT) is _ABSENT or not self._grouped_classes:
+        if self._members.pop(effect_id, _ABSENT) is not _ABSENT:
+            self._room_in_groups()
+
+    def paused(self, effect_id: str) -> None:
+        """An attempt ended and another one follows later: meanwhile its group may have room for others."""
+        if effect_id in self._members:
+            self._room_in_groups()
+
+    def _room_in_groups(self) -> None:
+        if not self._grouped_classes:
             return
-        for session in self._sessions:
-            session.queued.update(item for item in self._grouped_classes if item[0] in session.pools)
-        self._wake.set()
+        for namespace, pool, background in self._grouped_classes:
+            self.hinted(namespace, pool, background)
+            self.on_queued(namespace, pool, background)
 
     def in_group(self, effect_id: str) -> None:
         """Notes an open effect of a group: its settlement makes room for others."""
@@ -122,9 +142,16 @@ class Dispatcher:
         session.queued.update((pool, background) for pool in session.pools for background in (False, True))
         self._wake.set()
 
+    def released(self) -> None:
+        """A hold or a drain is gone: anything may be waiting for any session. Other replicas find it by their poll."""
+        for session in self._sessions:
+            session.queued.update((pool, background) for pool in session.pools for background in (False, True))
+        self._wake.set()
+
     def start(self, session: Session, start: pb.StartAttempt, held: Held) -> None:
         """Sends a committed attempt to its executor. Its slot is already taken."""
         ref = (start.effect_id, start.attempt)
+        held.name = start.name
         self._leave_queue(start.effect_id)
         expected = self._durations.median(start.namespace, start.name)
         if expected is not None:
@@ -167,7 +194,7 @@ class Dispatcher:
                 session.queued.add((work.pool, work.background))
 
     async def _claim_for(self, session: Session, *, polled: bool) -> None:
-        while session.ready and not session.closed and not session.draining:
+        while session.takes:
             asks = [ask for name, pool in session.pools.items() if (ask := _ask(session, name, pool, polled=polled))]
             if not asks:
                 return
@@ -187,6 +214,7 @@ class Dispatcher:
             session.pools[ask.pool].claiming_background += ask.background
             session.queued -= {(ask.pool, True)} if ask.background else set()
             session.queued -= {(ask.pool, False)} if ask.foreground > ask.background else set()
+        begun = time.monotonic()
         tokens = [secrets.token_bytes(16) for _ in range(min(CLAIM_MAX, sum(ask.foreground for ask in asks)))]
         try:
             claimed = await self._journal.claim(self._request(session, asks, tokens))
@@ -195,6 +223,9 @@ class Dispatcher:
                 session.pools[ask.pool].claiming -= ask.foreground
                 session.pools[ask.pool].claiming_background -= ask.background
         self._remark(session, asks, claimed)
+        failpoints.hit("dispatch", "send")
+        if time.monotonic() - begun > LATE_SECONDS:
+            return claimed  # reconciliation finds them
         for attempt in claimed.attempts:
             self._start_claimed(session, attempt, tokens[attempt.token_index])
         return claimed

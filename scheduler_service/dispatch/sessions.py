@@ -26,6 +26,10 @@ STARTS_PER_MESSAGE = 200
 #: Bytes of specs in one message, below the 4 MiB that executors accept by default.
 START_BYTES_PER_MESSAGE = 2_000_000
 
+#: A dispatch whose commit was this long under way is not sent: reconciliation may have taken it for one that never was,
+#: and given the effect a new attempt. Left unsent, that is what it becomes.
+LATE_SECONDS = 1.5
+
 Ref = tuple[str, int]
 
 
@@ -84,6 +88,12 @@ class Reservation:
     work: Work
     token: bytes
     harness: str
+    since: float = field(default_factory=lambda: time.monotonic())  # noqa: PLW0108 - tests have their own clock
+
+    @property
+    def late(self) -> bool:
+        """True when its start must not be sent any more."""
+        return time.monotonic() - self.since > LATE_SECONDS
 
 
 @dataclass(slots=True, eq=False)
@@ -102,6 +112,10 @@ class Session:
     harnesses: tuple[pb.Harness, ...] = ()
     functions: tuple[str, ...] = ()
     draining: bool = False
+    #: True while an operator lets it take nothing new.
+    ordered_drain: bool = False
+    #: Until then it has no room for another result: what it refuses goes elsewhere.
+    full_until: float = 0.0
     connected_at: float = field(default_factory=time.time)
     last_frame: float = field(default_factory=time.monotonic)
     clock_skew_s: float = 0.0
@@ -114,6 +128,8 @@ class Session:
     #: True while a sign of life is on its way into the journal.
     noting: bool = False
     closed: str = ""
+    #: Incarnation whose newer session has ended this one.
+    superseded_by: str = ""
     #: Classes (pool, background) of which queued effects may be waiting for this executor.
     queued: set[tuple[str, bool]] = field(default_factory=set)
     #: Attempts that lately held a slot, with their runs.
@@ -125,11 +141,24 @@ class Session:
 
     def serves(self, work: Work) -> str | None:
         """The capability by which it can do the work: the first of the work's alternatives that it has."""
-        if not self.ready or self.draining or self.closed or self.namespace != work.namespace:
+        if not self.takes or self.namespace != work.namespace:
             return None
         if any(self.labels.get(k) != v for k, v in work.executor_labels.items()):
             return None
         return next((c for c in work.capabilities if c in self.capabilities), None)
+
+    @property
+    def takes(self) -> bool:
+        """True while it takes new work."""
+        full = time.monotonic() < self.full_until
+        return self.ready and not (self.draining or self.ordered_drain or self.closed or full)
+
+    def order_drain(self, reason: str | None) -> None:
+        """Tells it to take nothing new, or with None that it may again."""
+        self.ordered_drain = reason is not None
+        if reason is None:
+            self.draining = False
+        self.send(pb.ConnectResponse(drain=pb.DrainCommand(reason=reason or "", drain=reason is not None)))
 
     def hold(self, ref: Ref, held: Held) -> None:
         """Notes an attempt whose slot is already taken."""
@@ -162,7 +191,7 @@ class Session:
         """Takes a whole report: what the executor holds, and which slots are taken by what nobody here counts."""
         reported = list(attempts)
         self.report = {(item.ref.effect_id, item.ref.attempt) for item in reported}
-        self.report_at = time.monotonic()
+        self.report_at = self.last_frame = time.monotonic()
         ended = executor_pb.Attempt.STATE_FINISHED
         unknown = [item.pool for item in reported
                    if (item.ref.effect_id, item.ref.attempt) not in self.held and item.state != ended]  # fmt: skip
@@ -198,6 +227,11 @@ class Session:
         """Ends the session; its stream ends with the reason."""
         self.closed = self.closed or reason
         self._wake.set()
+
+    def supersede(self, incarnation: str) -> None:
+        """A newer session of the same executor ends this one."""
+        self.superseded_by = incarnation
+        self.close("superseded by a newer session")
 
     async def wait(self) -> None:
         """Waits until there is something to send or the session is closed."""
@@ -241,12 +275,16 @@ class Sessions:
         """The session of an executor, if it is connected here."""
         return self._by_executor.get(executor_id)
 
-    def add(self, session: Session) -> None:
-        """Adds a session; an older one of the same executor is closed."""
-        older = self._by_executor.get(session.executor_id)
-        if older is not None:
-            older.close("superseded by a newer session")
+    def add(self, session: Session) -> bool:
+        """Adds a session and ends an older one of the same executor; False when this one is the older."""
+        other = self._by_executor.get(session.executor_id)
+        if other is not None and other.session_no > session.session_no:
+            session.supersede(other.incarnation)  # its hello was on its way for longer
+            return False
+        if other is not None:
+            other.supersede(session.incarnation)
         self._by_executor[session.executor_id] = session
+        return True
 
     def remove(self, session: Session) -> bool:
         """Removes a session; False when a newer one has taken its place."""
@@ -257,14 +295,16 @@ class Sessions:
         return True
 
     def reserve(self, work: Work) -> Reservation | None:
-        """Takes a slot: of the most preferred alternative that has one, on the executor with the most room."""
-        best: tuple[tuple[int, int], Session, str] | None = None
+        """Takes a slot: where the session is that it continues, else of the most preferred alternative that has one, on
+        the executor with the most room.
+        """
+        best: tuple[tuple[bool, int, int], Session, str] | None = None
         for session in self._by_executor.values():
             capability = session.serves(work)
             room = session.pools[work.pool].free(background=work.background) if work.pool in session.pools else 0
             if capability is None or room <= 0:
                 continue
-            rank = (-work.capabilities.index(capability), room)
+            rank = (session.executor_id == work.continues_on, -work.capabilities.index(capability), room)
             if best is None or rank > best[0]:
                 best = (rank, session, capability)
         if best is None:
@@ -279,9 +319,9 @@ class Sessions:
         pool.take(background=reservation.work.background, count=-1)
 
     def lagging(self, silence_s: float) -> Iterable[Session]:
-        """Sessions that have not sent a frame for so long."""
+        """Sessions that have not sent a frame for so long; one whose hello is still looked at has to wait for us."""
         now = time.monotonic()
-        return [s for s in self._by_executor.values() if now - s.last_frame > silence_s]
+        return [s for s in self._by_executor.values() if s.report_at and now - s.last_frame > silence_s]
 
 
 def _batches(starts: list[pb.StartAttempt]) -> Iterator[list[pb.StartAttempt]]:

@@ -21,6 +21,8 @@ class Work:
     total_timeout_s: float | None
     sleeps: bool
     namespace: str = "default"
+    #: Executor that has the session which the work continues; taken first when it has a slot. Empty: none.
+    continues_on: str = ""
 
 
 def harness_of(capability: str) -> str:

@@ -1,22 +1,26 @@
-"""Ends runs without their process: cancelled while parked, or cleanup that took too long after a cancel.
+"""Ends runs without their process: cancelled while parked, cleanup that took too long after a cancel, client-driven.
 
 The owner then asks for the cancel of every open effect itself, writes RUN_CLOSING with cause 0, and RUN_CANCELLED when
 the last of them has settled. A run whose journal has such a RUN_CLOSING is never given to process code again.
+
+A client-driven run has no cleanup: its cancel ends it at once. What its client finished with while effects were open
+stands in RUN_CLOSING, and the owner writes that end when the last of them has settled.
 """
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from typing import Any
 
+from scheduler_service.authoring import options
 from scheduler_service.iteration.loop import Loop
 from scheduler_service.iteration.rows import seconds
 from scheduler_service.iteration.runs import IN_FLIGHT, Phase, RunState
 from scheduler_service.journal import JournalUnavailable
-from scheduler_service.replay.events import SETTLING_TYPES, Event
+from scheduler_service.replay.events import SETTLING_TYPES, TERMINAL_TYPES, Event
 
 log = logging.getLogger(__name__)
 
-CLEANUP_SECONDS = 60.0
 _RETRY_SECONDS = 1.0
 
 
@@ -28,7 +32,10 @@ class Closing:
         self._cleanup: dict[str, float] = {}
         self._reasons: dict[str, str] = {}
         self._waiting: dict[str, asyncio.TimerHandle] = {}
-        self._ending: set[str] = set()
+        #: By what is known of them, not by id: one that is adopted anew is ended anew.
+        self._ending: set[RunState] = set()
+        #: The end of each client-driven run that its client has finished.
+        self._finished: dict[str, dict[str, Any]] = {}
 
     def observe(self, run: RunState, event: Event) -> None:
         """Called for every event of an owned run, in order."""
@@ -38,11 +45,14 @@ class Closing:
                 self._cleanup[run.run_id] = limit
         elif event.type == "RUN_CANCEL_REQUESTED":
             self._cancel_requested(run, event)
-        elif event.type == "RUN_CLOSING" and event.cause == 0:
+        elif ends_by_owner(event):
             run.forced = True
             self._loop.drop_coroutine(run)
             self._loop.spawn(self._finish(run), "finish")
-        elif run.forced and event.type in SETTLING_TYPES:
+        elif event.type == "RUN_CLOSING" and run.client:
+            self._finished[run.run_id] = _finished(event.data)
+            self._loop.spawn(self._finish(run), "finish")
+        elif event.type in SETTLING_TYPES and (run.forced or run.run_id in self._finished):
             self._loop.spawn(self._finish(run), "finish")
 
     def observe_parked(self, run: RunState, event: Event) -> None:
@@ -55,13 +65,17 @@ class Closing:
         """The run is gone."""
         self._cleanup.pop(run_id, None)
         self._reasons.pop(run_id, None)
+        self._finished.pop(run_id, None)
         waiting = self._waiting.pop(run_id, None)
         if waiting is not None:
             waiting.cancel()
 
     def _cancel_requested(self, run: RunState, event: Event) -> None:
         self._reasons[run.run_id] = event.data.get("reason", "")
-        limit = self._cleanup.get(run.run_id, CLEANUP_SECONDS)
+        if run.client:
+            self.force(run)
+            return
+        limit = self._cleanup.get(run.run_id, options.CLEANUP_SECONDS_DEFAULT)
         passed = self._loop.timers.now() - event.recorded_at.timestamp()
         if run.run_id not in self._waiting:
             self._waiting[run.run_id] = asyncio.get_running_loop().call_later(
@@ -84,8 +98,8 @@ class Closing:
 
     def close(self, run: RunState) -> None:
         """Writes the end of a run that is forced; also again, when the first try was lost."""
-        if run.run_id not in self._ending:  # one at a time
-            self._ending.add(run.run_id)
+        if run not in self._ending:  # one at a time
+            self._ending.add(run)
             self._loop.spawn(self._close_until_done(run), "close")
 
     async def _close_until_done(self, run: RunState) -> None:
@@ -93,7 +107,7 @@ class Closing:
             while not await self._close(run):  # noqa: ASYNC110 - it asks the database
                 await asyncio.sleep(_RETRY_SECONDS)
         finally:
-            self._ending.discard(run.run_id)
+            self._ending.discard(run)
 
     async def _close(self, run: RunState) -> bool:
         """One try; False when it has to be tried again."""
@@ -125,12 +139,25 @@ class Closing:
             self._loop.spawn(self._finish(run), "finish")
             return
         if not any(effect.on_run_end != "DETACH" for effect in open_effects) and run.phase is not Phase.GONE:
-            if not any(row["type"] == "RUN_CANCELLED" for row in run.owner_rows):
-                run.owner_rows.append(_cancelled(self._reason(run)))
+            ending = _cancelled(self._reason(run)) if run.forced else self._finished.get(run.run_id)
+            if ending is not None and not any(row["type"] in TERMINAL_TYPES for row in run.owner_rows):
+                run.owner_rows.append(ending)
             self._loop.kick(run)
 
     def _reason(self, run: RunState) -> str:
         return self._reasons.get(run.run_id, "")
+
+
+def ends_by_owner(event: Event) -> bool:
+    """True for the RUN_CLOSING with which an owner ends a run without its process."""
+    cancelled: bool = event.data.get("outcome") == "RUN_STATE_CANCELLED"
+    return event.type == "RUN_CLOSING" and event.cause == 0 and cancelled
+
+
+def _finished(closing: Mapping[str, Any]) -> dict[str, Any]:
+    ends = str(closing["outcome"]).removeprefix("RUN_STATE_")
+    data = {name: value for name, value in closing.items() if name != "outcome"}
+    return {"type": f"RUN_{ends}", "cause": 0, "data": data}
 
 
 def _cancel(effect_id: str, key: str) -> dict[str, Any]:

@@ -1,34 +1,38 @@
 """The engine of one replica: the loop, the shards, dispatch and reconciliation, put together.
 
-The servicers of clients and executors talk to it, and it alone starts and stops the parts.
+The servicers of clients talk to it, and those of executors to its `news`; it alone starts and stops the parts.
 """
 
 import asyncio
-import dataclasses
 import logging
-import time
-from collections import OrderedDict
 from collections.abc import Coroutine, Mapping, Sequence
-from datetime import datetime
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
-from backburner.scheduler.v1 import dispatch_service_pb2 as pb
 from scheduler_service.api.engine import ConnectedExecutor, LiveAttempt, PoolUse
 from scheduler_service.authoring.definitions import AnyProcess
 from scheduler_service.dispatch.durations import Durations
+from scheduler_service.dispatch.peers import Peers
 from scheduler_service.dispatch.queue import Dispatcher
 from scheduler_service.dispatch.reconcile import Reconciler
 from scheduler_service.dispatch.sessions import Session, Sessions
 from scheduler_service.iteration.call_checks import CallChecks, Mode
+from scheduler_service.iteration.children import Children
+from scheduler_service.iteration.clients import ClientRuns
 from scheduler_service.iteration.closing import Closing
 from scheduler_service.iteration.control import RunControl
-from scheduler_service.iteration.events import event_of_claim, event_of_notice
+from scheduler_service.iteration.events import event_of_claim
+from scheduler_service.iteration.executor_news import ExecutorNews
+from scheduler_service.iteration.hints import Hints
 from scheduler_service.iteration.loading import Loader
 from scheduler_service.iteration.loop import Loop
+from scheduler_service.iteration.losses import Losses
+from scheduler_service.iteration.operations import Operations
+from scheduler_service.iteration.orders import Orders
 from scheduler_service.iteration.owned_effects import OwnedEffects
+from scheduler_service.iteration.patience import patiently
 from scheduler_service.iteration.polls import Polls
 from scheduler_service.iteration.recovery import Shards
-from scheduler_service.iteration.rows import seconds
+from scheduler_service.iteration.retention import Retention
 from scheduler_service.iteration.runs import RunState
 from scheduler_service.iteration.worker import IterationThreads
 from scheduler_service.journal import (
@@ -37,23 +41,27 @@ from scheduler_service.journal import (
     ClaimedAttempt,
     CreateRun,
     CreateRunOutcome,
-    ExecutorSeen,
     Journal,
     JournalUnavailable,
-    LostAttempt,
     ResolveOutcome,
     ResolveRequest,
+    Vitals,
 )
-from scheduler_service.replay.events import SETTLING_TYPES, Event
+from scheduler_service.replay.events import Event
 from scheduler_service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-_REJECTIONS_MAX = 10_000
+T = TypeVar("T")
+
+#: How long a start waits for a database that has answered already.
+_START_SECONDS = 60.0
+#: Longest that a replica which stops waits until the others are told that its shards are free.
+_TOLD_SECONDS = 0.5
 
 
 class Engine:
-    """Implements `api.engine.EngineApi` and the executors' side of it."""
+    """Implements `api.engine.EngineApi`."""
 
     def __init__(self, settings: Settings, journal: Journal, processes: Mapping[str, AnyProcess], version: str) -> None:
         self._settings = settings
@@ -62,7 +70,6 @@ class Engine:
         self._draining = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self._services: list[asyncio.Task[None]] = []
-        self._rejections: OrderedDict[str, int] = OrderedDict()
         actor = f"scheduler/{settings.scheduler_id}"
         self.sessions = Sessions()
         self.durations = Durations()
@@ -75,50 +82,136 @@ class Engine:
         self.loop = Loop(journal, self.sessions, self.dispatcher, self.threads, checks, actor=actor, spawn=self._spawn)
         self.closing = Closing(self.loop)
         self.control = RunControl(journal, self.loop)
-        self.loop.load = Loader(self.loop, processes, checks, close=self.closing.close).load
+        self.clients = ClientRuns(journal, self.loop, self._to_its_end, grace_s=settings.grace_seconds)
+        loader = Loader(self.loop, processes, checks, close=self.closing.close)
+        self.loop.load, self.loop.fill = loader.load, loader.fill
         self._owned_effects = OwnedEffects(self.loop)
-        self.loop.observers = (self.closing.observe, self._owned_effects.observe, self._observe_settled)
         self.loop.on_forget = self._forgotten
         self.loop.observe_parked = self.closing.observe_parked
         self.shards = Shards(
             journal,
             self.loop,
             scheduler_id=settings.scheduler_id,
-            address=settings.listen,
             version=version,
             lease_s=settings.lease_seconds,
+            poll_s=settings.poll_seconds,
             on_parked_cancel=self.closing.force,
         )
+        self.shards.vitals = self._vitals
+        self.loop.read_again = self.shards.adoption.created
+        self.hints = Hints(journal, self.loop, self.dispatcher, self.shards, Peers(settings.scheduler_id))
+        self.children = Children(self.loop, processes, epoch_of=self._epoch_of, created_elsewhere=self.hints.created)
+        self.loop.prepare, self.loop.committed = self.children.prepare, self.children.committed
+        self.losses = Losses(
+            journal, self.loop, self.dispatcher, epochs=self.shards.epochs, reported=self.hints.missing
+        )
+        self.news = ExecutorNews(
+            journal, self.loop, self.dispatcher, durations=self.durations, losses=self.losses, spawn=self._spawn
+        )
+        self.loop.observers = (self.closing.observe, self._owned_effects.observe, self.news.observe)
         self.reconciler = Reconciler(
             journal,
             self.sessions,
             epoch_of=self.shards.epoch_of,
-            lose=self._lose,
+            lose=self.losses.lose,
             freed=self.dispatcher.freed,
             grace_s=settings.grace_seconds,
             actor=actor,
         )
-        self._polls = Polls(journal, self.loop, self.sessions, self.shards, settings)
+        orders = Orders(
+            journal, self.loop, self.sessions, self.dispatcher, epochs=self.shards.epochs, lose=self.losses.declare
+        )
+        self.operations = Operations(journal, self.dispatcher, orders)
+        self._retention = Retention(journal, settings.retention_days, actor)
+        self._polls = Polls(
+            journal,
+            self.loop,
+            self.sessions,
+            self.shards,
+            clients=self.clients,
+            orders=orders,
+            losses=self.losses,
+            settings=settings,
+        )
+        self._connect_hints()
+
+    def _vitals(self) -> Vitals:
+        """What only this replica can measure, for whoever asks any of them what is wrong."""
+        commits, reads, waits = self._journal.commits, self._journal.readers, self.threads.waits
+        return Vitals(
+            commits=len(commits.values()),
+            commit_p99_s=commits.p99(),
+            reads=len(reads.waits.values()),
+            reads_waiting=reads.waiting,
+            read_wait_p99_s=reads.waits.p99(),
+            iterations=len(waits.values()),
+            iteration_lag_p99_s=waits.p99(),
+            shards_lost=len(self.shards.losses.values()),
+        )
+
+    def _connect_hints(self) -> None:
+        """Who tells of what, and who looks when told."""
+        self.loop.heads.on_news = lambda run_id, stopped: self.hints.moved(run_id, stopped=stopped)
+        self.loop.fast_path.on_cancel_elsewhere = self.hints.cancelled
+        self.dispatcher.on_queued = self.hints.queued
+        self.shards.on_replicas, self.shards.on_moved = self.hints.replicas, self.hints.shards_moved
+        self.hints.deliver_cancels, self.hints.declare_missing = self._polls.deliver_cancels, self.losses.turn
 
     # -- life --------------------------------------------------------------------------------------------------
 
-    async def start(self) -> None:
-        """Takes shards and begins to work."""
+    async def start(self, address: str = "") -> None:
+        """Takes shards and begins to work. `address` is where other replicas reach this one; empty: nowhere."""
+        self.shards.address = address
+        self._journal.lives.on_change = self.start_over
         self.threads.start()
-        for namespace, name, median in await self._journal.known_durations():
-            self.durations.note(namespace, name, median)
-        await self._polls.read_clock()
-        await self.shards.turn()
+        await patiently(self._look_around, _START_SECONDS)
         for name, coroutine in (
             ("shards", self.shards.run()),
+            ("adoption", self.shards.adoption.run()),
             ("dispatcher", self.dispatcher.run()),
             ("reconciler", self.reconciler.run()),
             ("polls", self._polls.run()),
+            ("retention", self._retention.run()),
         ):
             self._services.append(asyncio.create_task(coroutine, name=name))
 
+    async def _look_around(self) -> None:
+        known = await self._journal.known_durations()
+        await self._polls.read_clock()
+        await self.shards.turn()
+        for namespace, name, took in known:
+            self.durations.note(namespace, name, took)
+
+    def start_over(self) -> None:
+        """The database is in another life, which may have lost the end of the one before.
+
+        For this replica that is like its own restart: coroutines, cursors, leases and sessions of executors are
+        dropped, and what they were made of is read again.
+        """
+        self.shards.forget()
+        self.loop.heads.forget()
+        for session in list(self.sessions):
+            session.close("the database is in another life")
+        self.reconciler.stalled()
+        self.clients.be_patient()
+
+    async def hand_over(self, patience_s: float) -> None:
+        """Tells replicas and executors that this one goes, and gives its shards back once its appends are through.
+
+        Without it, or when it takes longer than `patience_s`, the leases run out by themselves.
+        """
+        try:
+            async with asyncio.timeout(patience_s):
+                await self.shards.drain()
+                for session in list(self.sessions):
+                    session.close("the scheduler stops")
+                await self.shards.release()
+                await self.hints.peers.sent(_TOLD_SECONDS)
+        except (TimeoutError, JournalUnavailable) as error:
+            log.warning("shards were not handed over (%r): they are free when their leases have run out", error)
+
     async def stop(self) -> None:
-        """Stops the parts, lets go of the coroutines, gives the shards back."""
+        """Stops the parts and lets go of the coroutines."""
         self._draining = True
         for task in (*self._services, *self._tasks):
             task.cancel()
@@ -128,7 +221,7 @@ class Engine:
         for run in list(self.loop.runs):
             self.loop.forget(run)
         await self.threads.stop()
-        await self.shards.release()
+        await self.hints.peers.aclose()
 
     async def failed(self) -> str:
         """Waits until one of the parts dies, and names it: the service must not go on without it."""
@@ -176,7 +269,10 @@ class Engine:
 
     async def create_run(self, request: CreateRun) -> CreateRunOutcome:
         """Commits the run, and begins it when this replica owns its shard; also when the caller has gone away."""
-        task = asyncio.create_task(self._create_run(request), name="create")
+        return await self._to_its_end(self._create_run(request))
+
+    async def _to_its_end(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        task = asyncio.create_task(coroutine, name="call")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return await asyncio.shield(task)
@@ -185,7 +281,7 @@ class Engine:
         try:
             outcome = await self._journal.create_run(request)
         except JournalUnavailable:
-            self.shards.read_again(request.run_id)  # it may have been committed all the same
+            self.shards.adoption.created(request.run_id)  # it may have been committed all the same
             raise
         epoch = self.shards.epoch_of(outcome.run_id)
         if outcome.created and epoch is not None and outcome.epoch == epoch:
@@ -193,6 +289,7 @@ class Engine:
                 run_id=outcome.run_id,
                 namespace=request.namespace,
                 process=request.process,
+                client=request.client_driven,
                 epoch=epoch,
                 iteration=0,
                 head=1,
@@ -200,6 +297,8 @@ class Engine:
             self.loop.runs.add(run)
             created = Event(1, "RUN_CREATED", outcome.recorded_at, 0, "", "", 0, request.actor, request.data)
             self.loop.hear(outcome.run_id, [created])
+        elif outcome.created:
+            self.hints.created(outcome.run_id)
         return outcome
 
     async def request_cancel(self, request: CancelRequest) -> CancelOutcome:
@@ -208,6 +307,7 @@ class Engine:
         if outcome.extra:
             self.loop.hear_rows(request.run_id, outcome.extra, outcome.recorded_at, request.actor)
         self.loop.fast_path.send_cancels(request.run_id, outcome.detail.get("cancels", ()))
+        self.children.committed(outcome.detail, outcome.recorded_at, request.actor)
         return outcome
 
     async def resolve_external(self, request: ResolveRequest) -> ResolveOutcome:
@@ -223,11 +323,17 @@ class Engine:
 
     async def wait_head(self, run_id: str, after_seq: int, timeout_s: float) -> int:
         """Returns when a seq beyond `after_seq` is heard of, or at the timeout."""
+        self.hints.watching(run_id)
         return await self.loop.heads.wait(run_id, after_seq, timeout_s)
 
     async def wait_stopped(self, run_id: str, after_seq: int, timeout_s: float) -> None:
         """Returns when the run is heard to have ended or to be parked beyond `after_seq`, or at the timeout."""
+        self.hints.watching(run_id)
         await self.loop.heads.wait_stopped(run_id, after_seq, timeout_s)
+
+    def expected_duration(self, namespace: str, name: str) -> float | None:
+        """Median seconds of the latest successful attempts of a name; None when there is no history."""
+        return self.durations.median(namespace, name)
 
     def connected(self) -> Sequence[ConnectedExecutor]:
         """Executors whose session this replica holds."""
@@ -249,81 +355,8 @@ class Engine:
             if attempt.run_id == run_id
         ]
 
-    # -- for the executors' servicer ---------------------------------------------------------------------------
-
-    def journaled(self, session: Session, events: Sequence[pb.JournaledEvent]) -> None:
-        """Takes the rows that an executor has committed for attempts that it was given; others are left to the poll."""
-        by_run: dict[str, list[Event]] = {}
-        actor = f"executor/{session.executor_id}"
-        for row in events:
-            if not session.was_given((row.effect_id, row.attempt), row.run_id):
-                continue
-            event = event_of_notice(row, actor)
-            by_run.setdefault(row.run_id, []).append(event)
-            self._note_settled(session, row, event)
-        for run_id, heard in by_run.items():
-            self.loop.hear(run_id, heard)
-
-    def rejected(self, session: Session, rejected: Sequence[pb.RejectedAttempt]) -> None:
-        """Queues again what an executor refused before starting it; the stream does not wait for that."""
-        for item in rejected:
-            ref = (item.ref.effect_id, item.ref.attempt)
-            held = session.held.get(ref)
-            if held is None:
-                continue
-            if item.reason == pb.RejectedAttempt.REASON_DUPLICATE:
-                held.duplicate = True  # it has started; if its report lacks it too, reconciliation takes it as lost
-                continue
-            session.release(ref)
-            epoch = self.shards.epoch_of(held.run_id)
-            if epoch is not None:
-                self._spawn(self._lose_rejected(_never_started(held.run_id, epoch, item, self.loop.actor)), "rejected")
-
-    async def _lose_rejected(self, lost: LostAttempt) -> None:
-        """An executor that keeps refusing is asked less and less often."""
-        count = self._rejections.get(lost.effect_id, 0)
-        self._rejections[lost.effect_id] = count + 1
-        self._rejections.move_to_end(lost.effect_id)
-        if len(self._rejections) > _REJECTIONS_MAX:
-            self._rejections.popitem(last=False)
-        try:
-            await self._lose(dataclasses.replace(lost, pause_s=min(5.0, 0.05 * 2**count) if count else 0.0))
-        except JournalUnavailable as error:
-            log.warning("a refused attempt is left to reconciliation: %s", error)
-
-    def seen(self, session: Session) -> None:
-        """Has it noted in the journal that an executor is there; its stream does not wait for that."""
-        if not session.noting:
-            session.noting = True
-            self._spawn(self._note_seen(session), "seen")
-
-    async def _note_seen(self, session: Session) -> None:
-        state = "DRAINING" if session.draining else "CONNECTED"
-        try:
-            await self._journal.executors_seen([ExecutorSeen(session.executor_id, session.session_no, state)])
-        except JournalUnavailable as error:
-            log.warning("a heartbeat of executor %s is not noted: %s", session.executor_id, error)
-        finally:
-            session.noting = False
-
-    def _note_settled(self, session: Session, row: pb.JournaledEvent, event: Event) -> None:
-        ref = (row.effect_id, row.attempt)
-        held = session.held.get(ref)
-        if held is not None and event.data.get("state") == "EFFECT_STATE_SUCCEEDED":
-            self.durations.note(session.namespace, held.name, seconds(event.data.get("elapsed")) or 0.0)
-        if row.frees_slot and session.release(ref):
-            self.dispatcher.freed(session)
-        if event.type in SETTLING_TYPES:
-            self.dispatcher.settled(row.effect_id)
-        elif event.type in ("EFFECT_ATTEMPT_FAILED", "EFFECT_PARKED"):
-            when = event.data.get("next_attempt_at") or event.data.get("until")
-            if when:
-                self.dispatcher.wake_at(datetime.fromisoformat(when.replace("Z", "+00:00")).timestamp())
-
-    def _observe_settled(self, run: RunState, event: Event) -> None:
-        """Settlements that no executor tells of leave room in their groups too."""
-        if event.type in SETTLING_TYPES:
-            self.dispatcher.settled(event.effect_id)
+    def _epoch_of(self, run_id: str) -> int | None:
+        return self.shards.epoch_of(run_id)
 
     def _forgotten(self, run_id: str) -> None:
         """A run has ended or has another owner."""
@@ -335,14 +368,6 @@ class Engine:
         """A claim of this replica has dispatched an attempt: its run hears of it at once."""
         event = event_of_claim(attempt, self.loop.actor)
         self.loop.hear(attempt.run_id, [event])
-
-    async def _lose(self, item: LostAttempt) -> None:
-        outcome = await self._journal.attempts_lost(item)
-        if outcome.outcome == "ok":
-            self.loop.hear_rows(item.run_id, outcome.extra, outcome.recorded_at, item.actor)
-            self.dispatcher.wake_at(time.time() + item.pause_s)
-        else:
-            log.info("attempt %d of %s is not lost: %s", item.attempt, item.effect_id, outcome.outcome)
 
 
 def _connected(session: Session) -> ConnectedExecutor:
@@ -364,17 +389,4 @@ def _connected(session: Session) -> ConnectedExecutor:
         capabilities=session.capabilities,
         labels=session.labels,
         draining=session.draining,
-    )
-
-
-def _never_started(run_id: str, epoch: int, item: pb.RejectedAttempt, actor: str) -> LostAttempt:
-    return LostAttempt(
-        run_id=run_id,
-        epoch=epoch,
-        effect_id=item.ref.effect_id,
-        attempt=item.ref.attempt,
-        never_started=True,
-        reason="EFFECT_REASON_REJECTED",
-        message=item.message or pb.RejectedAttempt.Reason.Name(item.reason),
-        actor=actor,
     )

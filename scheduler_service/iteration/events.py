@@ -75,8 +75,8 @@ def error_of(result: Blocked | BaseException) -> dict[str, Any]:
     """The RunError of a step that blocked or raised outside process code."""
     if isinstance(result, Blocked):
         message = (
-            f"a step of process code ran for {result.seconds:.1f} s without waiting: move long computation and "
-            "blocking calls into a @bb.function effect"
+            f"{result.line}: a step of process code ran for {result.seconds:.1f} s without waiting, and holds up all "
+            "runs of its scheduler; move long computation and blocking calls into a @bb.function"
         )
         return {"kind": "BLOCKED", "message": message, "traceback": result.stack[-16_000:]}
     return parked_error(result)

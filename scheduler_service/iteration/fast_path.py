@@ -5,8 +5,8 @@ What gets no slot, or loses it to a fence, waits in the queue and is the dispatc
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import orjson
 
@@ -15,8 +15,20 @@ from scheduler_service.dispatch.queue import Dispatcher
 from scheduler_service.dispatch.sessions import Held, Reservation, Sessions
 from scheduler_service.dispatch.work import POOLS, harness_of
 from scheduler_service.iteration.rows import timestamp, work_of
-from scheduler_service.iteration.runs import RunState
 from scheduler_service.replay.events import Event
+
+
+class Asker(Protocol):
+    """The run that asks for effects."""
+
+    @property
+    def run_id(self) -> str:
+        """Its id."""
+
+    @property
+    def namespace(self) -> str:
+        """Its namespace."""
+
 
 Rows = Sequence[Mapping[str, Any]]
 #: Slots taken for an append, by effect id.
@@ -29,8 +41,10 @@ class FastPath:
     def __init__(self, sessions: Sessions, dispatcher: Dispatcher) -> None:
         self._sessions = sessions
         self._dispatcher = dispatcher
+        #: Set by the engine: hears of a cancel for an executor that is not connected here.
+        self.on_cancel_elsewhere: Callable[[str], None] = lambda executor_id: None
 
-    def reserve(self, run: RunState, rows: Sequence[dict[str, Any]]) -> Reservations:
+    def reserve(self, run: Asker, rows: Sequence[dict[str, Any]]) -> Reservations:
         """Takes a slot for each request that can have one, and notes the dispatch in its row."""
         reservations: Reservations = {}
         for row in rows:
@@ -48,15 +62,19 @@ class FastPath:
         for reservation in reservations.values():
             self._dispatcher.give_back(reservation)
 
-    def send(self, run: RunState, rows: Rows, reservations: Reservations, events: Sequence[Event]) -> None:
+    def send(self, run: Asker, rows: Rows, reservations: Reservations, events: Sequence[Event]) -> None:
         """Sends committed dispatches; requests that were queued instead go to the dispatcher."""
         dispatched = {event.effect_id for event in events if event.type == "EFFECT_DISPATCHED"}
+        reused = {event.effect_id for event in events if event.type == "EFFECT_REUSED"}
         for row in rows:
             x = row.get("x")
-            if x is None or x["kind"] not in POOLS:
+            if x is None or x["kind"] not in POOLS or row["effect_id"] in reused:
                 continue
             reservation = reservations.pop(row["effect_id"], None)
             if reservation is not None and row["effect_id"] in dispatched:
+                if reservation.late:
+                    self._dispatcher.give_back(reservation)
+                    continue  # reconciliation finds it
                 if x["group_id"] is not None:
                     self._dispatcher.in_group(row["effect_id"])
                 self._start(run, row, reservation)
@@ -69,10 +87,11 @@ class FastPath:
             self._dispatcher.queued(row["effect_id"], work, grouped=grouped, not_before=not_before)
 
     def send_cancels(self, run_id: str, cancels: Rows) -> None:
-        """Sends committed cancels to the executors that are connected here; the poll finds the others."""
+        """Sends committed cancels to the executors that are connected here; other replicas are told."""
         for cancel in cancels:
             session = self._sessions.get(cancel["executor_id"])
             if session is None:
+                self.on_cancel_elsewhere(cancel["executor_id"])
                 continue
             session.send_cancel(
                 pb.CancelAttempt(
@@ -83,7 +102,7 @@ class FastPath:
                 )
             )
 
-    def _start(self, run: RunState, row: Mapping[str, Any], reservation: Reservation) -> None:
+    def _start(self, run: Asker, row: Mapping[str, Any], reservation: Reservation) -> None:
         work = reservation.work
         start = pb.StartAttempt(
             run_id=run.run_id,

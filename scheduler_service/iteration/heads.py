@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Callable
 
 #: Runs whose head is remembered; the oldest is forgotten, and then reads as 0 (ask the journal).
 HEADS_MAX = 50_000
@@ -15,6 +16,8 @@ class Heads:
         self._stops: OrderedDict[str, int] = OrderedDict()
         self._waiters: dict[str, set[asyncio.Future[None]]] = {}
         self._stop_waiters: dict[str, set[asyncio.Future[None]]] = {}
+        #: Set by the engine: tells the other replicas of a run that has moved on, or stopped.
+        self.on_news: Callable[[str, bool], None] = lambda run_id, stopped: None
 
     def get(self, run_id: str) -> int:
         """Newest seq heard of, 0 when none."""
@@ -29,6 +32,15 @@ class Heads:
         if len(self._heads) > HEADS_MAX:
             self._heads.popitem(last=False)
         _wake(self._waiters, run_id)
+        self.on_news(run_id, False)
+
+    def forget(self) -> None:
+        """What was heard of may be gone: whoever waits looks again."""
+        self._heads.clear()
+        self._stops.clear()
+        for waiters in (self._waiters, self._stop_waiters):
+            for run_id in list(waiters):
+                _wake(waiters, run_id)
 
     def stopped(self, run_id: str, seq: int) -> None:
         """Notes that the run has ended or is parked, at `seq`."""
@@ -37,6 +49,7 @@ class Heads:
         if len(self._stops) > HEADS_MAX:
             self._stops.popitem(last=False)
         _wake(self._stop_waiters, run_id)
+        self.on_news(run_id, True)
 
     async def wait_stopped(self, run_id: str, after_seq: int, timeout_s: float) -> None:
         """Returns as soon as a stop beyond `after_seq` is heard of, or after the timeout."""

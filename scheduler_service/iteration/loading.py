@@ -12,6 +12,7 @@ from typing import Any
 
 from scheduler_service.authoring.definitions import AnyProcess
 from scheduler_service.iteration.call_checks import CallChecks
+from scheduler_service.iteration.closing import ends_by_owner
 from scheduler_service.iteration.events import error_of
 from scheduler_service.iteration.hush import hush
 from scheduler_service.iteration.loop import Loop
@@ -19,6 +20,7 @@ from scheduler_service.iteration.parking import parking_seq
 from scheduler_service.iteration.runs import IN_FLIGHT, Phase, RunState
 from scheduler_service.iteration.worker import Blocked
 from scheduler_service.journal import JournalError
+from scheduler_service.journal.payloads import BlobsUnreadable, large_bytes, loaded
 from scheduler_service.replay import Command, Event, Execution, Recorded
 from scheduler_service.replay.events import TERMINAL_TYPES
 
@@ -54,9 +56,12 @@ class Loader:
         first = run.inbox.get(1)
         if run.fed == 0 and run.head == 1 and first is not None:
             run.inbox.clear()
-            self._replay(run, [first], fresh=True)
+            if run.client:
+                self._follow(run, [first])
+            else:
+                self._replay(run, [first], fresh=True)
         else:
-            self._loop.spawn_for(run, self._load(run), "load")
+            self._loop.spawn_for(run, partial(self._load, run), "load")
 
     async def _load(self, run: RunState) -> None:
         """Suspects are replayed one at a time: a replica's death must not count against those that were beside it."""
@@ -81,17 +86,34 @@ class Loader:
                 return
         if run.phase is not Phase.LOADING:
             return  # lost meanwhile
-        if strikes is None or events[-1].type in TERMINAL_TYPES:
+        if not events or strikes is None or events[-1].type in TERMINAL_TYPES:
             self._loop.forget(run)
         elif run.forced or _is_forced(events):
             self._end(run, events)
         elif parked_at := parking_seq(events):
             run.fed = events[-1].seq
             self._loop.parking.park(run, parked_at)
+        elif run.client:
+            self._follow(run, events)
         elif strikes > STRIKES_MAX:
             self._loop.park(run, _STRIKES, cause=0)
         else:
-            self._replay(run, events, fresh=False)
+            await self._replay_whole(run, events)
+
+    async def _replay_whole(self, run: RunState, events: Sequence[Event]) -> None:
+        """Replays with the large values in their places."""
+        try:
+            async with self._turn:
+                whole = await loaded(run.run_id, events, self._loop.journal.blobs)
+        except BlobsUnreadable as error:
+            self._loop.park(run, _unreadable(error), cause=0)
+        except JournalError as error:
+            log.warning("large values of run %s cannot be read, trying again: %s", run.run_id, error)
+            self._loop.reload(run)
+        else:
+            if run.phase is Phase.LOADING:
+                run.large_bytes = large_bytes(events)
+                self._replay(run, whole, fresh=False)
 
     async def _strike(self, run: RunState, events: Sequence[Event]) -> int | None:
         """Strikes, raised once for all tries of this replica; None when the run is not ours. 0: no code will run."""
@@ -113,6 +135,41 @@ class Loader:
             self._loop.observe(run, event)
         if not _is_forced(events):
             self._close(run)
+
+    def _follow(self, run: RunState, events: Sequence[Event]) -> None:
+        """A client-driven run has no code to replay: its owner looks at its events, and goes on looking."""
+        run.followed = True
+        run.fed = events[-1].seq
+        run.head = max(run.head, run.fed)
+        run.failures = 0
+        run.phase = Phase.IDLE
+        for event in events:
+            self._loop.observe(run, event)
+        self._loop.kick(run)
+
+    def fill(self, run: RunState, events: Sequence[Event]) -> None:
+        """Has the large values of events read, and the events fed after that."""
+        run.phase = Phase.LOADING
+        self._loop.spawn_for(run, partial(self._fill, run, events), "fill")
+
+    async def _fill(self, run: RunState, events: Sequence[Event]) -> None:
+        try:
+            whole = await loaded(run.run_id, events, self._loop.journal.blobs, before=run.large_bytes)
+        except BlobsUnreadable as error:
+            self._loop.drop_coroutine(run)
+            self._loop.park(run, _unreadable(error), cause=run.fed)
+            return
+        except JournalError as error:
+            log.warning("large values of run %s cannot be read, it will be replayed: %s", run.run_id, error)
+            self._loop.reload(run)
+            return
+        if run.phase is not Phase.LOADING:
+            return  # lost meanwhile
+        run.large_bytes += large_bytes(events)
+        for event in whole:
+            run.hear(event)
+        run.phase = Phase.IDLE
+        self._loop.kick(run)
 
     async def _read(self, run: RunState) -> list[Event]:
         events: list[Event] = []
@@ -148,6 +205,10 @@ class Loader:
             return
         execution, commands = result
         self._replayed_to(run, execution, last)
+        unwritten = {command.data["ordinal"] for command in commands if command.type == "TIMER_SET"}
+        for ordinal, due in execution.timers.items():
+            if ordinal not in unwritten:  # those are set once they are committed: none fires before it is
+                self._loop.timers.set(run.run_id, ordinal, due)
         for event in events:
             self._loop.observe(run, event)
         if commands or fresh:
@@ -160,8 +221,6 @@ class Loader:
         run.fed = last
         run.head = max(run.head, last)
         run.inbox = {seq: event for seq, event in run.inbox.items() if seq > last}
-        for ordinal, due in execution.timers.items():
-            self._loop.timers.set(run.run_id, ordinal, due)
 
 
 def _replay(
@@ -182,7 +241,11 @@ def _replay(
 
 
 def _is_forced(events: Sequence[Event]) -> bool:
-    return any(event.type == "RUN_CLOSING" and event.cause == 0 for event in events)
+    return any(ends_by_owner(event) for event in events)
+
+
+def _unreadable(error: BlobsUnreadable) -> dict[str, Any]:
+    return {"kind": error.kind, "message": str(error)}
 
 
 _STRIKES: dict[str, Any] = {

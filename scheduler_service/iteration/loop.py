@@ -8,23 +8,26 @@ ahead of the journal.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any
 
+from scheduler_service import failpoints
 from scheduler_service.dispatch.queue import Dispatcher
 from scheduler_service.dispatch.sessions import Reservation, Sessions
 from scheduler_service.iteration.call_checks import CallChecks
 from scheduler_service.iteration.events import error_of, event_of_row
 from scheduler_service.iteration.fast_path import FastPath
+from scheduler_service.iteration.gaps import GAP_PAGE, Gaps
 from scheduler_service.iteration.heads import Heads
 from scheduler_service.iteration.parking import PARKING, STOPPING, Parking, parking_seq
 from scheduler_service.iteration.rows import row_of, timestamp
 from scheduler_service.iteration.runs import Phase, Runs, RunState
 from scheduler_service.iteration.timers import Timers
-from scheduler_service.iteration.worker import Blocked, IterationThreads
-from scheduler_service.journal import Append, AppendOutcome, Journal, JournalRefused, JournalUnavailable
+from scheduler_service.iteration.worker import Blocked, IterationThreads, log_failure
+from scheduler_service.journal import Append, AppendOutcome, Journal, JournalRefused, JournalUnavailable, shard_of
+from scheduler_service.journal.payloads import is_loaded
 from scheduler_service.replay.events import TERMINAL_TYPES, Command, Event
 from scheduler_service.replay.execution import Execution
 
@@ -32,9 +35,6 @@ log = logging.getLogger(__name__)
 
 #: Events fed to a run before its commands are appended: bounds a commit, and keeps runs taking turns.
 EVENTS_PER_ITERATION = 256
-#: How long a notice that was overtaken may take before the gap is read from the journal.
-_GAP_SECONDS = 0.01
-_GAP_PAGE = 1000
 
 
 class Loop:
@@ -60,12 +60,21 @@ class Loop:
         self.runs = Runs()
         self.heads = Heads()
         self.parking = Parking(self)
+        self.gaps = Gaps(self)
         self.timers = Timers(self._fire, self._waits_for)
         #: Set by the engine: how a run gets its coroutine, and what happens to events that need no process.
         self.load: Callable[[RunState], None] = lambda run: None
+        self.fill: Callable[[RunState, Sequence[Event]], None] = lambda run, events: None
         self.observers: Sequence[Callable[[RunState, Event], None]] = ()
         self.observe_parked: Callable[[RunState, Event], None] = lambda run, event: None
         self.on_forget: Callable[[str], None] = lambda run_id: None
+        #: Set by the engine: what an append needs besides its rows, and what it did besides appending them.
+        self.prepare: Callable[[str, Sequence[dict[str, Any]]], None] = lambda run_id, rows: None
+        self.committed: Callable[[Mapping[str, Any], datetime, str], None] = lambda detail, at, actor: None
+        #: Shards that are being given back: nothing new is begun for their runs.
+        self.leaving: set[int] = set()
+        #: Set by the engine: looks for a run of ours that may be there.
+        self.read_again: Callable[[str], None] = lambda run_id: None
 
     # -- hearing -----------------------------------------------------------------------------------------------
 
@@ -116,12 +125,12 @@ class Loop:
 
     def kick(self, run: RunState) -> None:
         """Begins an iteration if the run is idle and there is something to do."""
-        if run.phase is not Phase.IDLE:
+        if run.phase is not Phase.IDLE or (self.leaving and shard_of(run.run_id) in self.leaving):
             return
         if run.owner_rows:
             rows, run.owner_rows = run.owner_rows, []
             self.begin_append(run, rows, {})
-        elif run.execution is None and not run.forced:
+        elif run.execution is None and not run.forced and not run.followed:
             if run.head > run.fed:
                 self.load(run)
         else:
@@ -130,16 +139,22 @@ class Loop:
     def _feed_next(self, run: RunState) -> None:
         events = run.next_events(EVENTS_PER_ITERATION)
         if not events:
-            self.fill_gap(run)
+            self.gaps.fill(run)
             return
-        if run.execution is None:
+        if run.forced:
             self._observe(run, events)
+            return
+        if run.execution is not None and not is_loaded(events):
+            self.fill(run, events)
             return
         parked_at = parking_seq(events)
         if parked_at:
             for event in events:
                 run.hear(event)
             self.parking.park(run, parked_at)
+            return
+        if run.execution is None:
+            self._observe(run, events)
             return
         run.phase = Phase.STEPPING
         run.used = time.monotonic()
@@ -175,10 +190,12 @@ class Loop:
         self.append_commands(run, commands)
 
     def _observe(self, run: RunState, events: Sequence[Event]) -> None:
-        """Events of a run that ends without its process."""
+        """Events of a run that no process takes: it is client-driven, or ends without its process."""
         for event in events:
             run.fed = event.seq
             self.observe(run, event)
+        if any(event.type in TERMINAL_TYPES for event in events):  # by its client, on whichever replica
+            self.forget(run)
         self.kick(run)
 
     # -- appending ---------------------------------------------------------------------------------------------
@@ -190,21 +207,24 @@ class Loop:
             self.kick(run)
             return
         rows = [row_of(command) for command in commands]
+        self.prepare(run.run_id, rows)
         parks = any(row["type"] in PARKING for row in rows)  # then nothing is dispatched, not even what came before
         self.begin_append(run, rows, {} if parks else self.fast_path.reserve(run, rows))
 
     def begin_append(self, run: RunState, rows: list[dict[str, Any]], reservations: dict[str, Reservation]) -> None:
-        """Appends rows as the run's next iteration."""
+        """Appends rows as the run's next iteration; nothing when it was let go of meanwhile."""
+        if run.phase is Phase.GONE:
+            return
         run.phase = Phase.APPENDING
-        self.spawn_for(run, self._append(run, rows, reservations), "append")
+        self.spawn_for(run, partial(self._append, run, rows, reservations), "append")
 
-    def spawn_for(self, run: RunState, coroutine: Coroutine[Any, Any, None], name: str) -> None:
-        """Runs a coroutine about one run; whatever goes wrong in it, the run is replayed and not left lying."""
-        self.spawn(self._guarded(run, coroutine, name), name)
+    def spawn_for(self, run: RunState, work: Callable[[], Awaitable[None]], name: str) -> None:
+        """Awaits work about one run; whatever goes wrong in it, the run is replayed and not left lying."""
+        self.spawn(self._guarded(run, work, name), name)
 
-    async def _guarded(self, run: RunState, coroutine: Coroutine[Any, Any, None], name: str) -> None:
+    async def _guarded(self, run: RunState, work: Callable[[], Awaitable[None]], name: str) -> None:
         try:
-            await coroutine
+            await work()
         except Exception:
             log.exception("%s of run %s went wrong, it will be replayed", name, run.run_id)
             self.reload(run)
@@ -233,6 +253,7 @@ class Loop:
         except JournalUnavailable as error:
             log.warning("append to run %s is in doubt, it will be replayed: %s", run.run_id, error)
             self.fast_path.give_back(reservations)
+            self._look_for_created(rows)
             self.reload(run)
             return
         except JournalRefused as error:
@@ -264,8 +285,9 @@ class Loop:
         run.struck = False
         run.strikes = 0
         if outcome.outcome == "already":  # the answer to our own commit was lost: read what it wrote
+            self._look_for_created(rows)
             try:
-                events = await self.journal.read_events(run.run_id, run.fed, _GAP_PAGE)
+                events = await self.journal.read_events(run.run_id, run.fed, GAP_PAGE)
             except JournalUnavailable as error:
                 log.warning("what was appended to run %s cannot be read, it will be replayed: %s", run.run_id, error)
                 self.fast_path.give_back(reservations)  # starts that are not sent are found by reconciliation
@@ -276,8 +298,10 @@ class Loop:
                 event_of_row(row, outcome.first_seq + i, outcome.recorded_at, self.actor) for i, row in enumerate(rows)
             ]
             events += [event_of_row(row, int(row["seq"]), outcome.recorded_at, self.actor) for row in outcome.extra]
+        failpoints.hit("dispatch", "send")
         self.fast_path.send(run, rows, reservations, events)
         self.fast_path.send_cancels(run.run_id, outcome.detail.get("cancels", ()))
+        self.committed(outcome.detail, outcome.recorded_at, self.actor)
         for event in events:
             run.hear(event)
         self._note_rows(run, events)
@@ -285,6 +309,13 @@ class Loop:
         if run.phase is Phase.APPENDING:
             run.phase = Phase.IDLE
         self.kick(run)
+
+    def _look_for_created(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Runs that a commit whose answer was lost may have created carry our epoch: nobody else adopts them."""
+        for row in rows:
+            created = row.get("x", {}).get("child", {}).get("run_id") or row["data"].get("new_run_id")
+            if created:
+                self.read_again(created)
 
     def _note_rows(self, run: RunState, events: Sequence[Event]) -> None:
         """Timers that were set; ends and pauses of the run."""
@@ -318,10 +349,16 @@ class Loop:
         """Evicts the run's coroutine, on the iteration thread: closing it runs `finally` blocks of the author."""
         execution, run.execution = run.execution, None
         if execution is not None:
-            self.threads.submit(execution.evict, _log_failure)
+            self.threads.submit(execution.evict, log_failure)
 
     def forget(self, run: RunState) -> None:
-        """Lets go of a run that ended or has another owner."""
+        """Lets go of a run that ended or has another owner.
+
+        Of one that was let go of before nothing is left here: what is known by its id may be of the run as it was
+        adopted since.
+        """
+        if run.phase is Phase.GONE:
+            return
         self.drop_coroutine(run)
         self.runs.drop(run)
         self.on_forget(run.run_id)
@@ -333,6 +370,7 @@ class Loop:
         self.drop_coroutine(run)
         run.inbox.clear()
         run.fed = 0
+        run.followed = False
         run.failures += 1
         run.phase = Phase.LOADING
         delay = min(5.0, 0.05 * 2 ** min(run.failures, 7))
@@ -342,31 +380,6 @@ class Loop:
         if run.phase is Phase.LOADING and self.runs.get(run.run_id) is run:
             run.phase = Phase.IDLE
             self.load(run)
-
-    def fill_gap(self, run: RunState) -> None:
-        """Has read what lies between what was fed and the head, when something does."""
-        if run.head > run.fed and not run.reading:
-            run.reading = True
-            self.spawn_for(run, self._read_gap(run), "gap")
-
-    async def _read_gap(self, run: RunState) -> None:
-        """Reads what was not heard; the notice that was overtaken gets a moment first."""
-        await asyncio.sleep(_GAP_SECONDS)
-        run.reading = False
-        if run.phase is Phase.PARKED and run.head > run.fed:
-            await self._read_rest(run)
-            return
-        if run.phase is not Phase.IDLE or run.head <= run.fed or run.fed + 1 in run.inbox:
-            self.kick(run)
-            return
-        await self._read_rest(run)
-
-    async def _read_rest(self, run: RunState) -> None:
-        try:
-            events = await self.journal.read_events(run.run_id, run.fed, _GAP_PAGE)
-        except JournalUnavailable:
-            return  # the poll comes back to it
-        self.hear(run.run_id, events)
 
     def _waits_for(self, run_id: str, ordinal: int) -> bool:
         """False when the run surely does not wait for the timer; a run that is being fed cannot be asked."""
@@ -387,10 +400,3 @@ class Loop:
 
 
 _HISTORY_LIMIT = "the run's history has reached its limit: use ctx.continue_as_new in long-lived processes"
-
-
-def _log_failure(result: Any) -> None:
-    if isinstance(result, Blocked):
-        log.error("closing an evicted coroutine blocked:\n%s", result.stack)
-    elif isinstance(result, BaseException):
-        log.error("closing an evicted coroutine failed", exc_info=result)

@@ -1,24 +1,17 @@
 """Effects that no executor runs and nobody outside answers: the run's owner settles them.
 
-Timers as effects settle when they come due. Child runs are not part of this release: they fail at once and say so.
+Timers as effects settle when they come due.
 """
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any
+from typing import Final
 
 from scheduler_service.iteration.loop import Loop
 from scheduler_service.iteration.rows import timestamp
 from scheduler_service.iteration.runs import Phase, RunState
 from scheduler_service.replay.events import SETTLING_TYPES, Event
 
-_NO_CHILD_RUNS = {
-    "state": "EFFECT_STATE_FAILED",
-    "error": {
-        "reason": "EFFECT_REASON_INVALID_WORK",
-        "message": "child runs are not part of this release: call the process's function, or start a run of its own",
-    },
-}
+_SUCCEEDED: Final = {"state": "EFFECT_STATE_SUCCEEDED"}
 
 
 class OwnedEffects:
@@ -37,14 +30,13 @@ class OwnedEffects:
             spec = event.data["spec"]
             if "timer" in spec:
                 due = timestamp(spec["timer"]["fire_at"]).timestamp()
-                self._settle_later(run, event, due - self._loop.timers.now(), {"state": "EFFECT_STATE_SUCCEEDED"})
-            elif "run" in spec:
-                self._settle_later(run, event, 0.0, _NO_CHILD_RUNS)
+                self._settle_later(run, event, due - self._loop.timers.now())
 
-    def _settle_later(self, run: RunState, event: Event, delay: float, data: Mapping[str, Any]) -> None:
+    def _settle_later(self, run: RunState, event: Event, delay: float) -> None:
         if event.effect_id not in self._waiting:
             loop = asyncio.get_running_loop()
-            self._waiting[event.effect_id] = loop.call_later(max(0.0, delay), self._settle, run, event, data)
+            # One millisecond late: a timer must never be seen to settle before its time.
+            self._waiting[event.effect_id] = loop.call_later(max(0.0, delay + 0.001), self._settle, run, event)
             self._of_run.setdefault(run.run_id, set()).add(event.effect_id)
 
     def forget(self, run_id: str) -> None:
@@ -61,7 +53,7 @@ class OwnedEffects:
         if not self._of_run[run_id]:
             del self._of_run[run_id]
 
-    def _settle(self, run: RunState, event: Event, data: Mapping[str, Any]) -> None:
+    def _settle(self, run: RunState, event: Event) -> None:
         """Settles it, unless it has settled meanwhile; a parked run's are looked at again when it is loaded."""
         self._done(run.run_id, event.effect_id)
         if run.phase in (Phase.GONE, Phase.PARKED):
@@ -72,7 +64,7 @@ class OwnedEffects:
                 "cause": 0,
                 "effect_id": event.effect_id,
                 "effect_key": event.effect_key,
-                "data": data,
+                "data": _SUCCEEDED,
             }
         )
         self._loop.kick(run)

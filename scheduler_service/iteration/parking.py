@@ -32,6 +32,8 @@ class Parking:
 
     def park(self, run: RunState, seq: int) -> None:
         """The run is parked by its row `seq`, or was at `seq`: no iteration until a later RUN_RESUMED."""
+        if run.phase is Phase.GONE:
+            return
         self._loop.drop_coroutine(run)
         run.owner_rows.clear()  # timers and deadlines are found again once the run goes on
         run.parked_at = max(run.parked_at, seq)
@@ -49,7 +51,7 @@ class Parking:
                 self._resume(run)
                 return
         if run.phase is Phase.PARKED:
-            self._loop.fill_gap(run)
+            self._loop.gaps.fill(run)
 
     def _resume(self, run: RunState) -> None:
         """Somebody has looked at the run: it is replayed, whatever had gone wrong before."""
@@ -57,6 +59,6 @@ class Parking:
             return  # cancelled while it was parked: its end is under way
         run.inbox.clear()
         run.fed = run.strikes = run.failures = run.parked_at = 0
-        run.struck = False
+        run.struck = run.followed = False
         run.phase = Phase.IDLE
         self._loop.load(run)

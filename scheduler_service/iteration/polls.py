@@ -4,14 +4,18 @@ import asyncio
 import logging
 import random
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from backburner.scheduler.v1 import dispatch_service_pb2 as pb
 from scheduler_service.dispatch.sessions import Sessions
+from scheduler_service.iteration.clients import ClientRuns
 from scheduler_service.iteration.loop import Loop
+from scheduler_service.iteration.losses import Losses
+from scheduler_service.iteration.orders import Orders
 from scheduler_service.iteration.recovery import Shards
 from scheduler_service.iteration.runs import Phase
-from scheduler_service.journal import Append, DeadlineDue, FlaggedAttempt, Journal, JournalUnavailable
+from scheduler_service.journal import Append, DeadlineDue, FlaggedAttempt, Journal, JournalUnavailable, shard_of
 from scheduler_service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -27,7 +31,21 @@ _MESSAGES = {
 class Polls:
     """One task that looks at everything twice a second or so."""
 
-    def __init__(self, journal: Journal, loop: Loop, sessions: Sessions, shards: Shards, settings: Settings) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        loop: Loop,
+        sessions: Sessions,
+        shards: Shards,
+        *,
+        clients: ClientRuns,
+        orders: Orders,
+        losses: Losses,
+        settings: Settings,
+    ) -> None:
+        self._clients = clients
+        self._orders = orders
+        self._losses = losses
         self._journal = journal
         self._loop = loop
         self._sessions = sessions
@@ -43,23 +61,24 @@ class Polls:
                 await self._turn()
             except JournalUnavailable as error:
                 log.warning("the journal cannot be polled: %s", error)
+                self._clients.be_patient()
 
     async def read_clock(self) -> None:
-        """Measures how far the database's clock is from ours."""
-        before = time.time()
+        """Measures how far the database's clock is from ours: late rather than early, by the way of the answer."""
         now = await self._journal.now()
-        after = time.time()
-        self._loop.timers.offset_s = now.timestamp() - (before + after) / 2
+        self._loop.timers.offset_s = now.timestamp() - time.time()
         self._clock_read = time.monotonic()
 
     async def _turn(self) -> None:
         if time.monotonic() - self._clock_read > _CLOCK_SECONDS:
             await self.read_clock()
         await self._heads()
-        for flagged in await self._journal.flagged_attempts([session.executor_id for session in self._sessions]):
-            self._cancel(flagged)
+        await self.deliver_cancels([session.executor_id for session in self._sessions])
         for due in await self._journal.deadlines_due(sorted(self._shards.epochs)):
             await self._time_out(due)
+        await self._orders.turn()
+        await self._losses.turn()
+        await self._clients.halt_idle(dict(self._shards.epochs), shard_of)
         self._evict()
         self._drop_silent()
 
@@ -69,6 +88,12 @@ class Polls:
             heads = await self._journal.heads(waiting[start : start + _HEADS_PER_POLL])
             for run_id, seq in heads.items():
                 self._loop.hear_head(run_id, seq)
+
+    async def deliver_cancels(self, executor_ids: Sequence[str]) -> None:
+        """Sends what is flagged to those of these executors that are connected here."""
+        mine = [name for name in executor_ids if self._sessions.get(name) is not None]
+        for flagged in await self._journal.flagged_attempts(mine):
+            self._cancel(flagged)
 
     def _cancel(self, flagged: FlaggedAttempt) -> None:
         session = self._sessions.get(flagged.executor_id)
@@ -85,7 +110,7 @@ class Polls:
 
     async def _time_out(self, due: DeadlineDue) -> None:
         """Settles an effect that nobody runs and whose time is over."""
-        row = _timed_out(due)
+        row = _time_over(due)
         run = self._loop.runs.get(due.run_id)
         if run is None and not due.open and due.epoch == self._shards.epoch_of(due.run_id):
             await self._time_out_detached(due, row)
@@ -123,13 +148,22 @@ class Polls:
             session.close("no frames")
 
 
-def _timed_out(due: DeadlineDue) -> dict[str, Any]:
+def _outcome(due: DeadlineDue) -> tuple[str, dict[str, Any]]:
+    if not due.reason:
+        return "EFFECT_RESOLVED", {"state": "EFFECT_STATE_SUCCEEDED"}
     error = {"reason": f"EFFECT_REASON_{due.reason}", "message": _MESSAGES[due.reason]}
+    if due.kind == "RUN":  # it is asked to end, and its end settles the effect
+        return "EFFECT_CANCEL_REQUESTED", error
+    return "EFFECT_RESOLVED", {"state": "EFFECT_STATE_TIMED_OUT", "error": error}
+
+
+def _time_over(due: DeadlineDue) -> dict[str, Any]:
+    type_, data = _outcome(due)
     return {
-        "type": "EFFECT_RESOLVED",
+        "type": type_,
         "cause": 0,
         "effect_id": due.effect_id,
         "effect_key": due.effect_key,
         "attempt": due.attempt,
-        "data": {"state": "EFFECT_STATE_TIMED_OUT", "error": error},
+        "data": data,
     }

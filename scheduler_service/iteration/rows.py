@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from scheduler_service.dispatch.work import POOLS, Work, harness_of
+from scheduler_service.journal.payloads import stored
 from scheduler_service.replay.events import Command
 
 _DEFAULT_MAX_INTERVAL_SECONDS = 300.0
@@ -25,6 +26,9 @@ def row_of(command: Command) -> dict[str, Any]:
         row["effect_key"] = command.effect_key
     if command.type == "EFFECT_REQUESTED":
         row["x"] = projection(command.data["spec"])
+    elif command.type in ("RUN_CLOSING", "RUN_COMPLETED") and "result" in command.data:
+        payload, row["blob_text"] = stored(command.data["result"])
+        row["data"] = {**command.data, "result": payload}
     return row
 
 
@@ -33,6 +37,9 @@ def projection(spec: Mapping[str, Any]) -> dict[str, Any]:
     kind, work = _kind_and_work(spec)
     timeouts, retry = spec.get("timeouts", {}), spec.get("retry", {})
     group = spec.get("group", {})
+    total = seconds(timeouts.get("total"))
+    if not POOLS.get(kind):  # it begins with its request, so all bounds in time are one
+        total = min((t for t in (total, seconds(timeouts.get("start_to_close"))) if t is not None), default=None)
     capabilities = _capabilities(kind, work, spec.get("fallbacks", ()))
     return {
         "kind": kind,
@@ -44,9 +51,10 @@ def projection(spec: Mapping[str, Any]) -> dict[str, Any]:
         "priority": spec.get("priority", 0),
         "group_id": group.get("id"),
         "group_max": _group_max(group),
-        "not_before": spec.get("sleep_until"),
+        "group_strategy": group.get("strategy", "GROUP_STRATEGY_CONCURRENT").removeprefix("GROUP_STRATEGY_"),
+        "not_before": work["fire_at"] if kind == "TIMER" else spec.get("sleep_until"),
         "queue_timeout_s": seconds(timeouts.get("schedule_to_start")),
-        "total_timeout_s": seconds(timeouts.get("total")),
+        "total_timeout_s": total,
         "max_attempts": max(1, retry.get("max_attempts", 1)),
         "initial_s": _seconds_or(retry.get("initial"), 1.0),
         "backoff": retry.get("backoff", 2.0),
@@ -56,6 +64,7 @@ def projection(spec: Mapping[str, Any]) -> dict[str, Any]:
         "labels": spec.get("labels", {}),
         "executor_labels": spec.get("executor_labels", {}),
         "poll_interval_s": _seconds_or(spec.get("poll_interval"), _DEFAULT_POLL_SECONDS),
+        "continues_on": spec.get("continue_session", {}).get("executor_id", ""),
         "dispatch": None,
     }
 
@@ -72,6 +81,7 @@ def work_of(x: Mapping[str, Any], namespace: str) -> Work:
         total_timeout_s=x["total_timeout_s"],
         sleeps=x["not_before"] is not None,
         namespace=namespace,
+        continues_on=x["continues_on"],
     )
 
 

@@ -48,8 +48,14 @@ class RunState:
     inbox: dict[int, Event] = field(default_factory=dict)
     #: Rows of the owner that no process code asked for: fired timers, missed deadlines.
     owner_rows: list[dict[str, Any]] = field(default_factory=list)
+    #: Bytes of large values, as JSON, that its coroutine was given: at most what a replay could load at once.
+    large_bytes: int = 0
     #: When the coroutine was last used.
     used: float = field(default_factory=time.monotonic)
+    #: True for a client-driven run: it has no process, its events are only observed.
+    client: bool = False
+    #: True once the whole journal of such a run was read; what comes is observed as it is heard.
+    followed: bool = False
     #: True when the owner ends the run without its process (cleanup took too long, cancelled while parked).
     forced: bool = False
     #: Strikes that it had when it was adopted: replays of it, or beside it, have ended replicas.

@@ -14,10 +14,13 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any
 
+from scheduler_service.recent import Recent
 from scheduler_service.replay.failures import StepBlocked
+from scheduler_service.replay.guards import process_line
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +35,8 @@ class Blocked:
 
     seconds: float
     stack: str
+    #: The innermost line of process code, `file:line`.
+    line: str = "?"
 
 
 @dataclass(slots=True, eq=False)
@@ -43,6 +48,9 @@ class Job:
     #: Told when the job is given up, from another thread: ends what the exception does not reach.
     block: Callable[[str], None]
     given_up: bool = False
+    queued_at: float = field(default_factory=time.monotonic)
+    #: How long it waited for the thread, in seconds.
+    waited: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -65,6 +73,8 @@ class IterationThreads:
         self._results: deque[tuple[Job, Any]] = deque()
         self._posted = False
         self._watch: asyncio.Task[None] | None = None
+        #: How long jobs waited for the thread.
+        self.waits = Recent()
 
     def start(self) -> None:
         """Starts the thread and its watchdog; call it on the event loop."""
@@ -118,6 +128,7 @@ class IterationThreads:
         result: Any
         try:
             state.job, state.step_started = job, time.monotonic()
+            job.waited = state.step_started - job.queued_at
             result = job.work()
         except StepBlocked:
             return  # the watchdog has answered for this job, and this thread has been replaced
@@ -139,6 +150,7 @@ class IterationThreads:
         while self._results:
             job, result = self._results.popleft()
             if not job.given_up:
+                self.waits.note(job.waited)
                 job.done(result)
 
     async def _watchdog(self) -> None:
@@ -155,25 +167,33 @@ class IterationThreads:
         took = time.monotonic() - started - credit
         if job is None or took <= self._step_seconds_max:
             return
-        stack = _stack_of(state.thread)
+        frame = sys._current_frames().get(state.thread.ident or 0) if state.thread is not None else None
+        stack, line = _stack_of(frame), process_line(frame) if frame is not None else "?"
         if state.job is not job or state.step_started != started:
             return  # the step ended while we looked
-        self._give_up(state, job, took, stack)
+        self._give_up(state, job, Blocked(took, stack, line))
 
-    def _give_up(self, state: _Thread, job: Job, took: float, stack: str) -> None:
+    def _give_up(self, state: _Thread, job: Job, blocked: Blocked) -> None:
         job.given_up = True
         state.replaced = True
         self._stuck.append(state)
-        log.error("a step of process code blocked for %.1f s; it is given up\n%s", took, stack)
-        job.block(stack)
+        log.error("a step of process code blocked for %.1f s; it is given up\n%s", blocked.seconds, blocked.stack)
+        job.block(blocked.stack)
         if state.thread is not None and state.thread.ident is not None:
             ctypes.pythonapi.PyThreadState_SetAsyncExc(
                 ctypes.c_ulong(state.thread.ident), ctypes.py_object(StepBlocked)
             )
         self._spawn()
-        job.done(Blocked(took, stack))
+        job.done(blocked)
 
 
-def _stack_of(thread: threading.Thread | None) -> str:
-    frame = sys._current_frames().get(thread.ident or 0) if thread is not None else None
+def _stack_of(frame: FrameType | None) -> str:
     return "".join(traceback.format_stack(frame)[-20:]) if frame is not None else "(no stack)"
+
+
+def log_failure(result: Any) -> None:
+    """Logs what went wrong when an evicted coroutine was closed."""
+    if isinstance(result, Blocked):
+        log.error("closing an evicted coroutine blocked:\n%s", result.stack)
+    elif isinstance(result, BaseException):
+        log.error("closing an evicted coroutine failed", exc_info=result)

@@ -6,138 +6,22 @@ snapshot of a run is one transaction for the same reason. Nothing here writes.
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import psycopg
 from psycopg import IsolationLevel
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
+from scheduler_service.journal.client_views import EffectView, ExecutorView, OpenWork, Page, RunSnapshot, RunView
+from scheduler_service.journal.connecting import Row
+from scheduler_service.journal.operators import AuditEntry, Hold, hold_of
 from scheduler_service.journal.statements import load_statements
 from scheduler_service.replay.events import Event
 
-Row = dict[str, Any]
 V = TypeVar("V")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunView:
-    """A run. `input` and `result` are there only when all is read, `counts` only when one run is."""
-
-    run_id: str
-    namespace: str
-    key: str
-    process: str
-    client_driven: bool
-    state: str
-    labels: Mapping[str, str]
-    parent_run_id: str
-    parent_effect_id: str
-    created_at: datetime
-    updated_at: datetime
-    ended_at: datetime | None
-    cancel_requested_at: datetime | None
-    halt_reason: str
-    report: Mapping[str, Any] | None
-    error: Mapping[str, Any] | None
-    head_seq: int
-    shard: int
-    input: Mapping[str, Any] | None
-    result: Mapping[str, Any] | None
-    cancel_reason: str
-    unobserved_failures: int
-    counts: Mapping[str, int] | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EffectView:
-    """An effect. `spec` and the result in `settled` (data of the settling event) are there only when all is read."""
-
-    effect_id: str
-    run_id: str
-    key: str
-    namespace: str
-    kind: str
-    name: str
-    harness: str
-    pool: str
-    background: bool
-    state: str
-    attempt: int
-    capabilities: Sequence[str]
-    executor_id: str
-    incarnation: str
-    executor_labels: Mapping[str, str]
-    cancel_reason: str
-    requested_seq: int
-    settled_seq: int
-    requested_at: datetime
-    dispatched_at: datetime | None
-    started_at: datetime | None
-    settled_at: datetime | None
-    not_before: datetime | None
-    group_id: str
-    group_max: int | None
-    group_open: int
-    labels: Mapping[str, str]
-    poll_interval_s: float
-    progress: Mapping[str, Any] | None
-    usage: Mapping[str, Any] | None
-    last_activity_at: datetime | None
-    elapsed_s: float | None
-    run_state: str
-    shard: int
-    spec: Mapping[str, Any] | None
-    settled: Mapping[str, Any] | None
-    settled_type: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExecutorView:
-    """An executor as its last session registered it."""
-
-    executor_id: str
-    incarnation: str
-    session_no: int
-    holder: str
-    address: str
-    namespace: str
-    pools: Any
-    capabilities: Sequence[str]
-    labels: Mapping[str, str]
-    version: str
-    state: str
-    connected_at: datetime | None
-    seen_at: datetime | None
-    clock_skew_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Page(Generic[V]):
-    """Some rows of a list; `more` when others follow."""
-
-    rows: Sequence[V]
-    more: bool
-
-
-@dataclass(frozen=True, slots=True)
-class RunSnapshot:
-    """A run and its open effects at one moment: at seq `run.head_seq`."""
-
-    run: RunView
-    effects: Sequence[EffectView]
-
-
-@dataclass(frozen=True, slots=True)
-class OpenWork:
-    """What a list shows of a run that has not ended: some open effects, the next timer, effects by state."""
-
-    effects: Sequence[EffectView]
-    next_timer: datetime | None
-    counts: Mapping[str, int] | None
 
 
 class Connections(Protocol):
@@ -187,8 +71,8 @@ class ClientReads:
     ) -> Page[EffectView]:
         """A page of effects, newest first; shorter than `limit` when `bytes_max` is reached.
 
-        Filters: namespace, effect_id, run_id, keys, states, kinds, harnesses, labels, open_only, before_time,
-        before_id.
+        Filters: namespace, effect_id, run_id, keys, states, kinds, harnesses, labels, open_only, requested_after,
+        requested_before, before_time, before_id.
         """
         parameters = _effect_parameters(filters, limit=limit + 1, bytes_max=bytes_max, full=full)
         return _page([(_effect(row), row["found"]) for row in await self._rows("effects", parameters)], limit)
@@ -223,10 +107,40 @@ class ClientReads:
         rows = await self._rows("timers", {"run_id": run_id})
         return rows[0]["fire_at"] if rows else None
 
-    async def executors(self, *, after: str | None, states: Sequence[str] | None, limit: int) -> Sequence[ExecutorView]:
-        """Executors by name, connected or not."""
-        parameters = {"after": after, "states": None if states is None else list(states), "limit": limit}
+    async def executors(
+        self, *, after: str | None, states: Sequence[str] | None, limit: int, executor_id: str = ""
+    ) -> Sequence[ExecutorView]:
+        """Executors by name, connected or not; or only one."""
+        parameters = {
+            "after": after, "states": None if states is None else list(states), "limit": limit,
+            "executor_id": executor_id or None,
+        }  # fmt: skip
         return [_executor(row) for row in await self._rows("executors", parameters)]
+
+    async def pruned(self, namespace: str, *, run_id: str = "", key: str = "") -> str | None:
+        """Id of the run, by id or key, that retention has removed; None when it has removed none."""
+        rows = await self._rows("pruned", {"namespace": namespace, "run_id": run_id or None, "key": key or None})
+        return str(rows[0]["run_id"]) if rows else None
+
+    async def matching(
+        self, filters: Mapping[str, Any], *, before: str | None, uncancelled: bool, limit: int
+    ) -> tuple[list[str], int]:
+        """Runs for a bulk action, newest first, at most so many; and how many match, these included.
+
+        Filters: namespace, states (at least one), processes, labels. `uncancelled`: none whose cancel was asked for.
+        """
+        wanted = {name: _run_filters(filters)[name] for name in ("namespace", "states", "processes", "labels")}
+        rows = await self._rows("matching", wanted | {"before": before, "uncancelled": uncancelled, "limit": limit})
+        return [str(row["run_id"]) for row in rows], rows[0]["found"] if rows else 0
+
+    async def holds(self) -> Sequence[Hold]:
+        """Holds in force, oldest first."""
+        return [hold_of(row) for row in await self._rows("holds", {})]
+
+    async def audit(self, *, before: int | None, subject: str, limit: int) -> Sequence[AuditEntry]:
+        """What operators did, newest first; of one subject, or with an empty one of all."""
+        parameters = {"before": before, "subject": subject or None, "limit": limit}
+        return [AuditEntry(**row) for row in await self._rows("audit", parameters)]
 
     async def live_shards(self) -> frozenset[int]:
         """Shards that a live replica owns."""
@@ -246,6 +160,17 @@ class ClientReads:
         parameters = {"effect_id": effect_id, "attempt": attempt, "stream": stream}
         size: int = (await self._rows("output_size", parameters))[0]["size"]
         return size
+
+    async def blob_size(self, run_id: str, digest: str) -> int | None:
+        """Bytes of a blob of a run; None when there is none."""
+        rows = await self._rows("blob_size", {"run_id": run_id, "digest": digest})
+        return rows[0]["size"] if rows else None
+
+    async def blob_piece(self, run_id: str, digest: str, offset: int, limit: int) -> bytes:
+        """Bytes of a blob from an offset, at most so many."""
+        parameters = {"run_id": run_id, "digest": digest, "offset": offset, "limit": limit}
+        rows = await self._rows("blob_piece", parameters)
+        return bytes(rows[0]["data"]) if rows else b""
 
     async def _rows(self, name: str, parameters: Mapping[str, Any]) -> list[Row]:
         async with self._connections.connection() as connection:
@@ -306,6 +231,8 @@ def _effect_parameters(
         "run_id": filters.get("run_id") or None,
         "labels": Jsonb(labels) if labels else None,
         "open_only": bool(filters.get("open_only")),
+        "requested_after": filters.get("requested_after"),
+        "requested_before": filters.get("requested_before"),
         "before_time": filters.get("before_time"),
         "before_id": filters.get("before_id"),
         "limit": limit,
@@ -328,11 +255,12 @@ def _run(row: Row) -> RunView:
 
 _RUN_TEXTS: Final = (
     "run_id", "namespace", "key", "process", "state", "parent_run_id", "parent_effect_id", "cancel_reason",
-    "halt_reason",
+    "halt_reason", "previous_run_id", "next_run_id",
 )  # fmt: skip
 _EFFECT_TEXTS: Final = (
     "effect_id", "run_id", "key", "namespace", "kind", "name", "harness", "pool", "state", "executor_id",
     "incarnation", "cancel_reason", "group_id", "run_state", "settled_type",
+    "child_run_id", "child_state",
 )  # fmt: skip
 
 

@@ -5,13 +5,15 @@
 -- One run by id or by key. The event that ended it is the last of its kind up to end_seq.
 SELECT r.run_id, r.namespace, r.key, r.process, r.client_driven, r.state, r.labels, r.parent_run_id,
        r.parent_effect_id, r.created_at, r.ended_at, r.cancel_requested_at, r.cancel_reason, r.halt_reason, r.report, r.error,
-       r.unobserved_failures, h.seq AS head_seq, h.shard, h.recorded_at AS updated_at,
+       r.previous_run_id, r.next_run_id, r.unobserved_failures, h.seq AS head_seq, h.shard, h.recorded_at AS updated_at,
+       coalesce(c.epoch, 0) AS client_epoch, coalesce(c.idle_halt AND r.state = 'HALTED', false) AS client_idle,
        created.data -> 'input' AS input, ended.result,
        (SELECT jsonb_object_agg(s.state, s.n) FROM (
            SELECT e.state, count(*) AS n FROM backburner.effects e WHERE e.run_id = r.run_id GROUP BY e.state
        ) s) AS counts
 FROM backburner.runs r
 JOIN backburner.run_heads h USING (run_id)
+LEFT JOIN backburner.client_runs c USING (run_id)
 LEFT JOIN backburner.journal created ON %(full)s AND created.run_id = r.run_id AND created.seq = 1
 LEFT JOIN LATERAL (
     SELECT j.data -> 'result' AS result FROM backburner.journal j
@@ -20,7 +22,7 @@ LEFT JOIN LATERAL (
 ) ended ON r.state = 'COMPLETED'
 WHERE r.namespace = %(namespace)s
   AND ((%(run_id)s::uuid IS NOT NULL AND r.run_id = %(run_id)s::uuid)
-    OR (%(key)s::text IS NOT NULL AND r.key = %(key)s::text));
+    OR (%(key)s::text IS NOT NULL AND r.key = %(key)s::text AND r.state <> 'CONTINUED'));
 
 -- progress_of --
 -- State and head of a run.
@@ -59,10 +61,12 @@ WITH page AS (
 )
 SELECT s.run_id, s.namespace, s.key, s.process, s.client_driven, s.state, s.labels, s.parent_run_id,
        s.parent_effect_id, s.created_at, s.ended_at, s.cancel_requested_at, s.cancel_reason, s.halt_reason, s.report, s.error,
-       s.unobserved_failures, h.seq AS head_seq, h.shard, h.recorded_at AS updated_at, s.input, s.result,
+       s.previous_run_id, s.next_run_id, s.unobserved_failures, h.seq AS head_seq, h.shard, h.recorded_at AS updated_at, s.input, s.result,
+       coalesce(c.epoch, 0) AS client_epoch, coalesce(c.idle_halt AND s.state = 'HALTED', false) AS client_idle,
        NULL::jsonb AS counts, s.found
 FROM sized s
 JOIN backburner.run_heads h USING (run_id)
+LEFT JOIN backburner.client_runs c USING (run_id)
 WHERE s.n = 1 OR s.bytes <= %(bytes_max)s
 ORDER BY s.n;
 
@@ -82,6 +86,8 @@ WITH page AS (
       AND (%(harnesses)s::text[] IS NULL OR e.harness = ANY (%(harnesses)s::text[]))
       AND (%(labels)s::jsonb IS NULL OR e.labels @> %(labels)s::jsonb)
       AND (NOT %(open_only)s OR e.settled_seq IS NULL)
+      AND (%(requested_after)s::timestamptz IS NULL OR e.requested_at >= %(requested_after)s::timestamptz)
+      AND (%(requested_before)s::timestamptz IS NULL OR e.requested_at < %(requested_before)s::timestamptz)
       AND (%(before_time)s::timestamptz IS NULL
            OR (e.requested_at, e.effect_id) < (%(before_time)s::timestamptz, %(before_id)s::uuid))
     ORDER BY e.requested_at DESC, e.effect_id DESC
@@ -103,12 +109,17 @@ SELECT s.effect_id, s.run_id, s.key, s.namespace, s.kind, s.name, s.harness, s.p
        s.attempt, s.capabilities, s.executor_id, s.incarnation, s.executor_labels, s.cancel_reason, s.requested_seq,
        s.settled_seq, s.requested_at, s.dispatched_at, s.started_at, s.settled_at, s.not_before, s.group_id,
        s.group_max, s.labels, s.poll_interval_s, s.progress, s.usage, s.last_activity_at, s.elapsed_s,
-       s.run_state, s.shard, s.spec, s.settled, s.settled_type, s.found,
+       s.run_state, s.shard, s.spec, s.settled, s.settled_type, s.found, child.run_id AS child_run_id,
+       child.state AS child_state,
+       CASE WHEN s.group_id IS NOT NULL AND s.state = 'QUEUED' THEN least(s.group_max, (
+           SELECT l.limit_ FROM backburner.run_groups l WHERE l.run_id = s.run_id AND l.group_id = s.group_id
+       )) END AS group_limit,
        CASE WHEN s.group_id IS NOT NULL AND s.state = 'QUEUED' THEN (
            SELECT count(*) FROM backburner.effects g
            WHERE g.run_id = s.run_id AND g.group_id = s.group_id AND g.state IN ('DISPATCHED', 'RUNNING', 'CANCELLING')
        ) ELSE 0 END AS group_open
 FROM sized s
+LEFT JOIN backburner.runs child ON s.kind = 'RUN' AND child.parent_effect_id = s.effect_id AND child.state <> 'CONTINUED'
 WHERE s.n = 1 OR s.bytes <= %(bytes_max)s
 ORDER BY s.n;
 
@@ -119,6 +130,10 @@ SELECT e.effect_id, e.run_id, e.key, e.namespace, e.kind, e.name, e.harness, e.p
        e.settled_seq, e.requested_at, e.dispatched_at, e.started_at, e.settled_at, e.not_before, e.group_id,
        e.group_max, e.labels, e.poll_interval_s, e.progress, e.usage, e.last_activity_at, e.elapsed_s,
        h.state AS run_state, h.shard, NULL::jsonb AS spec, NULL::jsonb AS settled, NULL::text AS settled_type,
+       CASE WHEN e.group_id IS NOT NULL AND e.state = 'QUEUED' THEN least(e.group_max, (
+           SELECT l.limit_ FROM backburner.run_groups l WHERE l.run_id = e.run_id AND l.group_id = e.group_id
+       )) END AS group_limit,
+       child.run_id AS child_run_id, child.state AS child_state,
        CASE WHEN e.group_id IS NOT NULL AND e.state = 'QUEUED' THEN (
            SELECT count(*) FROM backburner.effects g
            WHERE g.run_id = e.run_id AND g.group_id = e.group_id AND g.state IN ('DISPATCHED', 'RUNNING', 'CANCELLING')
@@ -130,6 +145,7 @@ CROSS JOIN LATERAL (
     ORDER BY o.requested_at DESC, o.effect_id DESC
     LIMIT %(each)s
 ) e
+LEFT JOIN backburner.runs child ON e.kind = 'RUN' AND child.parent_effect_id = e.effect_id AND child.state <> 'CONTINUED'
 WHERE h.run_id = ANY (%(run_ids)s::uuid[])
 ORDER BY e.run_id, e.requested_at DESC, e.effect_id DESC;
 
@@ -173,15 +189,63 @@ SELECT fire_at FROM backburner.timers WHERE run_id = %(run_id)s::uuid ORDER BY f
 -- executors --
 -- Executors by name, after a name.
 SELECT x.*, x.seen_at > now() - interval '1 minute' AS fresh
-FROM backburner.executors x
+FROM (SELECT e.executor_id, e.incarnation, e.session_no, e.holder, e.address, e.namespace, e.pools, e.capabilities,
+             e.labels, e.version, e.connected_at, e.seen_at, e.clock_skew_s,
+             CASE WHEN e.state = 'CONNECTED' AND e.ordered_drain IS NOT NULL THEN 'DRAINING' ELSE e.state END AS state
+      FROM backburner.executors e) x
 WHERE (%(after)s::text IS NULL OR x.executor_id > %(after)s::text)
   AND (%(states)s::text[] IS NULL OR x.state = ANY (%(states)s::text[]))
+  AND (%(executor_id)s::text IS NULL OR x.executor_id = %(executor_id)s::text)
 ORDER BY x.executor_id
+LIMIT %(limit)s;
+
+-- pruned --
+-- The tombstone of a run, by id or by key.
+SELECT run_id, ended_at, pruned_at FROM backburner.pruned_runs
+WHERE namespace = %(namespace)s
+  AND ((%(run_id)s::uuid IS NOT NULL AND run_id = %(run_id)s::uuid)
+    OR (%(key)s::text IS NOT NULL AND key = %(key)s::text AND state <> 'CONTINUED'));
+
+-- matching --
+-- Runs for a bulk action, newest first, and how many follow them.
+SELECT r.run_id, count(*) OVER () AS found
+FROM backburner.runs r
+WHERE r.namespace = %(namespace)s AND r.state = ANY (%(states)s::text[])
+  AND (%(before)s::uuid IS NULL OR r.run_id < %(before)s::uuid)
+  AND (%(processes)s::text[] IS NULL OR r.process = ANY (%(processes)s::text[]))
+  AND (%(labels)s::jsonb IS NULL OR r.labels @> %(labels)s::jsonb)
+  AND NOT (%(uncancelled)s AND r.cancel_requested_at IS NOT NULL)
+ORDER BY r.run_id DESC
+LIMIT %(limit)s;
+
+-- holds --
+-- Holds in force, oldest first.
+SELECT hold_id, namespace, harness, executor_id, labels, until, reason, actor, created_at
+FROM backburner.dispatch_holds
+WHERE coalesce(until, 'infinity') > clock_timestamp()
+ORDER BY created_at, hold_id;
+
+-- audit --
+-- What operators did, newest first, before a position.
+SELECT audit_id, recorded_at, action, subject, actor, reason, detail
+FROM backburner.operator_audit
+WHERE (%(before)s::bigint IS NULL OR audit_id < %(before)s::bigint)
+  AND (%(subject)s::text IS NULL OR subject = %(subject)s::text)
+ORDER BY audit_id DESC
 LIMIT %(limit)s;
 
 -- live_shards --
 -- Shards whose lease has not run out.
 SELECT shard FROM backburner.shards WHERE owner IS NOT NULL AND expires_at > now();
+
+-- blob_size --
+-- Bytes of a blob; no row: there is none.
+SELECT octet_length(content) AS size FROM backburner.blobs WHERE run_id = %(run_id)s::uuid AND digest = %(digest)s;
+
+-- blob_piece --
+-- Bytes of a blob from an offset, at most so many.
+SELECT substring(content FROM %(offset)s::int + 1 FOR %(limit)s::int) AS data
+FROM backburner.blobs WHERE run_id = %(run_id)s::uuid AND digest = %(digest)s;
 
 -- output --
 -- Captured chunks of one stream that end after an offset, in order, at most so many.

@@ -8,7 +8,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from scheduler_service.journal.link import Link, Row
+from scheduler_service.journal.connecting import Row
+from scheduler_service.journal.link import Link
 from scheduler_service.journal.statements import load_statements
 from scheduler_service.journal.writer import GroupWriter
 

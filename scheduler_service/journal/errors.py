@@ -9,6 +9,14 @@ class JournalUnavailable(JournalError):
     """Postgres does not answer, or its answer was lost: what was asked may or may not have been committed."""
 
 
+class JournalMisconfigured(JournalUnavailable):
+    """The same, and it does not pass by itself: somebody has to mend the database or the settings, as it says."""
+
+    def __init__(self, message: str, sqlstate: str = "") -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+
+
 class JournalBusy(JournalUnavailable):
     """Somebody else holds a lock that the call needs; nothing was written."""
 

@@ -77,7 +77,9 @@ async def overlaps(dsn: str, run_id: str) -> list[Overlap]:
     """
     link = Link(dsn, "backburner evidence")
     try:
-        rows = await link.call(OVERLAP_SQL, {"run_id": run_id}, deadline=time.monotonic() + _PATIENCE_SECONDS)
+        rows = await link.call(
+            OVERLAP_SQL, {"run_id": run_id}, name="evidence", deadline=time.monotonic() + _PATIENCE_SECONDS
+        )
     finally:
         await link.close()
     return [Overlap(**row) for row in rows]

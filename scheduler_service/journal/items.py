@@ -29,6 +29,11 @@ class CreateRun:
     parent_run_id: str | None = None
     parent_effect_id: str | None = None
     request_id: str | None = None
+    #: Earlier run whose succeeded effects answer equal requests.
+    reuse_from: str | None = None
+    #: For client-driven runs: names the start of the client that makes the run, and how long it may be silent.
+    start_id: str | None = None
+    idle_timeout_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +106,8 @@ class ResolveRequest:
     state: str
     result: Mapping[str, Any] | None
     error: Mapping[str, Any] | None
+    #: The JSON text of a result's value that is too large for the row; `result` is without it.
+    blob_text: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,11 +218,13 @@ class ExecutorHello:
     draining: bool
     clock_skew_s: float
     succeeds: Sequence[str] = field(default_factory=tuple)
+    #: Counts the sessions that the incarnation has tried to open; 0: not counted.
+    dial: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class HelloAnswer:
-    """The session's number, and the incarnation before (empty: none)."""
+    """The session's number (0: a later hello has overtaken this one), and the incarnation before (empty: none)."""
 
     session_no: int
     previous_incarnation: str
@@ -237,6 +246,7 @@ class OpenAttempt:
     run_id: str
     effect_id: str
     key: str
+    name: str
     attempt: int
     state: str
     executor_id: str
@@ -249,6 +259,8 @@ class OpenAttempt:
     age_s: float
     #: Session that its executor had then, for those that are stranded.
     executor_session: int | None = None
+    #: True when an operator has declared its incarnation dead since it was dispatched.
+    expired: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,12 +289,16 @@ class FlaggedAttempt:
 
 @dataclass(frozen=True, slots=True)
 class DeadlineDue:
-    """An effect without live attempt whose time is over; `reason` is an EffectReason without prefix."""
+    """An effect without live attempt whose time is over.
+
+    `reason` is an EffectReason without prefix; empty for a timer that is due and outlives its run.
+    """
 
     run_id: str
     effect_id: str
     effect_key: str
     attempt: int
+    kind: str
     reason: str
     #: The run as it stands: detached effects outlive theirs.
     open: bool
@@ -299,26 +315,3 @@ class OpenEffect:
     state: str
     on_run_end: str
     cancel_reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class ShardLease:
-    """A shard that was claimed, and its new epoch."""
-
-    shard: int
-    epoch: int
-
-
-@dataclass(frozen=True, slots=True)
-class AdoptedRun:
-    """A run that carries the caller's epoch now."""
-
-    run_id: str
-    seq: int
-    epoch: int
-    iteration: int
-    strikes: int
-    state: str
-    process: str
-    namespace: str
-    cancel_requested: bool

@@ -9,32 +9,34 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
 import psycopg
-from psycopg.rows import dict_row
-from psycopg.types.json import set_json_loads
-from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
-from scheduler_service.journal import items
+from scheduler_service.journal import items, operators
 from scheduler_service.journal.client_reads import ClientReads
+from scheduler_service.journal.clients import Clients
+from scheduler_service.journal.connecting import Row
 from scheduler_service.journal.controls import Controls
-from scheduler_service.journal.errors import JournalBusy, JournalRefused, JournalUnavailable, SchemaMissing
-from scheduler_service.journal.link import Link, Row, is_unavailable
+from scheduler_service.journal.errors import JournalBusy, JournalMisconfigured, SchemaMissing
+from scheduler_service.journal.leases import Leases
+from scheduler_service.journal.link import Link
+from scheduler_service.journal.lives import Lives
+from scheduler_service.journal.operators import Operators
+from scheduler_service.journal.readers import Readers
 from scheduler_service.journal.statements import load_statements
 from scheduler_service.journal.writer import ITEM_SECONDS, GroupWriter
+from scheduler_service.recent import Recent
 from scheduler_service.replay.events import Event
 
 _SQL: Final = load_statements(Path(__file__).with_name("queries.sql"))
 
 #: Contract of the schema's functions that this release calls.
 CONTRACT: Final = 1
-READ_CONNECTIONS_MAX: Final = 6
-READS_WAITING_MAX: Final = 500
-_READ_SECONDS: Final = 10.0
 
 
 def shard_of(run_id: str) -> int:
@@ -48,28 +50,37 @@ class Journal:
     def __init__(self, dsn: str, scheduler_id: str) -> None:
         name = f"backburner scheduler {scheduler_id}"[:60]
         self._scheduler_id = scheduler_id
-        self._links = {part: Link(dsn, f"{name} {part}"[:63]) for part in ("append", "request", "dispatch", "lease")}
-        self._append = GroupWriter(self._links["append"], _SQL["append"], "append")
+        #: Which life of the database counts; its listener forgets what was read in another one.
+        self.lives = Lives()
+        #: How long commits took, but for those of retention, which nobody waits for.
+        self.commits = Recent()
+        self._links = {
+            part: Link(dsn, f"{name} {part}", self.lives, self.commits.note)
+            for part in ("append", "request", "dispatch", "lease")
+        }
+        self._links["retention"] = Link(dsn, f"{name} retention", self.lives)
+        self._append = self._fenced("append", "append", "append")
         self._create = GroupWriter(self._links["request"], _SQL["create_runs"], "create")
         self._cancel = GroupWriter(self._links["request"], _SQL["request_cancels"], "cancel")
         self._resolve = GroupWriter(self._links["request"], _SQL["resolve_external"], "resolve")
-        self._lost = GroupWriter(self._links["dispatch"], _SQL["attempts_lost"], "lost")
-        self._readopt = GroupWriter(self._links["dispatch"], _SQL["readopt"], "readopt")
+        self._lost = self._fenced("dispatch", "attempts_lost", "lost")
+        self._readopt = self._fenced("dispatch", "readopt", "readopt")
         #: Run control from outside.
         self.controls = Controls(self._links["request"])
+        #: Client-driven runs.
+        self.clients = Clients(self._links["request"])
+        #: What operators order.
+        self.operators = Operators(self._links["request"])
+        #: Replicas, their shards and the runs in them.
+        self.leases = Leases(self._call, self._read)
         self._writers = (
             self._append, self._create, self._cancel, self._resolve, self._lost, self._readopt, *self.controls.writers,
+            *self.clients.writers, *self.operators.writers,
         )  # fmt: skip
-        self._pool = AsyncConnectionPool(
-            dsn,
-            min_size=1,
-            max_size=READ_CONNECTIONS_MAX,
-            max_waiting=READS_WAITING_MAX,
-            timeout=_READ_SECONDS,
-            open=False,
-            configure=_configure,
-            kwargs={"autocommit": True, "application_name": f"{name} read"[:63], "connect_timeout": 5},
-        )
+        #: Connections for reads.
+        self.readers = Readers(dsn, f"{name} read", self.lives)
+        #: Version of the newest migration that the database had when it was opened.
+        self.schema_version = 0
         #: What clients see, for the servicers.
         self.client_reads = ClientReads(self)
 
@@ -78,35 +89,41 @@ class Journal:
     async def open(self) -> None:
         """Connects, and checks that the schema serves this release. Raises SchemaMissing or JournalUnavailable."""
         try:
-            await self._pool.open(wait=True, timeout=_READ_SECONDS)
-        except PoolTimeout as error:
-            await self._pool.close()
-            raise JournalUnavailable("Postgres does not answer: is DATABASE_URL right, and the server up?") from error
-        try:
             await self._check_contract()
         except BaseException:
-            await self._pool.close()
+            await self.readers.close()
             raise
         for writer in self._writers:
             writer.start()
 
     async def close(self) -> None:
-        """Stops the writers and closes all connections."""
+        """Stops the writers and closes all connections; what is on its way gets no answer."""
+        for link in self._links.values():
+            link.hang_up()
         for writer in self._writers:
             await writer.stop()
         await asyncio.gather(*(link.close() for link in self._links.values()))
-        await self._pool.close()
+        await self.readers.close()
+
+    def _fenced(self, link: str, statement: str, name: str) -> GroupWriter:
+        """A writer of what was decided by what is known: it holds for the life of the database that it is known of."""
+        return GroupWriter(self._links[link], _SQL[statement], name, lives=self.lives)
 
     async def _check_contract(self) -> None:
         try:
             served = (await self._read("contract"))[0]
-        except JournalRefused as error:
-            raise SchemaMissing("the database has no Backburner schema: run `backburner migrate` first") from error
+        except JournalMisconfigured as error:
+            if not error.sqlstate.startswith(("3F", "42883", "42P01")):
+                raise
+            raise SchemaMissing(
+                "the database has no Backburner schema, or an older one: run `backburner migrate` first"
+            ) from error
         if not served["lowest"] <= CONTRACT <= served["highest"]:
             raise SchemaMissing(
                 f"the schema serves contracts {served['lowest']} to {served['highest']}, this release needs "
                 f"{CONTRACT}: run `backburner migrate` with the newest release, or upgrade this service"
             )
+        self.schema_version = served["schema_version"]
 
     # -- writes ------------------------------------------------------------------------------------------------
 
@@ -174,37 +191,21 @@ class Journal:
         """Notes that a session has ended."""
         await self._call("dispatch", "executor_gone", {"executor_id": executor_id, "session_no": session_no})
 
-    async def claim_shards(
-        self, scheduler_id: str, address: str, version: str, ttl_s: float, most: int = 16
-    ) -> list[items.ShardLease]:
-        """Takes shards that nobody owns."""
-        parameters = {
-            "scheduler_id": scheduler_id, "address": address, "version": version, "ttl_s": ttl_s, "most": most,
-        }  # fmt: skip
-        return [items.ShardLease(r["shard"], r["epoch"]) for r in await self._call("lease", "claim_shards", parameters)]
-
-    async def renew_shards(self, scheduler_id: str, ttl_s: float) -> list[int]:
-        """Renews the leases; answers with the shards that are still ours."""
-        rows = await self._call("lease", "renew_shards", {"scheduler_id": scheduler_id, "ttl_s": ttl_s})
-        return [row["shard"] for row in rows]
-
-    async def release_shards(self, scheduler_id: str) -> None:
-        """Gives the shards back."""
-        await self._call("lease", "release_shards", {"scheduler_id": scheduler_id})
-
-    async def adopt_runs(
-        self, scheduler_id: str, shard: int, epoch: int, after: str | None, most: int
-    ) -> list[items.AdoptedRun]:
-        """Stamps our epoch into the open runs of a shard, a page at a time."""
-        parameters = {"scheduler_id": scheduler_id, "shard": shard, "epoch": epoch, "after": after, "most": most}
-        rows = await self._call("request", "adopt_runs", parameters)
-        return [items.AdoptedRun(**(row | {"run_id": str(row["run_id"])})) for row in rows]
-
     async def strike(self, run_id: str, epoch: int) -> int | None:
         """Raises the run's strikes before a replay; None when the run is not ours."""
         rows = await self._call("request", "strike", {"run_id": run_id, "epoch": epoch})
         strikes: int | None = rows[0]["strikes"]
         return strikes
+
+    async def clients_seen(self, run_ids: Sequence[str]) -> dict[str, float]:
+        """Notes signs of life of clients; answers with how many seconds each may be silent."""
+        rows = await self._call("request", "clients_seen", {"run_ids": list(run_ids)})
+        return {str(row["run_id"]): row["idle_timeout_s"] for row in rows}
+
+    async def prune(self, request: operators.Prune) -> operators.Pruned:
+        """One step of retention: whole runs, in one commit."""
+        row = (await self._call("retention", "prune_runs", {"request": _json(dataclasses.asdict(request))}))[0]
+        return operators.Pruned(row["outcome"], row["runs"], row["journal_rows"], row["more"])
 
     # -- reads -------------------------------------------------------------------------------------------------
 
@@ -216,11 +217,12 @@ class Journal:
     async def read_events(self, run_id: str, after_seq: int, most: int) -> list[Event]:
         """Journal rows after a position, in order."""
         rows = await self._read("events", run_id=run_id, after=after_seq, most=most)
-        return [_event(row) for row in rows]
+        return [event_of(row) for row in rows]
 
-    async def unadopted(self, scheduler_id: str) -> list[int]:
-        """Shards that this scheduler owns and in which there are runs that it has not adopted."""
-        return [row["shard"] for row in await self._read("unadopted", scheduler_id=scheduler_id)]
+    async def blobs(self, run_id: str, digests: Sequence[str]) -> dict[str, bytes]:
+        """Contents of blobs of a run, by digest."""
+        rows = await self._read("blobs", run_id=run_id, digests=list(digests))
+        return {row["digest"]: bytes(row["content"]) for row in rows}
 
     async def iteration(self, run_id: str) -> int:
         """Number of the last iteration that was appended to a run."""
@@ -248,11 +250,38 @@ class Journal:
         rows = await self._read("flagged_attempts", executor_ids=list(executor_ids))
         return [items.FlaggedAttempt(**_texts(row)) for row in rows]
 
+    async def executor_orders(self, executor_ids: Sequence[str]) -> list[operators.ExecutorOrder]:
+        """What operators want of these executors."""
+        if not executor_ids:
+            return []
+        rows = await self._read("executor_orders", executor_ids=list(executor_ids))
+        return [operators.ExecutorOrder(**row) for row in rows]
+
+    async def expired_attempts(self, shards: Sequence[int]) -> list[operators.ExpiredAttempt]:
+        """Live attempts, in these shards, of incarnations that were declared dead."""
+        if not shards:
+            return []
+        rows = await self._read("expired_attempts", shards=list(shards))
+        return [operators.ExpiredAttempt(**_texts(row)) for row in rows]
+
+    async def settle_orders(self, shards: Sequence[int]) -> list[tuple[str, str]]:
+        """(run, effect) in these shards that operators want settled."""
+        if not shards:
+            return []
+        rows = await self._read("settle_orders", shards=list(shards))
+        return [(str(row["run_id"]), str(row["effect_id"])) for row in rows]
+
     async def deadlines_due(self, shards: Sequence[int]) -> list[items.DeadlineDue]:
         """Effects without live attempt, in these shards, whose time is over."""
         if not shards:
             return []
         return [items.DeadlineDue(**_texts(row)) for row in await self._read("deadlines_due", shards=list(shards))]
+
+    async def idle_clients(self, shards: Sequence[int]) -> list[str]:
+        """Client-driven runs in these shards that are due to be looked at, because their client is silent."""
+        if not shards:
+            return []
+        return [str(row["run_id"]) for row in await self._read("idle_clients", shards=list(shards))]
 
     async def open_effects(self, run_id: str) -> list[items.OpenEffect]:
         """Effects of a run that have not settled, oldest first."""
@@ -260,20 +289,11 @@ class Journal:
 
     async def known_durations(self) -> list[tuple[str, str, float]]:
         """(namespace, name, median seconds) of past successes."""
-        return [(row["namespace"], row["name"], row["median"]) for row in await self._read("known_durations")]
+        return [(row["namespace"], row["name"], row["elapsed_s"]) for row in await self._read("known_durations")]
 
-    @contextlib.asynccontextmanager
-    async def connection(self) -> AsyncIterator[psycopg.AsyncConnection[Row]]:
+    def connection(self) -> AbstractAsyncContextManager[psycopg.AsyncConnection[Row]]:
         """A connection for a short read. Raises JournalUnavailable or JournalRefused for what goes wrong on it."""
-        try:
-            async with self._pool.connection() as connection:
-                yield connection
-        except (PoolTimeout, PoolClosed) as error:
-            raise JournalUnavailable(f"Postgres does not answer: {error}") from error
-        except psycopg.Error as error:
-            if is_unavailable(error):
-                raise JournalUnavailable(f"Postgres does not answer: {error}".strip()) from error
-            raise JournalRefused(str(error).strip(), error.sqlstate or "") from error
+        return self.readers.connection()
 
     async def _read(self, statement: str, **parameters: Any) -> list[Row]:
         async with self.connection() as connection:
@@ -286,10 +306,12 @@ class Journal:
         return await asyncio.shield(call)
 
     async def _until_free(self, link: str, statement: str, parameters: Mapping[str, Any]) -> list[Row]:
-        deadline = time.monotonic() + ITEM_SECONDS
+        deadline, life = time.monotonic() + ITEM_SECONDS, self.lives.current
         while True:
             try:
-                return await self._links[link].call(_SQL[statement], parameters, deadline=deadline)
+                return await self._links[link].call(
+                    _SQL[statement], parameters, name=statement, deadline=deadline, life=life
+                )
             except JournalBusy:  # it has waited for its lock, and others that share the link go first now
                 if time.monotonic() >= deadline:
                     raise
@@ -312,11 +334,6 @@ async def open_journal(dsn: str, *, scheduler_id: str) -> AsyncIterator[Journal]
         await journal.close()
 
 
-async def _configure(connection: psycopg.AsyncConnection[Any]) -> None:
-    connection.row_factory = dict_row
-    set_json_loads(orjson.loads, connection)
-
-
 def _json(value: Any) -> str:
     return orjson.dumps(value).decode()
 
@@ -332,7 +349,8 @@ def _open_attempt(row: Row) -> items.OpenAttempt:
     return items.OpenAttempt(**(_texts(row) | {"executor_session": row["executor_session"]}))
 
 
-def _event(row: Row) -> Event:
+def event_of(row: Row) -> Event:
+    """An event from its row."""
     return Event(
         row["seq"],
         row["type"],

@@ -14,7 +14,7 @@ import psycopg
 import psycopg.sql
 
 from scheduler_service.journal.errors import JournalError, JournalUnavailable
-from scheduler_service.journal.link import is_unavailable
+from scheduler_service.journal.faults import is_unavailable
 
 MIGRATIONS: Final = Path(__file__).with_name("migrations")
 ROLES: Final = ("backburner_scheduler", "backburner_executor")

@@ -15,6 +15,37 @@ CREATE TABLE blobs (
 );
 COMMENT ON TABLE blobs IS 'Payloads too large to lie in the journal, by SHA-256. They belong to a run.';
 
+CREATE TABLE client_runs (
+    run_id uuid NOT NULL,
+    epoch bigint NOT NULL,
+    start_id text NOT NULL,
+    idle_timeout_s double precision NOT NULL,
+    idle_at timestamp with time zone NOT NULL,
+    idle_halt boolean NOT NULL DEFAULT false,
+    CONSTRAINT client_runs_pkey PRIMARY KEY (run_id)
+) WITH (fillfactor=50);
+COMMENT ON TABLE client_runs IS 'The fence of each client-driven run, and when it counts as left by its client.';
+COMMENT ON COLUMN client_runs.start_id IS 'Tells a repetition of the call that made the epoch from another start.';
+COMMENT ON COLUMN client_runs.idle_at IS 'Written under the head''s lock or, later only, by a sign of life. infinity: not watched.';
+COMMENT ON COLUMN client_runs.idle_halt IS 'The run is halted because its client was silent, and goes on with its next call. Written under the head''s lock.';
+CREATE INDEX client_runs_idle ON backburner.client_runs USING btree (idle_at);
+
+CREATE TABLE dispatch_holds (
+    hold_id uuid NOT NULL,
+    namespace text NOT NULL,
+    harness text NOT NULL,
+    executor_id text NOT NULL,
+    labels jsonb NOT NULL,
+    until timestamp with time zone,
+    reason text NOT NULL,
+    actor text NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    CONSTRAINT dispatch_holds_namespace_harness_executor_id_labels_key UNIQUE (namespace, harness, executor_id, labels),
+    CONSTRAINT dispatch_holds_pkey PRIMARY KEY (hold_id)
+);
+COMMENT ON TABLE dispatch_holds IS 'Holds on dispatch: the kill-switch. Empty means any; all that is given has to match.';
+COMMENT ON COLUMN dispatch_holds.until IS 'By the database''s clock. NULL: until it is released.';
+
 CREATE TABLE dispatch_queue (
     effect_id uuid NOT NULL,
     run_id uuid NOT NULL,
@@ -101,7 +132,7 @@ CREATE TABLE effects (
     CONSTRAINT effects_pkey PRIMARY KEY (effect_id),
     CONSTRAINT effects_run_id_key_key UNIQUE (run_id, key),
     CONSTRAINT effects_state_check CHECK ((state = ANY (ARRAY['QUEUED'::text, 'DISPATCHED'::text, 'RUNNING'::text, 'WAITING'::text, 'PARKED'::text, 'CANCELLING'::text, 'SUCCEEDED'::text, 'FAILED'::text, 'CANCELLED'::text, 'TIMED_OUT'::text]))),
-    CONSTRAINT live_attempts_have_an_executor CHECK (((state = ANY (ARRAY['DISPATCHED'::text, 'RUNNING'::text, 'CANCELLING'::text])) <= ((executor_id IS NOT NULL) AND (attempt > 0)))),
+    CONSTRAINT live_attempts_have_an_executor CHECK (((state = ANY (ARRAY['DISPATCHED'::text, 'RUNNING'::text, 'CANCELLING'::text])) <= ((kind = 'RUN'::text) OR ((executor_id IS NOT NULL) AND (attempt > 0))))),
     CONSTRAINT settled_exactly_when_terminal CHECK (((state = ANY (ARRAY['SUCCEEDED'::text, 'FAILED'::text, 'CANCELLED'::text, 'TIMED_OUT'::text])) = (settled_seq IS NOT NULL)))
 ) WITH (fillfactor=70);
 COMMENT ON TABLE effects IS 'One row an effect: its state now. Spec and result lie in the journal, at requested_seq and settled_seq.';
@@ -112,7 +143,18 @@ CREATE INDEX effects_grouped ON backburner.effects USING btree (run_id, group_id
 CREATE INDEX effects_live ON backburner.effects USING btree (executor_id) WHERE (state = ANY (ARRAY['DISPATCHED'::text, 'RUNNING'::text, 'CANCELLING'::text]));
 CREATE INDEX effects_newest ON backburner.effects USING btree (namespace, requested_at DESC, effect_id DESC);
 CREATE INDEX effects_open ON backburner.effects USING btree (run_id) WHERE (settled_seq IS NULL);
+CREATE INDEX effects_timers_due ON backburner.effects USING btree (not_before) WHERE ((kind = 'TIMER'::text) AND (state = 'WAITING'::text));
 CREATE INDEX effects_waiting ON backburner.effects USING btree (namespace, effect_id) WHERE (state = 'WAITING'::text);
+
+CREATE TABLE executor_expiries (
+    executor_id text NOT NULL,
+    incarnation text NOT NULL,
+    expired_at timestamp with time zone NOT NULL,
+    actor text NOT NULL,
+    reason text NOT NULL,
+    CONSTRAINT executor_expiries_pkey PRIMARY KEY (executor_id, incarnation)
+);
+COMMENT ON TABLE executor_expiries IS 'Incarnations that an operator, or their successor, has declared dead: what was dispatched to them before is lost.';
 
 CREATE TABLE executors (
     executor_id text NOT NULL,
@@ -129,10 +171,18 @@ CREATE TABLE executors (
     connected_at timestamp with time zone NOT NULL,
     seen_at timestamp with time zone NOT NULL,
     clock_skew_s double precision NOT NULL,
+    ordered_drain text,
+    dial bigint NOT NULL DEFAULT 0,
+    succeeded text[] NOT NULL DEFAULT '{}'::text[],
+    earlier jsonb NOT NULL DEFAULT '{}'::jsonb,
     CONSTRAINT executors_pkey PRIMARY KEY (executor_id),
     CONSTRAINT executors_state_check CHECK ((state = ANY (ARRAY['CONNECTED'::text, 'DISCONNECTED'::text, 'DRAINING'::text, 'LOST'::text])))
 ) WITH (fillfactor=50);
 COMMENT ON TABLE executors IS 'Executors, and the number of the session that their dispatches belong to.';
+COMMENT ON COLUMN executors.ordered_drain IS 'Why an operator lets it take nothing new; NULL: none does.';
+COMMENT ON COLUMN executors.dial IS 'How many sessions the incarnation had tried to open when it said its last hello.';
+COMMENT ON COLUMN executors.succeeded IS 'Incarnations that are dead by the word of a successor, the newest first.';
+COMMENT ON COLUMN executors.earlier IS 'When each earlier incarnation that still has open attempts was last heard of.';
 
 CREATE TABLE journal (
     run_id uuid NOT NULL,
@@ -154,9 +204,53 @@ COMMENT ON TABLE journal IS 'The truth: append-only, seq dense from 1 within a r
 COMMENT ON COLUMN journal.data IS 'proto3 JSON of the data message of backburner.journal.v1.JournalEvent, by type.';
 CREATE UNIQUE INDEX journal_dispatches_once ON backburner.journal USING btree (effect_id, attempt) WHERE (type = 'EFFECT_DISPATCHED'::text);
 CREATE UNIQUE INDEX journal_fails_once ON backburner.journal USING btree (effect_id, attempt) WHERE (type = ANY (ARRAY['EFFECT_ATTEMPT_FAILED'::text, 'EFFECT_ATTEMPT_LOST'::text]));
-CREATE UNIQUE INDEX journal_settles_once ON backburner.journal USING btree (effect_id) WHERE (type = ANY (ARRAY['EFFECT_RESOLVED'::text, 'EFFECT_CANCELLED'::text]));
+CREATE INDEX journal_progress ON backburner.journal USING btree (run_id, seq) WHERE (type = 'EFFECT_PROGRESS'::text);
+CREATE UNIQUE INDEX journal_settles_once ON backburner.journal USING btree (effect_id) WHERE (type = ANY (ARRAY['EFFECT_RESOLVED'::text, 'EFFECT_CANCELLED'::text, 'EFFECT_REUSED'::text]));
 CREATE INDEX journal_superseded ON backburner.journal USING btree (effect_id, attempt) WHERE (type = 'EFFECT_SUPERSEDED'::text);
-CREATE TRIGGER journal_is_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON backburner.journal FOR EACH STATEMENT EXECUTE FUNCTION journal_is_append_only();
+CREATE TRIGGER journal_deletes_whole_runs AFTER DELETE ON backburner.journal REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION journal_deletes_whole_runs();
+CREATE TRIGGER journal_is_append_only BEFORE UPDATE OR TRUNCATE ON backburner.journal FOR EACH STATEMENT EXECUTE FUNCTION journal_is_append_only();
+CREATE TRIGGER journal_is_pruned_only BEFORE DELETE ON backburner.journal FOR EACH STATEMENT EXECUTE FUNCTION journal_is_pruned_only();
+
+CREATE TABLE missing_attempts (
+    effect_id uuid NOT NULL,
+    attempt integer NOT NULL,
+    run_id uuid NOT NULL,
+    item jsonb NOT NULL,
+    reported_at timestamp with time zone NOT NULL,
+    CONSTRAINT missing_attempts_pkey PRIMARY KEY (effect_id, attempt)
+);
+COMMENT ON TABLE missing_attempts IS 'Notes from the holders of sessions to the owners of runs: attempts to be declared lost.';
+
+CREATE TABLE operator_audit (
+    audit_id bigint NOT NULL,
+    recorded_at timestamp with time zone NOT NULL,
+    action text NOT NULL,
+    subject text NOT NULL,
+    actor text NOT NULL,
+    reason text NOT NULL,
+    detail jsonb NOT NULL,
+    CONSTRAINT operator_audit_action_check CHECK ((action = ANY (ARRAY['SET_HOLD'::text, 'RELEASE_HOLD'::text, 'DRAIN_EXECUTOR'::text, 'UNDRAIN_EXECUTOR'::text, 'EXPIRE_EXECUTOR'::text, 'SETTLE_EFFECT'::text, 'CANCEL_RUNS'::text, 'HALT_RUNS'::text, 'RESUME_RUNS'::text, 'PRUNE_RUNS'::text]))),
+    CONSTRAINT operator_audit_pkey PRIMARY KEY (audit_id)
+);
+COMMENT ON TABLE operator_audit IS 'What operators did, who and why. Append-only. What is about one run is in its journal too.';
+COMMENT ON COLUMN operator_audit.subject IS 'What it was done to: a hold, an executor, an effect; of bulk actions the namespace.';
+CREATE INDEX operator_audit_subject ON backburner.operator_audit USING btree (subject, audit_id DESC);
+CREATE TRIGGER audit_is_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON backburner.operator_audit FOR EACH STATEMENT EXECUTE FUNCTION audit_is_append_only();
+
+CREATE TABLE pruned_runs (
+    run_id uuid NOT NULL,
+    namespace text NOT NULL,
+    key text,
+    process text NOT NULL,
+    state text NOT NULL,
+    ended_at timestamp with time zone NOT NULL,
+    pruned_at timestamp with time zone NOT NULL,
+    CONSTRAINT pruned_runs_pkey PRIMARY KEY (run_id)
+);
+COMMENT ON TABLE pruned_runs IS 'Tombstones: their keys are not used again, so that a client run again does not start over.';
+COMMENT ON COLUMN pruned_runs.pruned_at IS 'When the transaction began that removed the run.';
+CREATE INDEX pruned_runs_age ON backburner.pruned_runs USING btree (pruned_at);
+CREATE UNIQUE INDEX pruned_runs_key ON backburner.pruned_runs USING btree (namespace, key) WHERE ((key IS NOT NULL) AND (state <> 'CONTINUED'::text));
 
 CREATE TABLE requests (
     namespace text NOT NULL,
@@ -169,6 +263,21 @@ CREATE TABLE requests (
 );
 COMMENT ON TABLE requests IS 'Answers of calls that carry a request id, for 24 hours.';
 CREATE INDEX requests_age ON backburner.requests USING btree (created_at);
+
+CREATE TABLE run_groups (
+    run_id uuid NOT NULL,
+    group_id text NOT NULL,
+    strategy text NOT NULL,
+    max_concurrency integer NOT NULL,
+    limit_ integer NOT NULL,
+    successes integer NOT NULL DEFAULT 0,
+    CONSTRAINT limit_is_within_bounds CHECK (((limit_ >= 1) AND (limit_ <= max_concurrency))),
+    CONSTRAINT run_groups_pkey PRIMARY KEY (run_id, group_id),
+    CONSTRAINT run_groups_strategy_check CHECK ((strategy = ANY (ARRAY['SEQUENTIAL'::text, 'CONCURRENT'::text, 'ADAPTIVE'::text])))
+) WITH (fillfactor=50);
+COMMENT ON TABLE run_groups IS 'Concurrency groups, as they were declared first. Written under the lock of the run''s head.';
+COMMENT ON COLUMN run_groups.limit_ IS 'Most attempts that may be open now. ADAPTIVE only moves it; projection of the outcomes in the journal: see adapt_groups.';
+COMMENT ON COLUMN run_groups.successes IS 'Successes since the limit was last changed.';
 
 CREATE TABLE run_heads (
     run_id uuid NOT NULL,
@@ -183,12 +292,14 @@ CREATE TABLE run_heads (
     closing boolean NOT NULL DEFAULT false,
     append_id text,
     strikes integer NOT NULL DEFAULT 0,
+    history_warned boolean NOT NULL DEFAULT false,
     open_effects integer NOT NULL DEFAULT 0,
     CONSTRAINT run_heads_pkey PRIMARY KEY (run_id)
 ) WITH (fillfactor=50);
 COMMENT ON TABLE run_heads IS 'The narrow row that serialises the appends of a run and carries its fence.';
 CREATE INDEX run_heads_detached ON backburner.run_heads USING btree (shard, run_id) WHERE ((NOT open) AND (open_effects > 0));
 CREATE INDEX run_heads_open ON backburner.run_heads USING btree (shard, run_id) WHERE open;
+CREATE INDEX run_heads_unowned ON backburner.run_heads USING btree (shard, run_id) WHERE (open AND (epoch = 0));
 
 CREATE TABLE runs (
     run_id uuid NOT NULL,
@@ -201,6 +312,9 @@ CREATE TABLE runs (
     input_digest text NOT NULL,
     parent_run_id uuid,
     parent_effect_id uuid,
+    previous_run_id uuid,
+    next_run_id uuid,
+    depth integer NOT NULL DEFAULT 0,
     code_version text NOT NULL DEFAULT ''::text,
     created_at timestamp with time zone NOT NULL,
     ended_at timestamp with time zone,
@@ -209,6 +323,7 @@ CREATE TABLE runs (
     cancel_reason text,
     halt_reason text,
     resume_id text,
+    reuse_from uuid,
     report jsonb,
     error jsonb,
     unobserved_failures integer NOT NULL DEFAULT 0,
@@ -217,9 +332,15 @@ CREATE TABLE runs (
     CONSTRAINT runs_state_check CHECK ((state = ANY (ARRAY['RUNNING'::text, 'CANCELLING'::text, 'CLOSING'::text, 'HALTED'::text, 'PROCESS_ERROR'::text, 'COMPLETED'::text, 'FAILED'::text, 'CANCELLED'::text, 'CONTINUED'::text])))
 );
 COMMENT ON TABLE runs IS 'One row a run: what lists and polls show. Projection of the journal.';
+COMMENT ON COLUMN runs.input_digest IS 'Of the first run of a chain: that is what a repeated key is compared with.';
+COMMENT ON COLUMN runs.depth IS 'Runs above it: 0 for one that is nobody''s child.';
 COMMENT ON COLUMN runs.resume_id IS 'Tells a repetition of the call that last resumed the run from another one.';
-CREATE UNIQUE INDEX runs_key ON backburner.runs USING btree (namespace, key) WHERE (key IS NOT NULL);
+COMMENT ON COLUMN runs.reuse_from IS 'Earlier run whose succeeded effects answer equal requests of this one.';
+CREATE INDEX runs_ended ON backburner.runs USING btree (ended_at, run_id) WHERE (ended_at IS NOT NULL);
+CREATE UNIQUE INDEX runs_key ON backburner.runs USING btree (namespace, key) WHERE ((key IS NOT NULL) AND (state <> 'CONTINUED'::text));
+CREATE INDEX runs_of_effects ON backburner.runs USING btree (parent_effect_id) WHERE (parent_effect_id IS NOT NULL);
 CREATE INDEX runs_open ON backburner.runs USING btree (namespace, run_id DESC) WHERE (ended_at IS NULL);
+CREATE INDEX runs_reusing ON backburner.runs USING btree (reuse_from) WHERE (reuse_from IS NOT NULL);
 
 CREATE TABLE schedulers (
     scheduler_id text NOT NULL,
@@ -227,9 +348,15 @@ CREATE TABLE schedulers (
     version text NOT NULL,
     started_at timestamp with time zone NOT NULL,
     seen_at timestamp with time zone NOT NULL,
+    lease_until timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
+    draining boolean NOT NULL DEFAULT false,
+    vitals jsonb NOT NULL DEFAULT '{}'::jsonb,
     CONSTRAINT schedulers_pkey PRIMARY KEY (scheduler_id)
 );
 COMMENT ON TABLE schedulers IS 'Replicas of the scheduler service, seen within the last day.';
+COMMENT ON COLUMN schedulers.lease_until IS 'Until when it counts as alive; a replica without shards has a lease too.';
+COMMENT ON COLUMN schedulers.draining IS 'It goes away: it takes no shards, and the others share among themselves.';
+COMMENT ON COLUMN schedulers.vitals IS 'How it did in the minute before seen_at: commits, waits for connections, lag.';
 
 CREATE TABLE schema_migrations (
     version integer NOT NULL,
@@ -238,6 +365,20 @@ CREATE TABLE schema_migrations (
     applied_at timestamp with time zone NOT NULL DEFAULT clock_timestamp(),
     CONSTRAINT schema_migrations_pkey PRIMARY KEY (version)
 );
+
+CREATE TABLE settle_orders (
+    effect_id uuid NOT NULL,
+    run_id uuid NOT NULL,
+    attempt integer NOT NULL,
+    state text NOT NULL,
+    data jsonb NOT NULL,
+    blob_text text,
+    actor text NOT NULL,
+    reason text NOT NULL,
+    CONSTRAINT settle_orders_pkey PRIMARY KEY (effect_id),
+    CONSTRAINT settle_orders_state_check CHECK ((state = ANY (ARRAY['SUCCEEDED'::text, 'FAILED'::text])))
+);
+COMMENT ON TABLE settle_orders IS 'Effects that an operator wants settled by hand: the owner of the run does it, and takes the row away.';
 
 CREATE TABLE shards (
     shard integer NOT NULL,
@@ -272,6 +413,7 @@ CREATE VIEW v_executors AS
     connected_at,
     seen_at,
     clock_skew_s,
+    ordered_drain,
     clock_timestamp() - seen_at AS silent_for,
     ( SELECT count(*) AS count
            FROM effects f
@@ -299,6 +441,20 @@ CREATE VIEW v_queue AS
    FROM dispatch_queue
   GROUP BY namespace, pool, background, capabilities;
 
+CREATE VIEW v_schedulers AS
+ SELECT s.scheduler_id,
+    s.address,
+    s.version,
+    s.started_at,
+    s.seen_at,
+    s.lease_until,
+    s.draining,
+    s.lease_until > clock_timestamp() AS live,
+    count(h.shard) AS shards
+   FROM schedulers s
+     LEFT JOIN shards h ON h.owner = s.scheduler_id AND h.expires_at > clock_timestamp()
+  GROUP BY s.scheduler_id;
+
 CREATE VIEW v_shards AS
  SELECT shard,
     owner,
@@ -321,8 +477,60 @@ CREATE VIEW v_stuck_runs AS
    FROM runs
   WHERE state = ANY (ARRAY['PROCESS_ERROR'::text, 'HALTED'::text]);
 
+CREATE OR REPLACE FUNCTION backburner.adapt_groups(p_run uuid, p_after bigint)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+DECLARE
+    r record;
+BEGIN
+    FOR r IN
+        SELECT e.group_id, j.data->>'state' = 'EFFECT_STATE_SUCCEEDED' AS well
+        FROM journal j JOIN effects e ON e.effect_id = j.effect_id
+             JOIN run_groups g ON g.run_id = p_run AND g.group_id = e.group_id AND g.strategy = 'ADAPTIVE'
+        WHERE j.run_id = p_run AND j.seq > p_after AND j.type IN ('EFFECT_RESOLVED', 'EFFECT_ATTEMPT_FAILED')
+          AND (j.data->>'state' = 'EFFECT_STATE_SUCCEEDED'
+               OR j.data->'error'->>'reason' IN ('EFFECT_REASON_RATE_LIMITED', 'EFFECT_REASON_OVERLOADED'))
+        ORDER BY j.seq
+    LOOP
+        IF r.well IS TRUE THEN
+            UPDATE run_groups g SET limit_ = CASE WHEN g.successes < 9 THEN g.limit_ ELSE g.limit_ + 1 END,
+                    successes = CASE WHEN g.successes < 9 THEN g.successes + 1 ELSE 0 END
+                WHERE g.run_id = p_run AND g.group_id = r.group_id AND g.limit_ < g.max_concurrency;
+        ELSE
+            UPDATE run_groups g SET limit_ = greatest(1, g.limit_ / 2), successes = 0
+                WHERE g.run_id = p_run AND g.group_id = r.group_id;
+        END IF;
+    END LOOP;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.adopt_created_v1(p_scheduler_id text, p_run_ids uuid[])
+ RETURNS TABLE(run_id uuid, seq bigint, epoch bigint, iteration bigint, strikes integer, state text, process text, namespace text, cancel_requested boolean, client_driven boolean)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+BEGIN
+    PERFORM FROM run_heads h WHERE h.run_id = ANY (p_run_ids) AND h.open ORDER BY h.run_id FOR UPDATE;
+    RETURN QUERY
+    WITH stamped AS (
+        UPDATE run_heads h SET epoch = s.epoch FROM shards s
+        WHERE h.run_id = ANY (p_run_ids) AND h.open AND s.shard = h.shard AND s.owner = p_scheduler_id
+          AND s.expires_at > clock_timestamp() AND h.epoch <= s.epoch
+        RETURNING h.*
+    )
+    SELECT h.run_id, h.seq, h.epoch, h.iteration, h.strikes, h.state, r.process, r.namespace, h.cancel_requested,
+           r.client_driven
+        FROM stamped h JOIN runs r ON r.run_id = h.run_id ORDER BY h.run_id;
+END
+$function$;
+
 CREATE OR REPLACE FUNCTION backburner.adopt_runs_v1(p_scheduler_id text, p_shard integer, p_epoch bigint, p_after uuid, p_limit integer)
- RETURNS TABLE(run_id uuid, seq bigint, epoch bigint, iteration bigint, strikes integer, state text, process text, namespace text, cancel_requested boolean)
+ RETURNS TABLE(run_id uuid, seq bigint, epoch bigint, iteration bigint, strikes integer, state text, process text, namespace text, cancel_requested boolean, client_driven boolean)
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'backburner', 'pg_temp'
@@ -350,7 +558,8 @@ BEGIN
         UPDATE run_heads h SET epoch = p_epoch FROM page WHERE h.run_id = page.run_id AND h.epoch <= p_epoch
         RETURNING h.*
     )
-    SELECT h.run_id, h.seq, h.epoch, h.iteration, h.strikes, h.state, r.process, r.namespace, h.cancel_requested
+    SELECT h.run_id, h.seq, h.epoch, h.iteration, h.strikes, h.state, r.process, r.namespace, h.cancel_requested,
+           r.client_driven
         FROM stamped h JOIN runs r ON r.run_id = h.run_id ORDER BY h.run_id;
 END
 $function$;
@@ -367,23 +576,36 @@ CREATE OR REPLACE FUNCTION backburner.append_v1(items jsonb)
 AS $function$
 #variable_conflict use_column
 DECLARE
-    it record; h run_heads; rws jsonb; n int; types text[]; ts timestamptz; more jsonb; cancelled jsonb; answers jsonb;
-    many boolean := jsonb_array_length(items) > 1; requested int; settled int;
+    it record; h run_heads; up run_heads; rws jsonb; n int; types text[]; ts timestamptz; more jsonb; further jsonb;
+    answers jsonb; many boolean := jsonb_array_length(items) > 1; requested int; settled int; failed int; above uuid;
 BEGIN
+    LOCK TABLE dispatch_holds IN ROW SHARE MODE;  -- no hold is acknowledged while this dispatches
     FOR it IN
         SELECT (t.n - 1)::int AS ord, (t.item->>'run_id')::uuid AS run_id, (t.item->>'epoch')::bigint AS epoch,
                (t.item->>'iteration')::bigint AS iteration, t.item->>'append_id' AS append_id,
                t.item->>'actor' AS actor, t.item->'rows' AS rws
         FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n) ORDER BY 2
     LOOP
-        IF many THEN
-            SELECT * INTO h FROM run_heads WHERE run_id = it.run_id FOR UPDATE SKIP LOCKED;
-        ELSE
-            SELECT * INTO h FROM run_heads WHERE run_id = it.run_id FOR UPDATE;
-        END IF;
         n := jsonb_array_length(it.rws);
         types := ARRAY(SELECT DISTINCT r->>'type' FROM jsonb_array_elements(it.rws) r);
+        above := NULL;
+        up := NULL;
+        IF types && '{RUN_COMPLETED,RUN_FAILED,RUN_CANCELLED}' THEN
+            SELECT parent_run_id INTO above FROM runs WHERE run_id = it.run_id;
+        END IF;
+        IF many THEN
+            IF above IS NOT NULL THEN
+                SELECT * INTO up FROM run_heads WHERE run_id = above FOR UPDATE SKIP LOCKED;
+            END IF;
+            SELECT * INTO h FROM run_heads WHERE run_id = it.run_id FOR UPDATE SKIP LOCKED;
+        ELSE
+            IF above IS NOT NULL THEN
+                SELECT * INTO up FROM run_heads WHERE run_id = above FOR UPDATE;
+            END IF;
+            SELECT * INTO h FROM run_heads WHERE run_id = it.run_id FOR UPDATE;
+        END IF;
         outcome := CASE
+            WHEN up.run_id IS NULL AND EXISTS (SELECT FROM run_heads WHERE run_id = above) THEN 'busy'
             WHEN h.run_id IS NULL AND EXISTS (SELECT FROM run_heads WHERE run_id = it.run_id) THEN 'busy'
             WHEN h.run_id IS NULL THEN 'not_found'
             WHEN h.epoch IS DISTINCT FROM it.epoch THEN 'stale_epoch'
@@ -402,19 +624,37 @@ BEGIN
         IF NOT types <@ owner_types() THEN
             RAISE EXCEPTION 'the owner of a run does not write rows of these types: %', types USING ERRCODE = 'BB002';
         END IF;
-        ts := greatest(clock_timestamp(), h.recorded_at);
+        -- An iteration without a row (it clears the strikes after a replay) is at no time of its own.
+        ts := CASE WHEN n > 0 THEN greatest(clock_timestamp(), h.recorded_at) ELSE h.recorded_at END;
         rws := it.rws;
         more := '[]';
         answers := '{}';
         requested := 0;
+        failed := 0;
         settled := 0;
         IF 'EFFECT_REQUESTED' = ANY (types) THEN
             SELECT a.more, a.requested INTO more, requested FROM request_effects(h, rws, n, ts) a;
+            IF jsonb_path_exists(rws, '$[*].x ? (@.kind == "RUN")') THEN
+                SELECT a.more, a.begun, a.settled INTO further, answers, failed
+                    FROM start_children(h, rws, h.seq + n + jsonb_array_length(more), it.actor, ts) a;
+                more := more || further;
+                settled := failed;
+                answers := jsonb_build_object('begun', answers);
+            END IF;
         END IF;
         IF types && '{EFFECT_CANCEL_REQUESTED,EFFECT_RESOLVED}' THEN
-            SELECT a.rws, a.more, a.detail, a.settled INTO rws, cancelled, answers, settled
-                FROM settle_idle(h, rws, h.seq + n + jsonb_array_length(more), ts) a;
-            more := more || cancelled;
+            SELECT a.rws, a.more, answers || a.detail, failed + a.settled INTO rws, further, answers, settled
+                FROM settle_idle(h, rws, h.seq + n + jsonb_array_length(more), ts, it.actor) a;
+            more := more || further;
+        END IF;
+        IF NOT h.history_warned AND h.seq + n + jsonb_array_length(more) >= history_warning() THEN
+            more := more || jsonb_build_object('seq', h.seq + n + jsonb_array_length(more) + 1, 'type', 'PROCESS_LOG',
+                'data', jsonb_build_object('level', 'WARNING', 'message', 'the journal of this run has ' ||
+                    history_warning() || ' rows; it ends at ' || history_max() || ': use ctx.continue_as_new'));
+            h.history_warned := true;
+        END IF;
+        IF types && '{RUN_CLOSING,RUN_COMPLETED}' THEN
+            PERFORM keep_blobs(it.run_id, ARRAY(SELECT r->>'blob_text' FROM jsonb_array_elements(rws) r));
         END IF;
         INSERT INTO journal (run_id, seq, type, cause, effect_id, effect_key, attempt, recorded_at, writer, data)
             SELECT it.run_id, h.seq + r.o, r.item->>'type', coalesce((r.item->>'cause')::bigint, 0),
@@ -441,9 +681,19 @@ BEGIN
             SELECT * INTO h FROM project_run(h, rws, h.seq - n - jsonb_array_length(more), ts);
         END IF;
         UPDATE run_heads u SET seq = h.seq, iteration = it.iteration, append_id = it.append_id, recorded_at = ts,
-                strikes = 0, open = h.open, state = h.state, closing = h.closing,
+                strikes = 0, history_warned = h.history_warned, open = h.open, state = h.state, closing = h.closing,
                 open_effects = u.open_effects + requested - settled
             WHERE u.run_id = it.run_id;
+        IF up.run_id IS NOT NULL THEN
+            SELECT r INTO further FROM jsonb_array_elements(rws) r
+                WHERE r->>'type' IN ('RUN_COMPLETED', 'RUN_FAILED', 'RUN_CANCELLED');
+            answers := answers || jsonb_build_object('elsewhere', coalesce(answers->'elsewhere', '[]')
+                || coalesce(settle_parent(up, it.run_id, further, it.actor), '[]'));
+        ELSIF 'RUN_CONTINUED' = ANY (types) THEN
+            SELECT r INTO further FROM jsonb_array_elements(rws) r WHERE r->>'type' = 'RUN_CONTINUED';
+            answers := answers || jsonb_build_object('begun',
+                jsonb_build_array(continue_run(h, further, it.actor, ts)));
+        END IF;
         RETURN QUERY SELECT it.ord, 'ok', h.seq - n - jsonb_array_length(more) + 1, h.seq, ts, more, answers;
     END LOOP;
 END
@@ -456,7 +706,9 @@ CREATE OR REPLACE FUNCTION backburner.attempt_items(items jsonb)
  SET search_path TO 'backburner', 'pg_temp'
 AS $function$
     SELECT (t.n - 1)::int, (t.item->>'run_id')::uuid, (t.item->>'effect_id')::uuid, (t.item->>'attempt')::int,
-           sha256(decode(t.item->>'token', 'hex')), t.item
+           sha256(decode(t.item->>'token', 'hex')),
+           CASE WHEN t.item ? 'blob_text'
+                THEN jsonb_set(t.item - 'blob_text', '{result,value}', blob_ref(t.item->>'blob_text')) ELSE t.item END
     FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n)
 $function$;
 
@@ -558,15 +810,19 @@ DECLARE
     bucket record; it attempt_item; h run_heads; e effects; ts timestamptz; d jsonb; n int; lately int;
     rows_written int := 0;
 BEGIN
-    FOR bucket IN SELECT i.run_id, array_agg(i ORDER BY i.effect_id, (i.item->>'ordinal')::int) AS all_items
+    FOR bucket IN SELECT i.run_id, array_agg(i) AS all_items, array_agg(i.effect_id) AS ids
                   FROM attempt_items(items) i GROUP BY i.run_id ORDER BY i.run_id
     LOOP
         SELECT * INTO h FROM run_heads u WHERE u.run_id = bucket.run_id FOR UPDATE;
         ts := greatest(clock_timestamp(), h.recorded_at);
-        SELECT count(*) INTO lately FROM (SELECT FROM journal j WHERE j.run_id = bucket.run_id AND j.seq > h.seq - 50
-            AND j.type = 'EFFECT_PROGRESS' AND j.recorded_at > ts - interval '1 s') recent;
-        FOREACH it IN ARRAY bucket.all_items LOOP
-            SELECT * INTO e FROM effects x WHERE x.effect_id = it.effect_id AND x.run_id = it.run_id FOR UPDATE;
+        PERFORM 1 FROM effects x WHERE x.effect_id = ANY (bucket.ids) ORDER BY x.effect_id FOR UPDATE;
+        SELECT count(*) FILTER (WHERE recent.recorded_at > ts - interval '1 s') INTO lately FROM (
+            SELECT j.recorded_at FROM journal j WHERE j.run_id = bucket.run_id AND j.type = 'EFFECT_PROGRESS'
+            ORDER BY j.seq DESC LIMIT 10) recent;
+        FOR it IN SELECT i.* FROM unnest(bucket.all_items) i LEFT JOIN effects x ON x.effect_id = i.effect_id
+                  ORDER BY coalesce(x.progress_rows, 0), i.effect_id, (i.item->>'ordinal')::int
+        LOOP
+            SELECT * INTO e FROM effects x WHERE x.effect_id = it.effect_id AND x.run_id = it.run_id;
             n := (it.item->>'ordinal')::int;
             outcome := CASE WHEN e.effect_id IS NULL THEN 'not_found'
                 WHEN (e.attempt = it.attempt AND e.token_hash = it.token) IS NOT TRUE THEN 'stale'
@@ -615,9 +871,20 @@ AS $function$
 #variable_conflict use_column
 DECLARE
     bucket record; h run_heads; ts timestamptz; written int; settled int; many boolean; largest int;
+    refers boolean; large boolean;
 BEGIN
-    SELECT count(DISTINCT i->>'run_id') > 1, max(pg_column_size(i)) INTO many, largest FROM jsonb_array_elements(items) i;
-    IF largest > 4194304 THEN
+    SELECT count(DISTINCT i->>'run_id') > 1, max(pg_column_size(i)), bool_or(i #> '{result,value,blob}' IS NOT NULL),
+           bool_or(i ? 'blob_text')
+        INTO many, largest, refers, large FROM jsonb_array_elements(items) i;
+    IF refers THEN  -- only what is kept here is referred to
+        RAISE EXCEPTION 'an outcome brings a large value as blob_text, not a reference'
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    IF largest > 1048576 THEN  -- a large value may be 16 MiB, all else of an outcome is small
+        SELECT max(greatest(pg_column_size(i - 'blob_text'), octet_length(i->>'blob_text') / 16)) INTO largest
+            FROM jsonb_array_elements(items) i;
+    END IF;
+    IF largest > 1048576 THEN
         RAISE EXCEPTION 'an outcome of % bytes is too large', largest USING ERRCODE = 'program_limit_exceeded';
     END IF;
     FOR bucket IN SELECT i.run_id, array_agg(i) AS all_items, array_agg(i.effect_id) AS ids
@@ -680,7 +947,7 @@ BEGIN
         ), numbered AS (
             SELECT d.*, h.seq + row_number() OVER (ORDER BY d.ord) AS at_seq, CASE becomes
                 WHEN 'EFFECT_SUPERSEDED' THEN jsonb_build_object('refused_type', 'EFFECT_RESOLVED',
-                    'refused_data', (item - '{token,run_id,effect_id,attempt,executor_id,final,retry_after_s}'::text[]),
+                    'refused_data', (item - '{token,run_id,effect_id,attempt,executor_id,final,retry_after_s,progress}'::text[]),
                     'cause', CASE WHEN settled_seq IS NULL THEN 'stale_attempt' ELSE 'settled' END)
                 WHEN 'EFFECT_CANCELLED' THEN
                     field('reason', coalesce(to_jsonb(cancel_reason), item->'reason'))
@@ -711,7 +978,9 @@ BEGIN
                 settled_at = CASE WHEN n.becomes <> 'EFFECT_ATTEMPT_FAILED' THEN ts END,
                 not_before = CASE WHEN n.becomes = 'EFFECT_ATTEMPT_FAILED' THEN ts + make_interval(secs => n.pause) END,
                 reason = nullif(replace(coalesce(n.cancel_reason, n.came_reason), 'EFFECT_REASON_', ''), ''),
-                elapsed_s = n.took, usage = coalesce(n.item->'result'->'usage', x.usage)
+                elapsed_s = n.took, usage = coalesce(n.item->'result'->'usage', x.usage),
+                progress = coalesce(n.item->'progress', x.progress),
+                progress_ordinal = coalesce((n.item->'progress'->>'ordinal')::int, x.progress_ordinal)
             FROM numbered n WHERE x.effect_id = n.effect_id AND n.becomes <> 'EFFECT_SUPERSEDED'
         ), queued AS (
             INSERT INTO dispatch_queue (effect_id, run_id, namespace, pool, capabilities, executor_labels, background,
@@ -731,8 +1000,23 @@ BEGIN
         SELECT count(*), count(*) FILTER (WHERE j.type IN ('EFFECT_RESOLVED', 'EFFECT_CANCELLED')) INTO written, settled
             FROM journal j WHERE j.run_id = bucket.run_id AND j.seq > h.seq;
         IF written > 0 THEN
+            IF large THEN
+                INSERT INTO blobs (run_id, digest, media_type, content)
+                    SELECT bucket.run_id, d.ref->>'digest', 'application/json',
+                           convert_to(items->i.ord->>'blob_text', 'UTF8')
+                    FROM unnest(bucket.all_items) i CROSS JOIN LATERAL (SELECT i.item #> '{result,value,blob}') d(ref)
+                    WHERE d.ref IS NOT NULL AND EXISTS (
+                        SELECT FROM journal j WHERE j.run_id = bucket.run_id AND j.seq > h.seq
+                           AND j.effect_id = i.effect_id AND d.ref IN (
+                               j.data #> '{result,value,blob}', j.data #> '{partial,value,blob}',
+                               j.data #> '{refused_data,result,value,blob}'))
+                    ORDER BY 2 ON CONFLICT DO NOTHING;
+            END IF;
             UPDATE run_heads u SET seq = h.seq + written, recorded_at = ts, open_effects = u.open_effects - settled
                 WHERE u.run_id = bucket.run_id;
+            IF EXISTS (SELECT FROM run_groups g WHERE g.run_id = bucket.run_id AND g.strategy = 'ADAPTIVE') THEN
+                PERFORM adapt_groups(bucket.run_id, h.seq);
+            END IF;
         END IF;
     END LOOP;
 END
@@ -777,6 +1061,76 @@ BEGIN
 END
 $function$;
 
+CREATE OR REPLACE FUNCTION backburner.audit_is_append_only()
+ RETURNS trigger
+ LANGUAGE plpgsql
+AS $function$
+BEGIN
+    RAISE EXCEPTION 'the audit is append-only: % is refused', tg_op USING ERRCODE = 'BB001';
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.audit_v1(items jsonb)
+ RETURNS TABLE(ord integer, outcome text)
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+    INSERT INTO operator_audit (recorded_at, action, subject, actor, reason, detail)
+        SELECT clock_timestamp(), i.action, i.subject, i.actor, i.reason, i.detail
+        FROM jsonb_to_recordset(items) AS i(action text, subject text, actor text, reason text, detail jsonb);
+    SELECT (n - 1)::int, 'ok' FROM generate_series(1, jsonb_array_length(items)) n
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.blob_ref(content text)
+ RETURNS jsonb
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+AS $function$
+    SELECT jsonb_build_object('blob', jsonb_build_object(
+        'digest', encode(sha256(convert_to(content, 'UTF8')), 'hex'),
+        'size_bytes', octet_length(convert_to(content, 'UTF8')), 'media_type', 'application/json'))
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.cancel_child(e effects, why jsonb, actor text)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+DECLARE
+    c run_heads; ts timestamptz; message text;
+BEGIN
+    SELECT u.* INTO c FROM run_heads u
+        WHERE u.run_id = (SELECT r.run_id FROM runs r WHERE r.parent_effect_id = e.effect_id AND r.ended_at IS NULL)
+        FOR UPDATE;
+    IF c.run_id IS NULL OR NOT c.open OR c.cancel_requested THEN
+        RETURN NULL;
+    END IF;
+    ts := greatest(clock_timestamp(), c.recorded_at);
+    message := 'its parent asked: ' || coalesce(why->>'message', replace(why->>'reason', 'EFFECT_REASON_', ''));
+    RETURN jsonb_build_object('run_id', c.run_id, 'recorded_at', ts,
+                              'rows', jsonb_build_array(cancel_run(c, message, actor, ts)));
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.cancel_run(h run_heads, message text, actor text, ts timestamp with time zone)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+DECLARE
+    d jsonb := field('reason', to_jsonb(message));
+BEGIN
+    UPDATE runs SET state = CASE WHEN state = 'RUNNING' THEN 'CANCELLING' ELSE state END,
+            cancel_requested_at = ts, cancel_reason = message WHERE run_id = h.run_id;
+    UPDATE run_heads u SET cancel_requested = true, seq = h.seq + 1, recorded_at = ts,
+            state = CASE WHEN u.state = 'RUNNING' THEN 'CANCELLING' ELSE u.state END WHERE u.run_id = h.run_id;
+    INSERT INTO journal (run_id, seq, type, recorded_at, writer, data)
+        VALUES (h.run_id, h.seq + 1, 'RUN_CANCEL_REQUESTED', ts, actor, d);
+    RETURN jsonb_build_object('seq', h.seq + 1, 'type', 'RUN_CANCEL_REQUESTED', 'data', d);
+END
+$function$;
+
 CREATE OR REPLACE FUNCTION backburner.cancelled_row(e effects, why jsonb, at_seq bigint, ts timestamp with time zone)
  RETURNS jsonb
  LANGUAGE plpgsql
@@ -808,7 +1162,7 @@ BEGIN
     DELETE FROM schedulers s WHERE s.seen_at < clock_timestamp() - interval '1 day';
     DELETE FROM requests q WHERE q.ctid IN (SELECT o.ctid FROM requests o
         WHERE o.created_at < clock_timestamp() - interval '24 h' LIMIT 1000);
-    -- One claimer at a time, so that whoever comes first after a lease ran out takes all of it.
+    -- One claimer at a time, so that none skips what another one only looks at.
     PERFORM pg_advisory_xact_lock(hashtext('backburner.claim_shards'));
     RETURN QUERY
     WITH free AS MATERIALIZED (
@@ -840,9 +1194,16 @@ DECLARE
     executor text := p->>'executor_id';
     pl record; bucket record; h run_heads; ts timestamptz;
     picked uuid[] := '{}'; fore uuid[]; back uuid[]; aged int; taken int := 0; got int; held boolean := false;
+    labelled boolean := false;
 BEGIN
+    LOCK TABLE dispatch_holds IN ROW SHARE MODE;  -- no hold is acknowledged while this dispatches
+    IF EXISTS (SELECT FROM dispatch_holds) THEN
+        caps := ARRAY(SELECT c FROM unnest(caps) c WHERE NOT is_held(ns, harness_of(c), executor, '{}'));
+        labelled := EXISTS (SELECT FROM dispatch_holds d WHERE d.labels <> '{}');
+    END IF;
     IF NOT EXISTS (SELECT FROM executors e WHERE e.executor_id = executor AND e.incarnation = p->>'incarnation'
-                   AND e.session_no = (p->>'session_no')::int AND e.state = 'CONNECTED') THEN
+                   AND e.session_no = (p->>'session_no')::int AND e.state = 'CONNECTED'
+                   AND e.ordered_drain IS NULL) THEN
         RETURN;
     END IF;
     FOR pl IN SELECT * FROM jsonb_to_recordset(p->'pools') AS x(pool text, foreground int, background int) LOOP
@@ -850,8 +1211,8 @@ BEGIN
         aged := CASE WHEN EXISTS (SELECT FROM dispatch_queue q WHERE q.namespace = ns AND q.pool = pl.pool
                                   AND q.background AND q.rank < clock_timestamp() - interval '60 s')
                 THEN least(pl.background, greatest(1, pl.foreground / 4)) ELSE 0 END;
-        fore := ARRAY(SELECT * FROM claimable(ns, pl.pool, false, caps, p->'labels', pl.foreground - aged));
-        back := ARRAY(SELECT * FROM claimable(ns, pl.pool, true, caps, p->'labels',
+        fore := ARRAY(SELECT * FROM claimable(ns, pl.pool, false, executor, caps, p->'labels', labelled, pl.foreground - aged));
+        back := ARRAY(SELECT * FROM claimable(ns, pl.pool, true, executor, caps, p->'labels', labelled,
                                               least(pl.background, pl.foreground - cardinality(fore))));
         picked := picked || fore || back;
     END LOOP;
@@ -871,17 +1232,22 @@ BEGIN
         PERFORM 1 FROM effects e WHERE e.effect_id = ANY (bucket.ids) ORDER BY e.effect_id FOR UPDATE;
         RETURN QUERY
         WITH candidates AS (
-            SELECT e.*, row_number() OVER (PARTITION BY e.group_id ORDER BY e.background, e.requested_seq)
-                   + CASE WHEN e.group_id IS NULL THEN 0 ELSE (SELECT count(*) FROM effects l
-                          WHERE l.run_id = h.run_id AND l.group_id = e.group_id
-                            AND l.state IN ('DISPATCHED', 'RUNNING', 'CANCELLING')) END AS place
+            SELECT e.*, row_number() OVER (PARTITION BY e.group_id ORDER BY e.background, e.requested_seq) AS place
             FROM effects e
             WHERE e.effect_id = ANY (bucket.ids) AND e.state = 'QUEUED' AND e.cancel_reason IS NULL
-              AND (h.open OR e.on_run_end = 'DETACH')
+              AND (h.open OR e.on_run_end = 'DETACH') AND NOT is_overdue(e, ts)
+              AND NOT (labelled AND held_by_label(e.effect_id, ns, executor, caps))
         ), chosen AS (
             SELECT c.*, row_number() OVER (ORDER BY c.background, c.requested_seq)::int AS n,
-                   (SELECT a FROM unnest(c.capabilities) WITH ORDINALITY u(a, o) WHERE a = ANY (caps) ORDER BY o LIMIT 1) AS capability
-            FROM candidates c WHERE c.group_id IS NULL OR c.place <= c.group_max
+                   (SELECT a FROM unnest(c.capabilities) WITH ORDINALITY u(a, o) WHERE a = ANY (caps)
+                      AND NOT (labelled AND is_held(ns, harness_of(a), executor, c.labels)) ORDER BY o LIMIT 1) AS capability
+            FROM candidates c
+                 -- once for each group, not for each of its candidates
+                 LEFT JOIN (SELECT g.group_id, group_limit(h.run_id, g.group_id, NULL) AS most,
+                                   group_open(h.run_id, g.group_id) AS taken
+                            FROM (SELECT DISTINCT group_id FROM candidates WHERE group_id IS NOT NULL) g) g
+                     ON g.group_id = c.group_id
+            WHERE c.group_id IS NULL OR c.place + g.taken <= least(c.group_max, g.most)
         ), gone AS (
             DELETE FROM dispatch_queue q USING chosen c WHERE q.effect_id = c.effect_id
         ), assigned AS (
@@ -922,7 +1288,7 @@ BEGIN
 END
 $function$;
 
-CREATE OR REPLACE FUNCTION backburner.claimable(p_namespace text, p_pool text, p_background boolean, p_capabilities text[], p_labels jsonb, p_limit integer)
+CREATE OR REPLACE FUNCTION backburner.claimable(p_namespace text, p_pool text, p_background boolean, p_executor text, p_capabilities text[], p_labels jsonb, p_labelled boolean, p_limit integer)
  RETURNS SETOF uuid
  LANGUAGE plpgsql
  STABLE
@@ -939,12 +1305,15 @@ BEGIN
               AND w.not_before <= clock_timestamp() AND w.capabilities && p_capabilities
               AND w.executor_labels <@ p_labels ORDER BY w.rank
         LOOP
+            CONTINUE WHEN p_labelled AND held_by_label(q.effect_id, p_namespace, p_executor, p_capabilities);
             IF q.group_id IS NOT NULL THEN
                 place := q.run_id || q.group_id;
-                room := coalesce((rooms->>place)::int, q.group_max - (SELECT count(*)::int FROM effects l
-                    WHERE l.run_id = q.run_id AND l.group_id = q.group_id
-                      AND l.state IN ('DISPATCHED', 'RUNNING', 'CANCELLING')));
+                room := coalesce((rooms->>place)::int, group_limit(q.run_id, q.group_id, q.group_max)
+                                                       - group_open(q.run_id, q.group_id)::int);
                 CONTINUE WHEN room <= 0 AND rooms ? place;
+            END IF;
+            CONTINUE WHEN (SELECT is_overdue(e, clock_timestamp()) FROM effects e WHERE e.effect_id = q.effect_id);
+            IF q.group_id IS NOT NULL THEN
                 rooms := rooms || jsonb_build_object(place, room - 1);
                 CONTINUE WHEN room <= 0;
             END IF;
@@ -956,11 +1325,173 @@ BEGIN
 END
 $function$;
 
+CREATE OR REPLACE FUNCTION backburner.client_refusal(h run_heads, wanted uuid, c client_runs, epoch bigint)
+ RETURNS text
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+    SELECT CASE
+        WHEN h.run_id IS NULL AND EXISTS (SELECT FROM run_heads u WHERE u.run_id = wanted) THEN 'busy'
+        WHEN h.run_id IS NULL THEN 'not_found'
+        WHEN c.run_id IS NULL THEN 'not_client_driven'
+        WHEN c.epoch <> epoch THEN 'superseded'
+        ELSE '' END
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.client_requests_v1(items jsonb)
+ RETURNS TABLE(ord integer, outcome text, first_seq bigint, head_seq bigint, recorded_at timestamp with time zone, extra jsonb, detail jsonb)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'backburner', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+AS $function$
+#variable_conflict use_column
+DECLARE
+    it record; h run_heads; c client_runs; ts timestamptz; fresh jsonb; n int; requested int; conflicts jsonb; regrouped jsonb;
+    more jsonb; children jsonb; begun jsonb; woken jsonb; many boolean := jsonb_array_length(items) > 1;
+BEGIN
+    LOCK TABLE dispatch_holds IN ROW SHARE MODE;  -- no hold is acknowledged while this dispatches
+    FOR it IN
+        SELECT (t.n - 1)::int AS ord, i.* FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n),
+             jsonb_to_record(t.item) AS i(run_id uuid, client_epoch bigint, actor text, owner text, rows jsonb)
+        ORDER BY i.run_id
+    LOOP
+        IF many THEN
+            SELECT * INTO h FROM run_heads WHERE run_id = it.run_id FOR UPDATE SKIP LOCKED;
+        ELSE
+            SELECT * INTO h FROM run_heads WHERE run_id = it.run_id FOR UPDATE;
+        END IF;
+        SELECT * INTO c FROM client_runs WHERE run_id = h.run_id;
+        SELECT coalesce(jsonb_agg(r.item ORDER BY r.o) FILTER (WHERE e.effect_id IS NULL), '[]'),
+               coalesce(jsonb_agg(jsonb_build_object('key', e.key, 'recorded_digest', q.data->>'digest') ORDER BY r.o)
+                   FILTER (WHERE NOT (r.item->>'use_recorded')::boolean
+                                 AND q.data->>'digest' <> r.item->'data'->>'digest'), '[]')
+            INTO fresh, conflicts
+            FROM jsonb_array_elements(it.rows) WITH ORDINALITY r(item, o)
+                 LEFT JOIN effects e ON e.run_id = h.run_id AND e.key = r.item->>'effect_key'
+                 LEFT JOIN journal q ON q.run_id = e.run_id AND q.seq = e.requested_seq;
+        n := jsonb_array_length(fresh);
+        regrouped := group_conflicts(h.run_id, fresh);
+        outcome := client_refusal(h, it.run_id, c, it.client_epoch);
+        -- a cancelled run is its owner's to end
+        woken := CASE WHEN outcome = '' AND c.idle_halt AND NOT h.cancel_requested THEN wake_client(h) END;
+        outcome := CASE
+            WHEN outcome <> '' THEN outcome
+            WHEN conflicts <> '[]' THEN 'key_conflict'
+            WHEN n = 0 THEN 'recorded'
+            WHEN regrouped <> '[]' THEN 'group_conflict'
+            WHEN NOT h.open OR h.closing OR h.cancel_requested THEN 'run_closed'
+            WHEN h.seq + 2 * n >= history_max() THEN 'history_limit'
+            WHEN h.open_effects + n > open_effects_max() THEN 'queue_full'
+            ELSE 'ok' END;
+        detail := jsonb_build_object('conflicts', conflicts || regrouped, 'client_epoch', c.epoch, 'open_effects', h.open_effects);
+        IF outcome <> 'ok' THEN
+            fresh := '[]';
+            n := 0;
+        END IF;
+        IF outcome <> 'ok' AND woken IS NULL THEN
+            RETURN QUERY SELECT it.ord, outcome, 0::bigint, coalesce(h.seq, 0), h.recorded_at, '[]'::jsonb, detail;
+            CONTINUE;
+        END IF;
+        ts := greatest(clock_timestamp(), h.recorded_at);
+        IF woken IS NOT NULL THEN
+            h.seq := h.seq + 1;
+            h.state := replace(woken->'data'->>'state', 'RUN_STATE_', '');
+        END IF;
+        SELECT a.more, a.requested INTO more, requested FROM request_effects(h, fresh, n, ts) a;
+        begun := '[]';
+        IF jsonb_path_exists(fresh, '$[*].x ? (@.kind == "RUN")') THEN
+            SELECT a.more, a.begun, requested - a.settled INTO children, begun, requested
+                FROM start_children(h, fresh, h.seq + n + jsonb_array_length(more), it.owner, ts) a;
+            more := more || children;
+        END IF;
+        INSERT INTO journal (run_id, seq, type, effect_id, effect_key, recorded_at, writer, data)
+            SELECT it.run_id, h.seq + r.o, 'EFFECT_REQUESTED', (r.item->>'effect_id')::uuid, r.item->>'effect_key', ts,
+                   it.actor, r.item->'data'
+            FROM jsonb_array_elements(fresh) WITH ORDINALITY r(item, o);
+        more := CASE WHEN woken IS NULL THEN more ELSE woken || more END;
+        INSERT INTO journal (run_id, seq, type, effect_id, effect_key, attempt, recorded_at, writer, data)
+            SELECT it.run_id, m.seq, m.type, m.effect_id, m.effect_key, coalesce(m.attempt, 0), ts, it.actor, m.data
+            FROM jsonb_to_recordset(more) AS m(seq bigint, type text, effect_id uuid, effect_key text, attempt int,
+                                               data jsonb);
+        UPDATE run_heads u SET seq = h.seq + n + jsonb_array_length(more) - (woken IS NOT NULL)::int, recorded_at = ts,
+                state = h.state, open_effects = u.open_effects + requested
+            WHERE u.run_id = it.run_id RETURNING u.seq INTO head_seq;
+        UPDATE client_runs SET idle_at = CASE WHEN is_parked(h.state) THEN 'infinity'
+                ELSE ts + make_interval(secs => c.idle_timeout_s) END WHERE run_id = it.run_id;
+        RETURN QUERY SELECT it.ord, outcome, h.seq + 1, head_seq, ts, more, detail || jsonb_build_object('begun', begun, 'fresh', (
+            SELECT coalesce(jsonb_agg(r.item->'effect_key' ORDER BY r.o), '[]') FROM jsonb_array_elements(fresh) WITH ORDINALITY r(item, o)));
+    END LOOP;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.clients_seen_v1(run_ids uuid[])
+ RETURNS TABLE(run_id uuid, idle_timeout_s double precision)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+BEGIN
+    PERFORM set_config('synchronous_commit', 'off', true);  -- a SET clause would be undone before the commit
+    PERFORM 1 FROM client_runs c WHERE c.run_id = ANY (run_ids) ORDER BY c.run_id FOR UPDATE;
+    RETURN QUERY UPDATE client_runs c SET idle_at = clock_timestamp() + make_interval(secs => c.idle_timeout_s)
+        WHERE c.run_id = ANY (run_ids) AND c.idle_at < 'infinity' RETURNING c.run_id, c.idle_timeout_s;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.continue_run(h run_heads, continued jsonb, actor text, ts timestamp with time zone)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+DECLARE
+    old runs; fresh uuid := (continued->'data'->>'new_run_id')::uuid; epoch bigint; created jsonb; n run_heads;
+BEGIN
+    SELECT * INTO old FROM runs WHERE run_id = h.run_id;
+    UPDATE runs SET next_run_id = fresh WHERE run_id = h.run_id;
+    SELECT data - 'reuse_from' || jsonb_build_object('namespace', old.namespace, 'previous_run_id', h.run_id)
+           || field('key', to_jsonb(old.key)) || jsonb_build_object('input', continued->'data'->'input') INTO created
+        FROM journal WHERE run_id = h.run_id AND seq = 1;
+    epoch := epoch_for(fresh, actor);
+    PERFORM insert_run(fresh, epoch, created, actor, ts, old.depth, old.input_digest, old.code_version);
+    WITH kept AS (
+        SELECT data, row_number() OVER (ORDER BY seq) AS n FROM (
+            SELECT j.data, j.seq FROM journal j WHERE j.run_id = h.run_id AND j.type = 'SIGNAL_RECEIVED'
+                AND (j.seq > (continued->>'cause')::bigint
+                     OR j.seq IN (SELECT jsonb_array_elements(continued->'data'->'signal_seqs')::bigint))) kept_
+    ), written AS (
+        INSERT INTO journal (run_id, seq, type, recorded_at, writer, data)
+            SELECT fresh, 1 + kept.n, 'SIGNAL_RECEIVED', ts, actor, kept.data FROM kept RETURNING 1
+    )
+    UPDATE run_heads SET seq = 1 + (SELECT count(*) FROM written) WHERE run_id = fresh RETURNING * INTO n;
+    IF h.cancel_requested THEN
+        PERFORM cancel_run(n, old.cancel_reason, actor, ts);
+    END IF;
+    RETURN jsonb_build_object('run_id', fresh, 'epoch', epoch, 'head', n.seq + h.cancel_requested::int, 'data', created);
+END
+$function$;
+
 CREATE OR REPLACE FUNCTION backburner.contract_v1()
  RETURNS TABLE(lowest integer, highest integer)
  LANGUAGE sql
  STABLE
 AS $function$ SELECT 1, 1 $function$;
+
+CREATE OR REPLACE FUNCTION backburner.copy_blob(p_from uuid, p_to uuid, payload jsonb)
+ RETURNS void
+ LANGUAGE sql
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+    INSERT INTO blobs (run_id, digest, media_type, content)
+        SELECT p_to, b.digest, b.media_type, b.content FROM blobs b
+        WHERE b.run_id = p_from AND b.digest = payload->'blob'->>'digest'
+        ON CONFLICT DO NOTHING
+$function$;
 
 CREATE OR REPLACE FUNCTION backburner.create_runs_v1(items jsonb)
  RETURNS TABLE(ord integer, outcome text, run_id uuid, created boolean, head_seq bigint, epoch bigint, recorded_at timestamp with time zone, detail jsonb)
@@ -970,7 +1501,7 @@ CREATE OR REPLACE FUNCTION backburner.create_runs_v1(items jsonb)
 AS $function$
 #variable_conflict use_column
 DECLARE
-    it record; known record; ep bigint; ts timestamptz;
+    it record; known record; ep bigint; ts timestamptz; fresh boolean; removed uuid;
 BEGIN
     -- A new run must not get the epoch of an owner whose successor has adopted the shard's runs meanwhile.
     PERFORM 1 FROM shards s WHERE s.shard IN (
@@ -980,7 +1511,8 @@ BEGIN
         FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n),
              jsonb_to_record(t.item) AS i(run_id uuid, namespace text, key text, process text, client_driven boolean,
                  labels jsonb, input_digest text, parent_run_id uuid, parent_effect_id uuid, code_version text,
-                 actor text, data jsonb, owner jsonb, request_id text)
+                 actor text, data jsonb, owner jsonb, request_id text,
+                 reuse_from uuid, start_id text, idle_timeout_s double precision)
         ORDER BY i.namespace, i.request_id, i.key, i.run_id
     LOOP
         ts := clock_timestamp();
@@ -994,10 +1526,11 @@ BEGIN
                 ON CONFLICT DO NOTHING;
             IF NOT FOUND THEN
                 RETURN QUERY SELECT it.ord,
-                    CASE WHEN q.kind = 'CREATE_RUN' AND q.digest = it.input_digest THEN 'ok' ELSE 'request_conflict' END,
-                    r.run_id, false, h.seq, h.epoch, h.recorded_at, '{}'::jsonb
-                    FROM requests q JOIN runs r ON r.run_id = (q.answer->>'run_id')::uuid
-                         JOIN run_heads h ON h.run_id = r.run_id
+                    CASE WHEN q.kind IS DISTINCT FROM 'CREATE_RUN' OR q.digest <> it.input_digest THEN 'request_conflict'
+                         WHEN h.run_id IS NULL THEN 'pruned' ELSE 'ok' END,
+                    (q.answer->>'run_id')::uuid, false, coalesce(h.seq, 0), coalesce(h.epoch, 0), coalesce(h.recorded_at, ts),
+                    '{}'::jsonb
+                    FROM requests q LEFT JOIN run_heads h ON h.run_id = (q.answer->>'run_id')::uuid
                     WHERE q.namespace = it.namespace AND q.request_id = it.request_id;
                 CONTINUE;
             END IF;
@@ -1005,26 +1538,74 @@ BEGIN
         SELECT s.epoch INTO ep FROM shards s
             WHERE s.shard = shard_of(it.run_id) AND s.owner = it.owner->>'scheduler_id' AND s.expires_at > ts;
         INSERT INTO runs AS r (run_id, namespace, key, process, client_driven, state, labels, input_digest,
-                               parent_run_id, parent_effect_id, code_version, created_at)
+                               parent_run_id, parent_effect_id, code_version, created_at, reuse_from)
             VALUES (it.run_id, it.namespace, it.key, it.process, it.client_driven, 'RUNNING', it.labels,
-                    it.input_digest, it.parent_run_id, it.parent_effect_id, coalesce(it.code_version, ''), ts)
+                    it.input_digest, it.parent_run_id, it.parent_effect_id, coalesce(it.code_version, ''), ts,
+                    it.reuse_from)
             ON CONFLICT DO NOTHING;
+        fresh := FOUND;
+        -- after the insertion, which waits for a removal that is under way
+        SELECT p.run_id INTO removed FROM pruned_runs p
+            WHERE p.namespace = it.namespace AND p.key = it.key AND p.state <> 'CONTINUED';
         IF FOUND THEN
+            DELETE FROM runs r WHERE r.run_id = it.run_id AND fresh;
+            RETURN QUERY SELECT it.ord, 'pruned', removed, false, 0::bigint, 0::bigint, ts, '{}'::jsonb;
+            CONTINUE;
+        END IF;
+        IF fresh THEN
+            -- an earlier run that is reused is not removed before this one is there to keep it
+            PERFORM 1 FROM run_heads o WHERE o.run_id = it.reuse_from FOR SHARE SKIP LOCKED;
             INSERT INTO run_heads (run_id, shard, seq, epoch, recorded_at, state)
                 VALUES (it.run_id, shard_of(it.run_id), 1, coalesce(ep, 0), ts, 'RUNNING');
             INSERT INTO journal (run_id, seq, type, recorded_at, writer, data)
                 VALUES (it.run_id, 1, 'RUN_CREATED', ts, it.actor, it.data);
+            IF it.client_driven AND it.start_id IS NOT NULL THEN
+                INSERT INTO client_runs (run_id, epoch, start_id, idle_timeout_s, idle_at)
+                    VALUES (it.run_id, 1, it.start_id, it.idle_timeout_s, ts + make_interval(secs => it.idle_timeout_s));
+            END IF;
             RETURN QUERY SELECT it.ord, 'ok', it.run_id, true, 1::bigint, coalesce(ep, 0), ts, '{}'::jsonb;
             CONTINUE;
         END IF;
         SELECT r.run_id, r.input_digest, h.seq, h.epoch, h.recorded_at INTO known
             FROM runs r JOIN run_heads h USING (run_id)
-            WHERE r.run_id = it.run_id OR (r.namespace = it.namespace AND r.key = it.key)
+            WHERE r.run_id = it.run_id OR (r.namespace = it.namespace AND r.key = it.key AND r.state <> 'CONTINUED')
             ORDER BY (r.run_id = it.run_id) DESC LIMIT 1;
         RETURN QUERY SELECT it.ord,
             CASE WHEN known.input_digest = it.input_digest THEN 'ok' ELSE 'key_conflict' END,
             known.run_id, false, known.seq, known.epoch, known.recorded_at,
             jsonb_build_object('recorded_digest', known.input_digest);
+    END LOOP;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.depth_max()
+ RETURNS integer
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+AS $function$ SELECT 16 $function$;
+
+CREATE OR REPLACE FUNCTION backburner.drain_executors_v1(items jsonb)
+ RETURNS TABLE(ord integer, outcome text)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+DECLARE
+    it record;
+BEGIN
+    FOR it IN SELECT (t.n - 1)::int AS ord, i.* FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n),
+                     jsonb_to_record(t.item) AS i(executor_id text, drain boolean, reason text, actor text)
+              ORDER BY i.executor_id, t.n
+    LOOP
+        UPDATE executors x SET ordered_drain = CASE WHEN it.drain THEN it.reason END
+            WHERE x.executor_id = it.executor_id;
+        IF FOUND THEN
+            INSERT INTO operator_audit (recorded_at, action, subject, actor, reason, detail)
+                VALUES (clock_timestamp(), CASE WHEN it.drain THEN 'DRAIN_EXECUTOR' ELSE 'UNDRAIN_EXECUTOR' END,
+                        it.executor_id, it.actor, it.reason, '{}');
+        END IF;
+        RETURN QUERY SELECT it.ord, CASE WHEN FOUND THEN 'ok' ELSE 'not_found' END;
     END LOOP;
 END
 $function$;
@@ -1047,6 +1628,21 @@ AS $function$
     FROM jsonb_array_elements(rws) r
 $function$;
 
+CREATE OR REPLACE FUNCTION backburner.epoch_for(p_run_id uuid, p_actor text)
+ RETURNS bigint
+ LANGUAGE plpgsql
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+DECLARE
+    held shards;
+BEGIN
+    -- A new run must not get the epoch of an owner whose successor has adopted the shard's runs meanwhile.
+    SELECT * INTO held FROM shards WHERE shard = shard_of(p_run_id) FOR SHARE;
+    RETURN CASE WHEN 'scheduler/' || held.owner = p_actor AND held.expires_at > clock_timestamp()
+           THEN held.epoch ELSE 0 END;
+END
+$function$;
+
 CREATE OR REPLACE FUNCTION backburner.executor_gone_v1(p_executor_id text, p_session_no integer)
  RETURNS void
  LANGUAGE sql
@@ -1064,21 +1660,43 @@ CREATE OR REPLACE FUNCTION backburner.executor_hello_v1(p jsonb)
 AS $function$
 #variable_conflict use_column
 DECLARE
-    was executors;
+    was executors; heard jsonb := '{}';
 BEGIN
     SELECT * INTO was FROM executors WHERE executor_id = p->>'executor_id' FOR UPDATE;
+    IF p->>'incarnation' = ANY (was.succeeded)
+       OR (was.incarnation = p->>'incarnation' AND (p->>'dial')::bigint BETWEEN 1 AND was.dial - 1) THEN
+        RETURN QUERY SELECT 0, was.incarnation;
+        RETURN;
+    END IF;
+    INSERT INTO executor_expiries (executor_id, incarnation, expired_at, actor, reason)
+        SELECT DISTINCT x.executor_id, i.incarnation, clock_timestamp(), 'executor/' || (p->>'executor_id'),
+               'it was started again'
+        FROM jsonb_array_elements_text(p->'succeeds') AS i(incarnation)
+             CROSS JOIN LATERAL (SELECT p->>'executor_id' UNION
+                                 SELECT e.executor_id FROM executors e WHERE e.incarnation = i.incarnation) x(executor_id)
+        WHERE i.incarnation <> p->>'incarnation'
+          AND EXISTS (SELECT FROM effects f WHERE f.executor_id = x.executor_id AND f.incarnation = i.incarnation
+                      AND f.state IN ('DISPATCHED', 'RUNNING', 'CANCELLING'))
+        ON CONFLICT DO NOTHING;
+    SELECT coalesce(jsonb_object_agg(o.incarnation, o.at), '{}') INTO heard
+        FROM jsonb_each(was.earlier || jsonb_build_object(coalesce(was.incarnation, ''), was.seen_at)) AS o(incarnation, at)
+        WHERE EXISTS (SELECT FROM effects f WHERE f.executor_id = was.executor_id AND f.incarnation = o.incarnation
+                      AND f.state IN ('DISPATCHED', 'RUNNING', 'CANCELLING'));
     RETURN QUERY
     INSERT INTO executors AS e (executor_id, incarnation, session_no, holder, address, namespace, pools, capabilities,
-                                labels, version, state, connected_at, seen_at, clock_skew_s)
+                                labels, version, state, connected_at, seen_at, clock_skew_s, dial, succeeded)
         VALUES (p->>'executor_id', p->>'incarnation', 1, p->>'holder', p->>'address', p->>'namespace', p->'pools',
                 ARRAY(SELECT jsonb_array_elements_text(p->'capabilities')), p->'labels', p->>'version',
                 CASE WHEN (p->>'draining')::boolean THEN 'DRAINING' ELSE 'CONNECTED' END,
-                clock_timestamp(), clock_timestamp(), (p->>'clock_skew_s')::double precision)
+                clock_timestamp(), clock_timestamp(), (p->>'clock_skew_s')::double precision,
+                coalesce((p->>'dial')::bigint, 0),
+                (ARRAY(SELECT jsonb_array_elements_text(p->'succeeds')) || coalesce(was.succeeded, '{}'))[:64])
         ON CONFLICT (executor_id) DO UPDATE SET incarnation = excluded.incarnation, session_no = e.session_no + 1,
             holder = excluded.holder, address = excluded.address, namespace = excluded.namespace,
             pools = excluded.pools, capabilities = excluded.capabilities, labels = excluded.labels,
             version = excluded.version, state = excluded.state, connected_at = excluded.connected_at,
-            seen_at = excluded.seen_at, clock_skew_s = excluded.clock_skew_s
+            seen_at = excluded.seen_at, clock_skew_s = excluded.clock_skew_s, dial = excluded.dial,
+            succeeded = excluded.succeeded, earlier = heard
         RETURNING e.session_no, coalesce(was.incarnation, '');
 END
 $function$;
@@ -1099,12 +1717,207 @@ BEGIN
 END
 $function$;
 
+CREATE OR REPLACE FUNCTION backburner.expire_executors_v1(items jsonb)
+ RETURNS TABLE(ord integer, outcome text, attempts integer, incarnation text)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+DECLARE
+    it record; x executors;
+BEGIN
+    DELETE FROM executor_expiries o WHERE o.expired_at < clock_timestamp() - interval '30 days';
+    FOR it IN SELECT (t.n - 1)::int AS ord, i.* FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n),
+                     jsonb_to_record(t.item) AS i(executor_id text, incarnation text, reason text, actor text)
+              ORDER BY i.executor_id, t.n
+    LOOP
+        SELECT * INTO x FROM executors u WHERE u.executor_id = it.executor_id FOR UPDATE;
+        outcome := CASE WHEN x.executor_id IS NULL THEN 'not_found'
+                        WHEN x.incarnation <> it.incarnation THEN 'other_incarnation'
+                        WHEN x.state = 'LOST' THEN 'already' ELSE 'ok' END;
+        IF outcome = 'ok' THEN
+            UPDATE executors u SET state = 'LOST', session_no = u.session_no + 1 WHERE u.executor_id = it.executor_id;
+            INSERT INTO executor_expiries AS o (executor_id, incarnation, expired_at, actor, reason)
+                VALUES (it.executor_id, it.incarnation, clock_timestamp(), it.actor, it.reason)
+                ON CONFLICT (executor_id, incarnation) DO UPDATE
+                    SET expired_at = excluded.expired_at, actor = excluded.actor, reason = excluded.reason;
+        END IF;
+        SELECT count(*) INTO attempts FROM effects e
+            WHERE e.executor_id = it.executor_id AND e.incarnation = it.incarnation AND is_live(e.state);
+        IF outcome = 'ok' THEN
+            INSERT INTO operator_audit (recorded_at, action, subject, actor, reason, detail)
+                VALUES (clock_timestamp(), 'EXPIRE_EXECUTOR', it.executor_id, it.actor, it.reason,
+                        jsonb_build_object('incarnation', it.incarnation, 'attempts', attempts));
+        END IF;
+        RETURN QUERY SELECT it.ord, outcome, attempts, coalesce(x.incarnation, '');
+    END LOOP;
+END
+$function$;
+
 CREATE OR REPLACE FUNCTION backburner.field(name text, value jsonb)
  RETURNS jsonb
  LANGUAGE sql
  IMMUTABLE PARALLEL SAFE
 AS $function$
     SELECT CASE WHEN value IS NULL OR value IN ('null', '""') THEN '{}'::jsonb ELSE jsonb_build_object(name, value) END
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.finish_runs_v1(items jsonb)
+ RETURNS TABLE(ord integer, outcome text, head_seq bigint, recorded_at timestamp with time zone, extra jsonb, detail jsonb)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+DECLARE
+    it record; h run_heads; c client_runs; said journal; ts timestamptz; waits text[]; woken jsonb; rws jsonb; a record;
+    ending jsonb; left_ boolean; many boolean := jsonb_array_length(items) > 1;
+BEGIN
+    FOR it IN
+        SELECT (t.n - 1)::int AS ord, i.* FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n),
+             jsonb_to_record(t.item) AS i(run_id uuid, client_epoch bigint, state text, data jsonb, wait boolean,
+                                          actor text, blob_text text)
+        ORDER BY i.run_id
+    LOOP
+        IF many THEN
+            SELECT * INTO h FROM run_heads WHERE run_id = it.run_id FOR UPDATE SKIP LOCKED;
+        ELSE
+            SELECT * INTO h FROM run_heads WHERE run_id = it.run_id FOR UPDATE;
+        END IF;
+        SELECT * INTO c FROM client_runs WHERE run_id = h.run_id;
+        said := NULL;
+        IF h.closing OR NOT h.open THEN  -- then there is a row that says as what, not far from the end
+            SELECT * INTO said FROM journal j WHERE j.run_id = h.run_id
+                AND j.type IN ('RUN_CLOSING', 'RUN_COMPLETED', 'RUN_FAILED', 'RUN_CANCELLED')
+                ORDER BY j.seq DESC LIMIT 1;
+        END IF;
+        waits := ARRAY(SELECT e.key FROM effects e WHERE e.run_id = h.run_id AND e.settled_seq IS NULL
+                       AND e.on_run_end = 'WAIT' ORDER BY e.requested_seq);
+        outcome := client_refusal(h, it.run_id, c, it.client_epoch);
+        outcome := CASE
+            WHEN outcome <> '' THEN outcome
+            WHEN coalesce(said.data->>'outcome', 'RUN_STATE_' || replace(said.type, 'RUN_', '')) = 'RUN_STATE_' || it.state
+                 AND said.data - 'outcome' - 'unobserved_failures' = it.data THEN 'already'
+            WHEN NOT h.open OR h.closing OR h.cancel_requested THEN 'run_closed'
+            WHEN is_parked(h.state) AND NOT c.idle_halt THEN 'halted'
+            WHEN it.state = 'COMPLETED' AND NOT it.wait AND cardinality(waits) > 0 THEN 'effects_open'
+            ELSE 'ok' END;
+        IF outcome <> 'ok' THEN
+            RETURN QUERY SELECT it.ord, outcome, coalesce(h.seq, 0), h.recorded_at, '[]'::jsonb, jsonb_build_object(
+                'client_epoch', c.epoch, 'open', waits[1:20], 'open_count', cardinality(waits), 'cancels', '[]'::jsonb);
+            CONTINUE;
+        END IF;
+        ts := greatest(clock_timestamp(), h.recorded_at);
+        woken := wake_client(h);
+        IF woken IS NOT NULL THEN
+            h.seq := h.seq + 1;
+            h.state := replace(woken->'data'->>'state', 'RUN_STATE_', '');
+        END IF;
+        rws := (SELECT coalesce(jsonb_agg(jsonb_build_object('seq', h.seq + o.n, 'type', 'EFFECT_CANCEL_REQUESTED',
+                    'effect_id', o.effect_id, 'effect_key', o.key, 'attempt', o.attempt, 'data', jsonb_build_object(
+                        'reason', 'EFFECT_REASON_RUN_ENDED', 'message', 'its client has finished the run'))
+                    ORDER BY o.n), '[]')
+                FROM (SELECT e.*, row_number() OVER (ORDER BY e.requested_seq) AS n FROM effects e
+                      WHERE e.run_id = h.run_id AND e.settled_seq IS NULL AND e.cancel_reason IS NULL
+                        AND (e.on_run_end = 'CANCEL' OR (e.on_run_end = 'WAIT' AND it.state = 'FAILED'))) o);
+        SELECT * INTO a FROM settle_idle(h, rws, h.seq + jsonb_array_length(rws), ts, it.actor);
+        rws := a.rws || a.more;
+        left_ := EXISTS (SELECT FROM effects e WHERE e.run_id = h.run_id AND e.settled_seq IS NULL
+                         AND e.on_run_end <> 'DETACH');
+        ending := jsonb_build_object('seq', h.seq + jsonb_array_length(rws) + 1)
+            || CASE WHEN left_ THEN jsonb_build_object('type', 'RUN_CLOSING',
+                        'data', jsonb_build_object('outcome', 'RUN_STATE_' || it.state) || it.data)
+                    WHEN it.state = 'COMPLETED' THEN jsonb_build_object('type', 'RUN_COMPLETED', 'data', it.data)
+                    ELSE jsonb_build_object('type', 'RUN_FAILED', 'data', it.data) END;
+        h.seq := h.seq + jsonb_array_length(rws) + 1;
+        rws := CASE WHEN woken IS NULL THEN '[]' ELSE jsonb_build_array(woken) END || rws || ending;
+        INSERT INTO journal (run_id, seq, type, effect_id, effect_key, attempt, recorded_at, writer, data)
+            SELECT it.run_id, m.seq, m.type, m.effect_id, m.effect_key, coalesce(m.attempt, 0), ts, it.actor, m.data
+            FROM jsonb_to_recordset(rws) AS m(seq bigint, type text, effect_id uuid, effect_key text, attempt int,
+                                              data jsonb);
+        PERFORM keep_blobs(it.run_id, ARRAY[it.blob_text]);
+        UPDATE runs SET state = CASE WHEN left_ THEN 'CLOSING' ELSE it.state END, error = it.data->'error',
+                ended_at = CASE WHEN NOT left_ THEN ts END, end_seq = CASE WHEN NOT left_ THEN h.seq END
+            WHERE run_id = it.run_id;
+        UPDATE run_heads u SET seq = h.seq, recorded_at = ts, open = left_, closing = left_,
+                state = CASE WHEN left_ THEN 'CLOSING' ELSE it.state END, open_effects = u.open_effects - a.settled
+            WHERE u.run_id = it.run_id;
+        UPDATE client_runs SET idle_at = 'infinity' WHERE run_id = it.run_id;
+        RETURN QUERY SELECT it.ord, 'ok', h.seq, ts, rws, a.detail;
+    END LOOP;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.group_conflicts(p_run uuid, rws jsonb)
+ RETURNS jsonb
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+    SELECT coalesce(jsonb_agg(jsonb_build_object('key', r.item->>'effect_key', 'group_id', g.group_id,
+                                                 'strategy', g.strategy, 'max_concurrency', g.max_concurrency) ORDER BY r.o), '[]')
+    FROM jsonb_array_elements(rws) WITH ORDINALITY r(item, o)
+         JOIN run_groups g ON g.run_id = p_run AND g.group_id = r.item->'x'->>'group_id'
+    WHERE (g.strategy, g.max_concurrency)
+          IS DISTINCT FROM (r.item->'x'->>'group_strategy', (r.item->'x'->>'group_max')::int)
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.group_limit(p_run uuid, p_group text, p_most integer)
+ RETURNS integer
+ LANGUAGE sql
+ STABLE
+RETURN LEAST(p_most, (SELECT g.limit_ FROM run_groups g WHERE ((g.run_id = group_limit.p_run) AND (g.group_id = group_limit.p_group))));
+
+CREATE OR REPLACE FUNCTION backburner.group_open(p_run uuid, p_group text)
+ RETURNS bigint
+ LANGUAGE sql
+ STABLE
+RETURN (SELECT count(*) AS count FROM effects l WHERE ((l.run_id = group_open.p_run) AND (l.group_id = group_open.p_group) AND (l.state = ANY (ARRAY['DISPATCHED'::text, 'RUNNING'::text, 'CANCELLING'::text]))));
+
+CREATE OR REPLACE FUNCTION backburner.halt_idle_v1(items jsonb)
+ RETURNS TABLE(ord integer, outcome text, head_seq bigint, recorded_at timestamp with time zone, extra jsonb)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+DECLARE
+    it record; h run_heads; ts timestamptz; many boolean := jsonb_array_length(items) > 1;
+BEGIN
+    FOR it IN
+        SELECT (t.n - 1)::int AS ord, i.* FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n),
+             jsonb_to_record(t.item) AS i(run_id uuid, epoch bigint, actor text) ORDER BY i.run_id
+    LOOP
+        IF many THEN
+            SELECT * INTO h FROM run_heads WHERE run_id = it.run_id FOR UPDATE SKIP LOCKED;
+        ELSE
+            SELECT * INTO h FROM run_heads WHERE run_id = it.run_id FOR UPDATE;
+        END IF;
+        -- once: an end, a halt or a closing takes the run off the watch, a resumption puts it on again
+        UPDATE client_runs SET idle_at = 'infinity'
+            WHERE run_id = h.run_id AND (h.epoch = it.epoch OR NOT h.open) AND idle_at <= clock_timestamp();
+        outcome := CASE
+            WHEN h.run_id IS NULL AND EXISTS (SELECT FROM run_heads WHERE run_id = it.run_id) THEN 'busy'
+            WHEN h.run_id IS NULL THEN 'not_found'
+            WHEN h.open AND h.epoch <> it.epoch THEN 'stale_epoch'
+            WHEN NOT FOUND THEN 'not_idle'
+            WHEN h.state <> 'RUNNING' THEN 'not_running'
+            ELSE 'ok' END;
+        IF outcome <> 'ok' THEN
+            RETURN QUERY SELECT it.ord, outcome, coalesce(h.seq, 0), h.recorded_at, '[]'::jsonb;
+            CONTINUE;
+        END IF;
+        ts := greatest(clock_timestamp(), h.recorded_at);
+        INSERT INTO journal (run_id, seq, type, recorded_at, writer, data)
+            VALUES (it.run_id, h.seq + 1, 'RUN_HALTED', ts, it.actor, '{"reason": "CLIENT_IDLE", "client_idle": true}');
+        UPDATE client_runs SET idle_halt = true WHERE run_id = it.run_id;
+        UPDATE runs SET state = 'HALTED', halt_reason = 'CLIENT_IDLE' WHERE run_id = it.run_id;
+        UPDATE run_heads u SET seq = h.seq + 1, recorded_at = ts, state = 'HALTED' WHERE u.run_id = it.run_id;
+        RETURN QUERY SELECT it.ord, 'ok', h.seq + 1, ts, jsonb_build_array(jsonb_build_object('seq', h.seq + 1,
+            'type', 'RUN_HALTED', 'data', '{"reason": "CLIENT_IDLE", "client_idle": true}'::jsonb));
+    END LOOP;
+END
 $function$;
 
 CREATE OR REPLACE FUNCTION backburner.halt_runs_v1(items jsonb)
@@ -1130,7 +1943,8 @@ BEGIN
             WHEN h.run_id IS NULL AND EXISTS (SELECT FROM run_heads WHERE run_id = it.run_id) THEN 'busy'
             WHEN h.run_id IS NULL THEN 'not_found'
             WHEN NOT h.open THEN 'run_closed'
-            WHEN h.state = 'HALTED' THEN 'already'
+            WHEN h.state = 'HALTED' AND NOT EXISTS (
+                SELECT FROM client_runs c WHERE c.run_id = it.run_id AND c.idle_halt) THEN 'already'
             ELSE 'ok' END;
         IF outcome <> 'ok' THEN
             RETURN QUERY SELECT it.ord, outcome, coalesce(h.seq, 0), h.recorded_at, '[]'::jsonb;
@@ -1141,6 +1955,8 @@ BEGIN
         INSERT INTO journal (run_id, seq, type, recorded_at, writer, data)
             VALUES (it.run_id, h.seq + 1, 'RUN_HALTED', ts, it.actor, d);
         UPDATE runs SET state = 'HALTED', halt_reason = it.reason WHERE run_id = it.run_id;
+        -- whatever halted it before: now it waits for a resumption, not for its client
+        UPDATE client_runs SET idle_halt = false WHERE run_id = it.run_id AND idle_halt;
         UPDATE run_heads u SET seq = h.seq + 1, recorded_at = ts, state = 'HALTED' WHERE u.run_id = it.run_id;
         RETURN QUERY SELECT it.ord, 'ok', h.seq + 1, ts,
             jsonb_build_array(jsonb_build_object('seq', h.seq + 1, 'type', 'RUN_HALTED', 'data', d));
@@ -1156,11 +1972,52 @@ AS $function$
     SELECT CASE WHEN capability LIKE 'agent/%' THEN substr(capability, 7) ELSE split_part(capability, '/', 1) END
 $function$;
 
+CREATE OR REPLACE FUNCTION backburner.held_by_label(p_effect uuid, p_namespace text, p_executor text, p_capabilities text[])
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE
+RETURN (NOT (EXISTS (SELECT FROM (effects e CROSS JOIN LATERAL unnest(e.capabilities) a(a)) WHERE ((e.effect_id = held_by_label.p_effect) AND (a.a = ANY (held_by_label.p_capabilities)) AND (NOT is_held(held_by_label.p_namespace, harness_of(a.a), held_by_label.p_executor, e.labels))))));
+
 CREATE OR REPLACE FUNCTION backburner.history_max()
  RETURNS bigint
  LANGUAGE sql
  IMMUTABLE PARALLEL SAFE
 AS $function$ SELECT 200000::bigint $function$;
+
+CREATE OR REPLACE FUNCTION backburner.history_warning()
+ RETURNS bigint
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+AS $function$ SELECT 10000::bigint $function$;
+
+CREATE OR REPLACE FUNCTION backburner.holds_max()
+ RETURNS integer
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+AS $function$ SELECT 1000 $function$;
+
+CREATE OR REPLACE FUNCTION backburner.insert_run(p_run_id uuid, p_epoch bigint, p_data jsonb, p_actor text, ts timestamp with time zone, p_depth integer, p_input_digest text, p_code_version text)
+ RETURNS void
+ LANGUAGE sql
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+    INSERT INTO runs (run_id, namespace, key, process, client_driven, state, labels, input_digest, parent_run_id,
+                      parent_effect_id, previous_run_id, depth, code_version, created_at)
+        VALUES (p_run_id, coalesce(p_data->>'namespace', 'default'), p_data->>'key', p_data->>'process', false,
+                'RUNNING', coalesce(p_data->'labels', '{}'), p_input_digest, (p_data->>'parent_run_id')::uuid,
+                (p_data->>'parent_effect_id')::uuid, (p_data->>'previous_run_id')::uuid, p_depth,
+                coalesce(p_code_version, ''), ts);
+    INSERT INTO run_heads (run_id, shard, seq, epoch, recorded_at, state)
+        VALUES (p_run_id, shard_of(p_run_id), 1, p_epoch, ts, 'RUNNING');
+    INSERT INTO journal (run_id, seq, type, recorded_at, writer, data)
+        VALUES (p_run_id, 1, 'RUN_CREATED', ts, p_actor, p_data);
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.is_held(p_namespace text, p_harness text, p_executor text, p_labels jsonb)
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE
+RETURN (EXISTS (SELECT FROM dispatch_holds d WHERE ((COALESCE(d.until, 'infinity'::timestamp with time zone) > clock_timestamp()) AND (d.namespace = ANY (ARRAY[''::text, is_held.p_namespace])) AND (d.harness = ANY (ARRAY[''::text, is_held.p_harness])) AND (d.executor_id = ANY (ARRAY[''::text, is_held.p_executor])) AND (d.labels <@ is_held.p_labels))));
 
 CREATE OR REPLACE FUNCTION backburner.is_live(state text)
  RETURNS boolean
@@ -1170,12 +2027,49 @@ AS $function$
     SELECT state IN ('DISPATCHED', 'RUNNING', 'CANCELLING')
 $function$;
 
+CREATE OR REPLACE FUNCTION backburner.is_over(h run_heads)
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+    SELECT NOT h.open AND h.open_effects = 0
+       AND NOT EXISTS (SELECT FROM runs r JOIN run_heads p ON p.run_id = r.parent_run_id
+                       WHERE r.run_id = h.run_id AND p.open)
+       AND NOT EXISTS (SELECT FROM runs n JOIN run_heads o ON o.run_id = n.run_id
+                       WHERE n.reuse_from = h.run_id AND o.open)
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.is_overdue(e effects, p_at timestamp with time zone)
+ RETURNS boolean
+ LANGUAGE sql
+ IMMUTABLE
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+    SELECT coalesce(e.total_deadline <= p_at, false) OR coalesce(e.starts = 0 AND e.queue_deadline <= p_at, false)
+$function$;
+
 CREATE OR REPLACE FUNCTION backburner.is_parked(state text)
  RETURNS boolean
  LANGUAGE sql
  IMMUTABLE PARALLEL SAFE
 AS $function$
     SELECT state IN ('HALTED', 'PROCESS_ERROR')
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.journal_deletes_whole_runs()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+BEGIN
+    IF EXISTS (SELECT FROM gone g WHERE NOT EXISTS (
+                   SELECT FROM pruned_runs p WHERE p.run_id = g.run_id AND p.xmin = pg_current_xact_id()::xid))
+       OR EXISTS (SELECT FROM journal j WHERE j.run_id IN (SELECT g.run_id FROM gone g)) THEN
+        RAISE EXCEPTION 'the journal is append-only: only whole runs are removed, by retention' USING ERRCODE = 'BB001';
+    END IF;
+    RETURN NULL;
+END
 $function$;
 
 CREATE OR REPLACE FUNCTION backburner.journal_is_append_only()
@@ -1188,12 +2082,132 @@ BEGIN
 END
 $function$;
 
+CREATE OR REPLACE FUNCTION backburner.journal_is_pruned_only()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pruned_runs p WHERE p.pruned_at = transaction_timestamp()
+                   AND p.xmin = pg_current_xact_id()::xid) THEN
+        RAISE EXCEPTION 'the journal is append-only: DELETE is refused'
+            USING ERRCODE = 'BB001', HINT = 'whole runs are removed by retention';
+    END IF;
+    RETURN NULL;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.keep_blobs(p_run uuid, contents text[])
+ RETURNS void
+ LANGUAGE sql
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+    INSERT INTO blobs (run_id, digest, media_type, content)
+        SELECT p_run, encode(sha256(convert_to(c, 'UTF8')), 'hex'), 'application/json', convert_to(c, 'UTF8')
+        FROM (SELECT DISTINCT unnest(contents) AS c) given WHERE c IS NOT NULL ORDER BY 2
+        ON CONFLICT DO NOTHING
+$function$;
+
 CREATE OR REPLACE FUNCTION backburner.moment(at timestamp with time zone)
  RETURNS jsonb
  LANGUAGE sql
  STABLE PARALLEL SAFE
 AS $function$
     SELECT CASE WHEN at IS NOT NULL THEN to_jsonb(to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')) END
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.open_clients_v1(items jsonb)
+ RETURNS TABLE(ord integer, outcome text, client_epoch bigint, head_seq bigint, recorded_at timestamp with time zone, extra jsonb)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+DECLARE
+    it record; h run_heads; c client_runs; ts timestamptz; again boolean; woken jsonb;
+    many boolean := jsonb_array_length(items) > 1;
+BEGIN
+    FOR it IN
+        SELECT (t.n - 1)::int AS ord, i.* FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n),
+             jsonb_to_record(t.item) AS i(run_id uuid, start_id text, idle_timeout_s double precision, actor text)
+        ORDER BY i.run_id
+    LOOP
+        IF many THEN
+            SELECT * INTO h FROM run_heads WHERE run_id = it.run_id FOR UPDATE SKIP LOCKED;
+        ELSE
+            SELECT * INTO h FROM run_heads WHERE run_id = it.run_id FOR UPDATE;
+        END IF;
+        SELECT * INTO c FROM client_runs WHERE run_id = h.run_id;
+        outcome := client_refusal(h, it.run_id, c, c.epoch);
+        IF outcome <> '' THEN
+            RETURN QUERY SELECT it.ord, outcome, 0::bigint, coalesce(h.seq, 0), h.recorded_at, '[]'::jsonb;
+            CONTINUE;
+        END IF;
+        again := c.start_id = it.start_id;
+        ts := greatest(clock_timestamp(), h.recorded_at);
+        woken := wake_client(h);
+        IF woken IS NOT NULL THEN
+            h.seq := h.seq + 1;
+            h.state := replace(woken->'data'->>'state', 'RUN_STATE_', '');
+        END IF;
+        UPDATE client_runs SET epoch = c.epoch + (NOT again)::int, start_id = it.start_id,
+                idle_timeout_s = it.idle_timeout_s,
+                idle_at = CASE WHEN h.open AND NOT h.closing AND NOT is_parked(h.state)
+                          THEN ts + make_interval(secs => it.idle_timeout_s) ELSE 'infinity' END
+            WHERE run_id = it.run_id;
+        IF woken IS NOT NULL THEN
+            INSERT INTO journal (run_id, seq, type, recorded_at, writer, data)
+                VALUES (it.run_id, h.seq, 'RUN_RESUMED', ts, it.actor, woken->'data');
+            UPDATE run_heads u SET seq = h.seq, state = h.state, recorded_at = ts WHERE u.run_id = it.run_id;
+        END IF;
+        RETURN QUERY SELECT it.ord, CASE WHEN again THEN 'already' ELSE 'ok' END, c.epoch + (NOT again)::int, h.seq,
+            CASE WHEN woken IS NULL THEN h.recorded_at ELSE ts END,
+            CASE WHEN woken IS NULL THEN '[]'::jsonb ELSE jsonb_build_array(woken) END;
+    END LOOP;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.open_effects_max()
+ RETURNS integer
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+AS $function$ SELECT 20000 $function$;
+
+CREATE OR REPLACE FUNCTION backburner.order_settlements_v1(items jsonb)
+ RETURNS TABLE(ord integer, outcome text)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+DECLARE
+    it record; e effects;
+BEGIN
+    FOR it IN SELECT (t.n - 1)::int AS ord, i.* FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n),
+                     jsonb_to_record(t.item) AS i(effect_id uuid, attempt int, state text, data jsonb, blob_text text,
+                                                  actor text, reason text) ORDER BY i.effect_id, t.n
+    LOOP
+        SELECT * INTO e FROM effects u WHERE u.effect_id = it.effect_id;
+        outcome := CASE
+            WHEN e.effect_id IS NULL THEN 'not_found'
+            WHEN e.settled_seq IS NOT NULL THEN CASE WHEN EXISTS (
+                SELECT FROM operator_audit a WHERE a.subject = it.effect_id::text AND a.action = 'SETTLE_EFFECT'
+                   AND a.detail = jsonb_build_object('state', it.state, 'data', it.data)) THEN 'already' ELSE 'settled' END
+            WHEN e.kind NOT IN ('SHELL', 'FUNCTION', 'AGENT') THEN 'no_executor'
+            WHEN e.attempt <> it.attempt THEN 'other_attempt'
+            ELSE 'ok' END;
+        IF outcome = 'ok' THEN
+            INSERT INTO settle_orders (effect_id, run_id, attempt, state, data, blob_text, actor, reason)
+                VALUES (it.effect_id, e.run_id, it.attempt, it.state, it.data, it.blob_text, it.actor, it.reason)
+                ON CONFLICT (effect_id) DO UPDATE SET attempt = excluded.attempt, state = excluded.state,
+                    data = excluded.data, blob_text = excluded.blob_text, actor = excluded.actor, reason = excluded.reason;
+            INSERT INTO operator_audit (recorded_at, action, subject, actor, reason, detail)
+                VALUES (clock_timestamp(), 'SETTLE_EFFECT', it.effect_id::text, it.actor, it.reason,
+                        jsonb_build_object('state', it.state, 'data', it.data));
+        END IF;
+        RETURN QUERY SELECT it.ord, outcome;
+    END LOOP;
+END
 $function$;
 
 CREATE OR REPLACE FUNCTION backburner.output_append_v1(run_ids uuid[], effect_ids uuid[], attempts integer[], tokens bytea[], streams smallint[], offsets bigint[], chunks bytea[])
@@ -1236,7 +2250,7 @@ CREATE OR REPLACE FUNCTION backburner.owner_types()
  IMMUTABLE PARALLEL SAFE
 AS $function$
     SELECT '{RUN_CLOSING,RUN_COMPLETED,RUN_FAILED,RUN_CANCELLED,RUN_CONTINUED,RUN_HALTED,RUN_REPORTED,'
-           'PROCESS_RUNTIME_ERROR,PROCESS_LOG,PATCH_MARKED,CHILD_RUN_STARTED,TIMER_SET,TIMER_FIRED,EFFECT_REQUESTED,'
+           'PROCESS_RUNTIME_ERROR,PROCESS_LOG,PATCH_MARKED,TIMER_SET,TIMER_FIRED,EFFECT_REQUESTED,'
            'EFFECT_CANCEL_REQUESTED,EFFECT_RESOLVED}'::text[]
 $function$;
 
@@ -1278,6 +2292,74 @@ BEGIN
 END
 $function$;
 
+CREATE OR REPLACE FUNCTION backburner.prune_runs_v1(p jsonb)
+ RETURNS TABLE(outcome text, runs integer, journal_rows bigint, more boolean)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+DECLARE
+    before timestamptz := clock_timestamp() - make_interval(secs => (p->>'older_than_s')::double precision);
+    states text[] := ARRAY(SELECT jsonb_array_elements_text(p->'states'));
+    dry boolean := (p->>'dry_run')::boolean;
+    candidate record; h run_heads; ids uuid[] := '{}'; effect_ids uuid[]; total bigint := 0;
+BEGIN
+    IF NOT dry AND NOT pg_try_advisory_xact_lock(hashtext('backburner.prune')) THEN
+        RETURN QUERY SELECT 'busy', 0, 0::bigint, true;
+        RETURN;
+    END IF;
+    IF dry THEN
+        RETURN QUERY SELECT 'ok', count(*)::int, coalesce(sum(u.seq), 0)::bigint, false
+            FROM runs r JOIN run_heads u ON u.run_id = r.run_id
+            WHERE r.ended_at < before AND is_over(u) AND (p->>'namespace' IS NULL OR r.namespace = p->>'namespace')
+              AND (cardinality(states) = 0 OR r.state = ANY (states));
+        RETURN;
+    END IF;
+    more := false;
+    FOR candidate IN
+        SELECT r.run_id FROM runs r JOIN run_heads u ON u.run_id = r.run_id
+        WHERE r.ended_at < before AND is_over(u) AND (p->>'namespace' IS NULL OR r.namespace = p->>'namespace')
+          AND (cardinality(states) = 0 OR r.state = ANY (states))
+        ORDER BY r.ended_at, r.run_id
+    LOOP
+        IF cardinality(ids) >= (p->>'runs_max')::int OR total >= (p->>'rows_max')::bigint THEN
+            more := true;
+            EXIT;
+        END IF;
+        SELECT * INTO h FROM run_heads u WHERE u.run_id = candidate.run_id FOR UPDATE SKIP LOCKED;
+        IF FOUND AND is_over(h) THEN
+            ids := ids || h.run_id;
+            total := total + h.seq;
+        END IF;
+    END LOOP;
+    IF cardinality(ids) = 0 THEN
+        RETURN QUERY SELECT 'ok', 0, 0::bigint, false;
+        RETURN;
+    END IF;
+    INSERT INTO pruned_runs (run_id, namespace, key, process, state, ended_at, pruned_at)
+        SELECT r.run_id, r.namespace, r.key, r.process, r.state, r.ended_at, transaction_timestamp()
+        FROM runs r WHERE r.run_id = ANY (ids);
+    effect_ids := ARRAY(SELECT e.effect_id FROM effects e WHERE e.run_id = ANY (ids) ORDER BY e.effect_id);
+    DELETE FROM effects e WHERE e.run_id = ANY (ids);
+    DELETE FROM dispatch_queue q WHERE q.effect_id = ANY (effect_ids);
+    DELETE FROM settle_orders o WHERE o.effect_id = ANY (effect_ids);
+    DELETE FROM effect_output o WHERE o.effect_id = ANY (effect_ids);
+    DELETE FROM run_groups g WHERE g.run_id = ANY (ids);
+    DELETE FROM timers t WHERE t.run_id = ANY (ids);
+    DELETE FROM blobs b WHERE b.run_id = ANY (ids);
+    DELETE FROM client_runs c WHERE c.run_id = ANY (ids);
+    DELETE FROM journal j WHERE j.run_id = ANY (ids);
+    GET DIAGNOSTICS total = ROW_COUNT;
+    DELETE FROM runs r WHERE r.run_id = ANY (ids);
+    DELETE FROM run_heads u WHERE u.run_id = ANY (ids);
+    INSERT INTO operator_audit (recorded_at, action, subject, actor, reason, detail)
+        VALUES (clock_timestamp(), 'PRUNE_RUNS', coalesce(p->>'namespace', ''), p->>'actor', p->>'reason',
+                jsonb_build_object('runs', cardinality(ids), 'journal_rows', total, 'ended_before', before));
+    RETURN QUERY SELECT 'ok', cardinality(ids), total, more;
+END
+$function$;
+
 CREATE OR REPLACE FUNCTION backburner.readopt_v1(items jsonb)
  RETURNS TABLE(ord integer, outcome text)
  LANGUAGE plpgsql
@@ -1312,6 +2394,25 @@ AS $function$
     UPDATE shards s SET owner = NULL, expires_at = '-infinity' FROM mine WHERE s.shard = mine.shard
 $function$;
 
+CREATE OR REPLACE FUNCTION backburner.release_shards_v2(p_scheduler_id text, p_shards integer[])
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+BEGIN
+    IF p_shards IS NULL THEN
+        UPDATE schedulers SET lease_until = clock_timestamp(), seen_at = clock_timestamp()
+            WHERE scheduler_id = p_scheduler_id;
+    END IF;
+    WITH mine AS MATERIALIZED (
+        SELECT shard FROM shards WHERE owner = p_scheduler_id AND (p_shards IS NULL OR shard = ANY (p_shards))
+        ORDER BY shard FOR UPDATE
+    )
+    UPDATE shards s SET owner = NULL, expires_at = '-infinity' FROM mine WHERE s.shard = mine.shard;
+END
+$function$;
+
 CREATE OR REPLACE FUNCTION backburner.renew_shards_v1(p_scheduler_id text, p_ttl_s double precision)
  RETURNS SETOF integer
  LANGUAGE sql
@@ -1324,6 +2425,65 @@ AS $function$
     )
     UPDATE shards s SET expires_at = clock_timestamp() + make_interval(secs => p_ttl_s)
         FROM mine WHERE s.shard = mine.shard RETURNING s.shard
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.renew_shards_v2(p_scheduler_id text, p_address text, p_version text, p_ttl_s double precision, p_draining boolean)
+ RETURNS SETOF integer
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+    SELECT shard FROM renew_shards_v3(p_scheduler_id, p_address, p_version, p_ttl_s, p_draining)
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.renew_shards_v3(p_scheduler_id text, p_address text, p_version text, p_ttl_s double precision, p_draining boolean)
+ RETURNS TABLE(shard integer, epoch bigint)
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+    SELECT shard, epoch FROM renew_shards_v4(p_scheduler_id, p_address, p_version, p_ttl_s, p_draining, '{}')
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.renew_shards_v4(p_scheduler_id text, p_address text, p_version text, p_ttl_s double precision, p_draining boolean, p_vitals jsonb)
+ RETURNS TABLE(shard integer, epoch bigint)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+BEGIN
+    INSERT INTO schedulers AS s (scheduler_id, address, version, started_at, seen_at, lease_until, draining, vitals)
+        VALUES (p_scheduler_id, p_address, p_version, clock_timestamp(), clock_timestamp(),
+                clock_timestamp() + make_interval(secs => p_ttl_s), p_draining, p_vitals)
+        ON CONFLICT (scheduler_id) DO UPDATE SET seen_at = excluded.seen_at, address = excluded.address,
+            version = excluded.version, lease_until = excluded.lease_until, draining = excluded.draining,
+            vitals = excluded.vitals;
+    RETURN QUERY
+    WITH mine AS MATERIALIZED (
+        SELECT s.shard FROM shards s WHERE s.owner = p_scheduler_id AND s.expires_at > clock_timestamp()
+        ORDER BY s.shard FOR UPDATE
+    )
+    UPDATE shards s SET expires_at = clock_timestamp() + make_interval(secs => p_ttl_s)
+        FROM mine WHERE s.shard = mine.shard RETURNING s.shard, s.epoch;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.report_missing_v1(items jsonb)
+ RETURNS TABLE(ord integer, outcome text)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+BEGIN
+    INSERT INTO missing_attempts AS m (effect_id, attempt, run_id, item, reported_at)
+        SELECT DISTINCT ON (1, 2) (t.item->>'effect_id')::uuid, (t.item->>'attempt')::int, (t.item->>'run_id')::uuid,
+               t.item, clock_timestamp()
+        FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n) ORDER BY 1, 2, t.n DESC
+        ON CONFLICT ON CONSTRAINT missing_attempts_pkey
+            DO UPDATE SET item = excluded.item, reported_at = excluded.reported_at;
+    RETURN QUERY SELECT (t.n - 1)::int, 'ok' FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n);
+END
 $function$;
 
 CREATE OR REPLACE FUNCTION backburner.request_cancels_v1(items jsonb)
@@ -1362,27 +2522,22 @@ BEGIN
         END IF;
         ts := greatest(clock_timestamp(), h.recorded_at);
         IF it.effect_id IS NULL THEN
-            rws := jsonb_build_array(jsonb_build_object('seq', h.seq + 1, 'type', 'RUN_CANCEL_REQUESTED',
-                'data', field('reason', to_jsonb(it.message))));
-            UPDATE runs SET state = CASE WHEN state = 'RUNNING' THEN 'CANCELLING' ELSE state END,
-                    cancel_requested_at = ts, cancel_reason = it.message WHERE run_id = it.run_id;
-            UPDATE run_heads u SET cancel_requested = true,
-                    state = CASE WHEN u.state = 'RUNNING' THEN 'CANCELLING' ELSE u.state END WHERE u.run_id = it.run_id;
+            rws := jsonb_build_array(cancel_run(h, it.message, it.actor, ts));
             detail := '{"cancels": []}';
         ELSE
             rws := jsonb_build_array(jsonb_build_object('seq', h.seq + 1, 'type', 'EFFECT_CANCEL_REQUESTED',
                 'effect_id', it.effect_id, 'effect_key', e.key, 'attempt', e.attempt,
                 'data', field('reason', to_jsonb(it.reason)) || field('message', to_jsonb(it.message))));
-            SELECT * INTO a FROM settle_idle(h, rws, h.seq + 1, ts);
+            SELECT * INTO a FROM settle_idle(h, rws, h.seq + 1, ts, it.actor);
             rws := a.rws || a.more;
             detail := a.detail;
-            UPDATE run_heads u SET open_effects = u.open_effects - a.settled WHERE u.run_id = it.run_id;
+            INSERT INTO journal (run_id, seq, type, effect_id, effect_key, attempt, recorded_at, writer, data)
+                SELECT it.run_id, m.seq, m.type, m.effect_id, m.effect_key, coalesce(m.attempt, 0), ts, it.actor, m.data
+                FROM jsonb_to_recordset(rws) AS m(seq bigint, type text, effect_id uuid, effect_key text, attempt int,
+                                                  data jsonb);
+            UPDATE run_heads u SET seq = u.seq + jsonb_array_length(rws), recorded_at = ts,
+                    open_effects = u.open_effects - a.settled WHERE u.run_id = it.run_id;
         END IF;
-        INSERT INTO journal (run_id, seq, type, effect_id, effect_key, attempt, recorded_at, writer, data)
-            SELECT it.run_id, m.seq, m.type, m.effect_id, m.effect_key, coalesce(m.attempt, 0), ts, it.actor, m.data
-            FROM jsonb_to_recordset(rws) AS m(seq bigint, type text, effect_id uuid, effect_key text, attempt int,
-                                              data jsonb);
-        UPDATE run_heads u SET seq = u.seq + jsonb_array_length(rws), recorded_at = ts WHERE u.run_id = it.run_id;
         RETURN QUERY SELECT it.ord, 'ok', h.seq + jsonb_array_length(rws), ts, rws, detail;
     END LOOP;
 END
@@ -1395,41 +2550,54 @@ CREATE OR REPLACE FUNCTION backburner.request_effects(h run_heads, rws jsonb, n 
 AS $function$
 #variable_conflict use_column
 DECLARE
-    ns text := (SELECT namespace FROM runs WHERE run_id = h.run_id);
+    ns text; old_run uuid; reused jsonb := '{}'; holds boolean := EXISTS (SELECT FROM dispatch_holds);
 BEGIN
+    SELECT namespace, reuse_from INTO ns, old_run FROM runs WHERE run_id = h.run_id;
+    IF old_run IS NOT NULL THEN
+        reused := reused_effects(h.run_id, old_run, rws);
+    END IF;
     WITH asked AS (
         SELECT r.o, (r.item->>'effect_id')::uuid AS effect_id, r.item->>'effect_key' AS key, x.*,
                x.dispatch->>'executor_id' AS d_executor, x.dispatch->>'incarnation' AS d_incarnation,
                (x.dispatch->>'session_no')::int AS d_session
         FROM jsonb_array_elements(rws) WITH ORDINALITY r(item, o),
              jsonb_to_record(r.item->'x') AS x(kind text, name text, harness text, pool text, capabilities text[],
-                 background boolean, priority int, group_id text, group_max int, not_before timestamptz,
+                 background boolean, priority int, group_id text, group_max int, group_strategy text,
+                 not_before timestamptz,
                  queue_timeout_s double precision, total_timeout_s double precision, max_attempts int,
                  initial_s double precision, backoff double precision, max_interval_s double precision,
                  non_retryable text[], on_run_end text, labels jsonb, executor_labels jsonb,
                  poll_interval_s double precision, dispatch jsonb)
         WHERE r.item->>'type' = 'EFFECT_REQUESTED'
-    ), decided AS (
-        SELECT a.*, e.executor_id IS NOT NULL AND NOT is_parked(h.state)
+    ), granting AS (
+        SELECT a.*, reused ? a.key AS known, e.executor_id IS NOT NULL AND NOT is_parked(h.state) AND NOT reused ? a.key
                     AND a.kind IN ('SHELL', 'FUNCTION', 'AGENT') AND coalesce(a.not_before <= ts, true)
-                    AND (a.group_id IS NULL OR coalesce(a.group_max, 1) >=
+                    AND NOT (holds AND is_held(ns, a.dispatch->>'harness', a.d_executor, a.labels))
+                    AND (a.group_id IS NULL OR group_limit(h.run_id, a.group_id, coalesce(a.group_max, 1)) >=
                         row_number() OVER (PARTITION BY a.group_id, e.executor_id IS NULL ORDER BY a.o)
-                        + (SELECT count(*) FROM effects l
-                           WHERE l.run_id = h.run_id AND l.group_id = a.group_id
-                             AND l.state IN ('DISPATCHED', 'RUNNING', 'CANCELLING'))) AS granted,
+                        + group_open(h.run_id, a.group_id)) AS granted,
                a.kind IN ('SHELL', 'FUNCTION', 'AGENT') AS by_executor
         FROM asked a LEFT JOIN executors e
              ON e.executor_id = a.d_executor AND e.incarnation = a.d_incarnation AND e.session_no = a.d_session
-                AND e.state = 'CONNECTED' AND a.dispatch->>'token_hash' IS NOT NULL
+                AND e.state = 'CONNECTED' AND e.ordered_drain IS NULL AND a.dispatch->>'token_hash' IS NOT NULL
+    ), decided AS (
+        SELECT g.*, h.seq + n + count(*) FILTER (WHERE g.granted OR g.known) OVER (ORDER BY g.o) AS at_seq FROM granting g
+    ), grouped AS (
+        INSERT INTO run_groups (run_id, group_id, strategy, max_concurrency, limit_)
+            SELECT DISTINCT ON (a.group_id) h.run_id, a.group_id, coalesce(a.group_strategy, 'CONCURRENT'),
+                   coalesce(a.group_max, 1), coalesce(a.group_max, 1)
+            FROM asked a WHERE a.group_id IS NOT NULL ORDER BY a.group_id, a.o
+            ON CONFLICT DO NOTHING
     ), placed AS (
         INSERT INTO effects (effect_id, run_id, key, namespace, kind, name, harness, pool, background, state, attempt,
                              starts, capabilities, executor_labels, executor_id, incarnation, session_no, token_hash,
                              requested_seq, requested_at, dispatched_at, not_before, queue_deadline, total_deadline,
                              max_attempts, initial_s, backoff, max_interval_s, non_retryable, priority, group_id,
-                             group_max, on_run_end, labels, poll_interval_s)
+                             group_max, on_run_end, labels, poll_interval_s, settled_seq, settled_at)
             SELECT d.effect_id, h.run_id, d.key, ns, d.kind, d.name,
                    CASE WHEN granted THEN d.dispatch->>'harness' ELSE d.harness END, d.pool, d.background,
-                   CASE WHEN granted THEN 'DISPATCHED' WHEN by_executor THEN 'QUEUED' ELSE 'WAITING' END,
+                   CASE WHEN known THEN 'SUCCEEDED' WHEN granted THEN 'DISPATCHED' WHEN by_executor THEN 'QUEUED'
+                        ELSE 'WAITING' END,
                    granted::int, granted::int, d.capabilities, d.executor_labels,
                    CASE WHEN granted THEN d_executor END, CASE WHEN granted THEN d_incarnation END,
                    CASE WHEN granted THEN d_session END,
@@ -1437,24 +2605,29 @@ BEGIN
                    h.seq + d.o, ts, CASE WHEN granted THEN ts END, d.not_before,
                    ts + make_interval(secs => d.queue_timeout_s), ts + make_interval(secs => d.total_timeout_s),
                    d.max_attempts, d.initial_s, d.backoff, d.max_interval_s, d.non_retryable, d.priority, d.group_id,
-                   coalesce(d.group_max, 1), d.on_run_end, d.labels, d.poll_interval_s
+                   coalesce(d.group_max, 1), d.on_run_end, d.labels, d.poll_interval_s,
+                   CASE WHEN known THEN d.at_seq END, CASE WHEN known THEN ts END
             FROM decided d
     ), queued AS (
         INSERT INTO dispatch_queue (effect_id, run_id, namespace, pool, capabilities, executor_labels, background,
                                     priority, group_id, group_max, enqueued_at, not_before, rank)
             SELECT d.effect_id, h.run_id, ns, d.pool, d.capabilities, d.executor_labels, d.background, d.priority,
                    d.group_id, coalesce(d.group_max, 1), ts, coalesce(d.not_before, ts), ts - d.priority * interval '30 s'
-            FROM decided d WHERE d.by_executor AND NOT d.granted
+            FROM decided d WHERE d.by_executor AND NOT d.granted AND NOT d.known
     )
-    SELECT count(*),
-           coalesce(jsonb_agg(jsonb_build_object(
-               'seq', h.seq + n + d.place, 'type', 'EFFECT_DISPATCHED', 'effect_id', d.effect_id,
+    SELECT count(*) FILTER (WHERE NOT d.known),
+           coalesce(jsonb_agg(CASE WHEN d.granted THEN jsonb_build_object(
+               'seq', d.at_seq, 'type', 'EFFECT_DISPATCHED', 'effect_id', d.effect_id,
                'effect_key', d.key, 'attempt', 1,
                'data', jsonb_build_object('executor_id', d.d_executor, 'incarnation', d.d_incarnation,
                                           'session_no', d.d_session, 'harness', d.dispatch->>'harness'))
-               ORDER BY d.o) FILTER (WHERE d.granted), '[]')
+           ELSE jsonb_build_object(
+               'seq', d.at_seq, 'type', 'EFFECT_REUSED', 'effect_id', d.effect_id, 'effect_key', d.key, 'attempt', 0,
+               'data', jsonb_build_object('from_run_id', old_run, 'from_effect_id', reused->d.key->'effect_id')
+                       || field('result', reused->d.key->'result')) END
+               ORDER BY d.o) FILTER (WHERE d.granted OR d.known), '[]')
         INTO requested, more
-        FROM (SELECT *, count(*) FILTER (WHERE granted) OVER (ORDER BY o) AS place FROM decided) d;
+        FROM decided d;
 END
 $function$;
 
@@ -1488,7 +2661,8 @@ DECLARE
 BEGIN
     FOR it IN
         SELECT (t.n - 1)::int AS ord, i.* FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n),
-             jsonb_to_record(t.item) AS i(run_id uuid, effect_id uuid, actor text, state text, result jsonb, error jsonb)
+             jsonb_to_record(t.item) AS i(run_id uuid, effect_id uuid, actor text, state text, result jsonb,
+                                          error jsonb, blob_text text)
         ORDER BY i.run_id, i.effect_id
     LOOP
         IF many THEN
@@ -1497,6 +2671,9 @@ BEGIN
             SELECT * INTO h FROM run_heads WHERE run_id = it.run_id FOR UPDATE;
         END IF;
         SELECT * INTO e FROM effects WHERE effect_id = it.effect_id AND run_id = it.run_id;
+        IF it.blob_text IS NOT NULL THEN
+            it.result := jsonb_set(it.result, '{value}', blob_ref(it.blob_text));
+        END IF;
         d := jsonb_build_object('state', it.state) || field('result', it.result) || field('error', it.error)
              || field('resolved_by', to_jsonb(it.actor));
         SELECT data INTO was FROM journal WHERE run_id = it.run_id AND seq = e.settled_seq;
@@ -1517,6 +2694,7 @@ BEGIN
             WHERE effect_id = it.effect_id;
         INSERT INTO journal (run_id, seq, type, effect_id, effect_key, recorded_at, writer, data)
             VALUES (it.run_id, h.seq + 1, 'EFFECT_RESOLVED', it.effect_id, e.key, ts, it.actor, d);
+        PERFORM keep_blobs(it.run_id, ARRAY[it.blob_text]);
         UPDATE run_heads u SET seq = h.seq + 1, recorded_at = ts, open_effects = u.open_effects - 1
             WHERE u.run_id = it.run_id;
         rws := jsonb_build_array(jsonb_build_object('seq', h.seq + 1, 'type', 'EFFECT_RESOLVED',
@@ -1565,6 +2743,9 @@ BEGIN
             WHERE run_id = it.run_id;
         UPDATE run_heads u SET seq = h.seq + 1, recorded_at = ts, state = becomes, strikes = 0
             WHERE u.run_id = it.run_id;
+        UPDATE client_runs SET idle_halt = false, idle_at = CASE WHEN becomes = 'RUNNING'
+                THEN ts + make_interval(secs => idle_timeout_s) ELSE idle_at END
+            WHERE run_id = it.run_id;
         RETURN QUERY SELECT it.ord, 'ok', h.seq + 1, ts,
             jsonb_build_array(jsonb_build_object('seq', h.seq + 1, 'type', 'RUN_RESUMED', 'data', d));
     END LOOP;
@@ -1575,8 +2756,40 @@ CREATE OR REPLACE FUNCTION backburner.retry_pause(initial_s double precision, ba
  RETURNS double precision
  LANGUAGE sql
 AS $function$
-    SELECT least(max_interval_s, initial_s * power(backoff, least(greatest(starts - 1, 0), 60)))
+    SELECT least(max_interval_s, initial_s * power(least(backoff, 1000), least(greatest(starts - 1, 0), 60)))
            * (1 - 0.5 * random())
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.reused_effects(new_run uuid, old_run uuid, rws jsonb)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+DECLARE
+    found_ jsonb;
+BEGIN
+    WITH known AS (
+        SELECT e.key, e.effect_id, s.data->'result' AS result, s.data->'result'->'value'->'blob'->>'digest' AS digest
+        FROM jsonb_array_elements(rws) r(item)
+             JOIN effects e ON e.run_id = old_run AND e.key = r.item->>'effect_key' AND e.state = 'SUCCEEDED'
+             JOIN journal q ON q.run_id = old_run AND q.seq = e.requested_seq
+                               AND q.data->>'digest' = r.item->'data'->>'digest'
+             JOIN journal s ON s.run_id = old_run AND s.seq = e.settled_seq
+        WHERE r.item->>'type' = 'EFFECT_REQUESTED'
+    ), kept AS (
+        INSERT INTO blobs (run_id, digest, media_type, content)
+            SELECT new_run, b.digest, b.media_type, b.content FROM blobs b
+            WHERE b.run_id = old_run AND b.digest IN (SELECT k.digest FROM known k)
+            ORDER BY b.digest
+            ON CONFLICT DO NOTHING
+    )
+    SELECT coalesce(jsonb_object_agg(k.key, jsonb_build_object('effect_id', k.effect_id, 'result', k.result)), '{}')
+        INTO found_
+        FROM known k
+        WHERE k.digest IS NULL OR EXISTS (SELECT FROM blobs b WHERE b.run_id = old_run AND b.digest = k.digest);
+    RETURN found_;
+END
 $function$;
 
 CREATE OR REPLACE FUNCTION backburner.seconds_within(seconds double precision, most double precision)
@@ -1587,14 +2800,147 @@ AS $function$
     SELECT CASE WHEN seconds IS NOT NULL THEN least(greatest(seconds, 0), most) END
 $function$;
 
-CREATE OR REPLACE FUNCTION backburner.settle_idle(h run_heads, INOUT rws jsonb, after_seq bigint, ts timestamp with time zone, OUT more jsonb, OUT detail jsonb, OUT settled integer)
+CREATE OR REPLACE FUNCTION backburner.server_life_v1()
+ RETURNS TABLE(life bigint, system_identifier bigint, timeline integer, started_at timestamp with time zone, standby boolean)
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+    SELECT hashtextextended(concat_ws('/', s.system_identifier, t.timeline, extract(epoch FROM pg_postmaster_start_time())), 0),
+           s.system_identifier, t.timeline, pg_postmaster_start_time(), pg_is_in_recovery()
+    FROM pg_control_system() s,
+         LATERAL (SELECT CASE WHEN pg_is_in_recovery() THEN 0
+             ELSE ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int END AS timeline) t
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.set_holds_v1(items jsonb)
+ RETURNS TABLE(ord integer, outcome text, hold_id uuid, namespace text, harness text, executor_id text, labels jsonb, until timestamp with time zone, reason text, actor text, created_at timestamp with time zone)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+DECLARE
+    it record; d dispatch_holds; known jsonb;
+BEGIN
+    -- Waits for the dispatches that are under way; those that come later see what is set here.
+    LOCK TABLE dispatch_holds IN EXCLUSIVE MODE;
+    DELETE FROM dispatch_holds h WHERE h.until <= clock_timestamp();
+    FOR it IN
+        SELECT (t.n - 1)::int AS ord, i.* FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n),
+             jsonb_to_record(t.item) AS i(hold_id uuid, namespace text, harness text, executor_id text, labels jsonb,
+                                          until timestamptz, reason text, actor text, release boolean)
+        ORDER BY t.n
+    LOOP
+        d := NULL;
+        IF it.release THEN
+            DELETE FROM dispatch_holds h WHERE h.hold_id = it.hold_id RETURNING h.* INTO d;
+            outcome := 'ok';
+            IF d.hold_id IS NULL THEN
+                SELECT a.detail INTO known FROM operator_audit a
+                    WHERE a.subject = it.hold_id::text AND a.action = 'RELEASE_HOLD' LIMIT 1;
+                d := jsonb_populate_record(NULL::dispatch_holds, known);
+                outcome := CASE WHEN known IS NULL THEN 'not_found' ELSE 'already' END;
+            END IF;
+        ELSE
+            outcome := CASE
+                WHEN it.until <= clock_timestamp() THEN 'past'
+                WHEN (SELECT count(*) FROM dispatch_holds) >= holds_max() THEN 'too_many'
+                ELSE 'ok' END;
+            IF outcome = 'ok' THEN
+                INSERT INTO dispatch_holds AS h (hold_id, namespace, harness, executor_id, labels, until, reason, actor,
+                                                 created_at)
+                    VALUES (it.hold_id, it.namespace, it.harness, it.executor_id, it.labels, it.until, it.reason,
+                            it.actor, clock_timestamp())
+                    ON CONFLICT (namespace, harness, executor_id, labels) DO UPDATE
+                        SET until = excluded.until, reason = excluded.reason, actor = excluded.actor
+                    RETURNING h.* INTO d;
+            END IF;
+        END IF;
+        IF outcome = 'ok' THEN
+            INSERT INTO operator_audit (recorded_at, action, subject, actor, reason, detail)
+                VALUES (clock_timestamp(), CASE WHEN it.release THEN 'RELEASE_HOLD' ELSE 'SET_HOLD' END,
+                        d.hold_id::text, it.actor, it.reason, to_jsonb(d));
+        END IF;
+        RETURN QUERY SELECT it.ord, outcome, d.hold_id, d.namespace, d.harness, d.executor_id, d.labels, d.until,
+                            d.reason, d.actor, d.created_at;
+    END LOOP;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.settle_by_hand_v1(items jsonb)
+ RETURNS TABLE(ord integer, outcome text, head_seq bigint, recorded_at timestamp with time zone, extra jsonb, told text)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+DECLARE
+    it record; h run_heads; e effects; o settle_orders; ts timestamptz; rws jsonb; lived boolean; said text;
+    many boolean := jsonb_array_length(items) > 1;
+BEGIN
+    FOR it IN SELECT (t.n - 1)::int AS ord, i.* FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n),
+                     jsonb_to_record(t.item) AS i(run_id uuid, epoch bigint, effect_id uuid, actor text)
+              ORDER BY i.run_id, i.effect_id
+    LOOP
+        IF many THEN
+            SELECT * INTO h FROM run_heads WHERE run_id = it.run_id FOR UPDATE SKIP LOCKED;
+        ELSE
+            SELECT * INTO h FROM run_heads WHERE run_id = it.run_id FOR UPDATE;
+        END IF;
+        SELECT * INTO e FROM effects WHERE effect_id = it.effect_id AND run_id = h.run_id FOR UPDATE;
+        SELECT * INTO o FROM settle_orders WHERE effect_id = it.effect_id;
+        outcome := CASE
+            WHEN h.run_id IS NULL AND EXISTS (SELECT FROM run_heads WHERE run_id = it.run_id) THEN 'busy'
+            WHEN h.run_id IS NULL OR e.effect_id IS NULL THEN 'not_found'
+            WHEN h.epoch IS DISTINCT FROM it.epoch THEN 'stale_epoch'
+            WHEN o.effect_id IS NULL THEN 'already'
+            WHEN e.settled_seq IS NOT NULL THEN 'settled'
+            WHEN e.attempt <> o.attempt THEN 'stale_attempt'
+            ELSE 'ok' END;
+        IF outcome NOT IN ('busy', 'stale_epoch') THEN
+            DELETE FROM settle_orders WHERE effect_id = it.effect_id;
+        END IF;
+        IF outcome <> 'ok' THEN
+            RETURN QUERY SELECT it.ord, outcome, coalesce(h.seq, 0), h.recorded_at, '[]'::jsonb, ''::text;
+            CONTINUE;
+        END IF;
+        ts := greatest(clock_timestamp(), h.recorded_at);
+        lived := is_live(e.state);
+        said := 'settled by hand by ' || o.actor || CASE WHEN o.reason = '' THEN '' ELSE ': ' || o.reason END;
+        rws := CASE WHEN lived THEN jsonb_build_array(jsonb_build_object('seq', h.seq + 1, 'type', 'EFFECT_ATTEMPT_LOST',
+            'effect_id', e.effect_id, 'effect_key', e.key, 'attempt', e.attempt, 'data',
+            jsonb_build_object('reason', 'EFFECT_REASON_EXECUTOR_LOST', 'message', said))) ELSE '[]' END;
+        rws := rws || jsonb_build_object('seq', h.seq + jsonb_array_length(rws) + 1, 'type', 'EFFECT_RESOLVED',
+            'effect_id', e.effect_id, 'effect_key', e.key, 'attempt', e.attempt, 'data',
+            jsonb_build_object('state', 'EFFECT_STATE_' || o.state) || o.data
+            || CASE WHEN lived THEN '{"death": "DEATH_UNPROVEN"}'::jsonb ELSE '{}' END);
+        PERFORM keep_blobs(it.run_id, ARRAY[o.blob_text]);
+        UPDATE effects SET state = o.state, settled_seq = h.seq + jsonb_array_length(rws), settled_at = ts,
+                token_hash = NULL, past_tokens = CASE WHEN lived THEN with_past_token(e) ELSE past_tokens END,
+                reason = replace(o.data->'error'->>'reason', 'EFFECT_REASON_', '')
+            WHERE effect_id = e.effect_id;
+        DELETE FROM dispatch_queue WHERE effect_id = e.effect_id;
+        INSERT INTO journal (run_id, seq, type, effect_id, effect_key, attempt, recorded_at, writer, data)
+            SELECT it.run_id, m.seq, m.type, m.effect_id, m.effect_key, m.attempt, ts, it.actor, m.data
+            FROM jsonb_to_recordset(rws) AS m(seq bigint, type text, effect_id uuid, effect_key text, attempt int,
+                                              data jsonb);
+        UPDATE run_heads u SET seq = h.seq + jsonb_array_length(rws), recorded_at = ts, open_effects = u.open_effects - 1
+            WHERE u.run_id = it.run_id;
+        RETURN QUERY SELECT it.ord, 'ok', h.seq + jsonb_array_length(rws), ts, rws,
+                            CASE WHEN lived THEN e.executor_id ELSE '' END;
+    END LOOP;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.settle_idle(h run_heads, INOUT rws jsonb, after_seq bigint, ts timestamp with time zone, actor text, OUT more jsonb, OUT detail jsonb, OUT settled integer)
  RETURNS record
  LANGUAGE plpgsql
  SET search_path TO 'backburner', 'pg_temp'
 AS $function$
 #variable_conflict use_column
 DECLARE
-    r record; e effects; cancels jsonb := '[]'; refused jsonb := '[]'; row_ jsonb;
+    r record; e effects; cancels jsonb := '[]'; refused jsonb := '[]'; elsewhere jsonb := '[]'; row_ jsonb;
 BEGIN
     more := '[]';
     settled := 0;
@@ -1626,9 +2972,11 @@ BEGIN
         ELSE
             UPDATE effects SET cancel_reason = coalesce(cancel_reason, r.item->'data'->>'reason', 'EFFECT_REASON_UNSPECIFIED'),
                     cancel_message = coalesce(cancel_message, r.item->'data'->>'message'),
-                    state = CASE WHEN is_live(state) THEN 'CANCELLING' ELSE state END
+                    state = CASE WHEN is_live(state) OR kind = 'RUN' THEN 'CANCELLING' ELSE state END
                 WHERE effect_id = e.effect_id;
-            IF is_live(e.state) THEN
+            IF e.kind = 'RUN' THEN
+                elsewhere := elsewhere || coalesce(cancel_child(e, r.item->'data', actor), '[]');
+            ELSIF is_live(e.state) THEN
                 cancels := cancels || jsonb_build_object('effect_id', e.effect_id, 'attempt', e.attempt,
                     'executor_id', e.executor_id, 'incarnation', e.incarnation,
                     'reason', r.item->'data'->'reason', 'message', r.item->'data'->'message');
@@ -1638,8 +2986,54 @@ BEGIN
             END IF;
         END IF;
     END LOOP;
-    detail := jsonb_build_object('cancels', cancels) || CASE WHEN refused = '[]' THEN '{}'
-        ELSE jsonb_build_object('refused', refused) END;
+    detail := jsonb_build_object('cancels', cancels) || field('refused', nullif(refused, '[]'))
+        || field('elsewhere', nullif(elsewhere, '[]'));
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.settle_parent(p run_heads, child uuid, ended jsonb, actor text)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+DECLARE
+    e effects; ts timestamptz := greatest(clock_timestamp(), p.recorded_at); row_ jsonb; d jsonb := ended->'data';
+    ends_as text; by_parent boolean; why text;
+BEGIN
+    SELECT f.* INTO e FROM effects f
+        WHERE f.effect_id = (SELECT r.parent_effect_id FROM runs r WHERE r.run_id = child) AND f.run_id = p.run_id
+        FOR UPDATE;
+    IF e.effect_id IS NULL OR e.settled_seq IS NOT NULL THEN
+        RETURN NULL;
+    END IF;
+    by_parent := e.cancel_reason IS NOT NULL;
+    why := coalesce(e.cancel_reason, 'EFFECT_REASON_CANCELLED_BY_USER');
+    ends_as := CASE WHEN ended->>'type' = 'RUN_COMPLETED' THEN 'SUCCEEDED'
+                    WHEN e.cancel_reason = 'EFFECT_REASON_TIMEOUT_TOTAL' THEN 'TIMED_OUT'
+                    WHEN by_parent OR ended->>'type' = 'RUN_CANCELLED' THEN 'CANCELLED' ELSE 'FAILED' END;
+    row_ := CASE ends_as
+        WHEN 'SUCCEEDED' THEN field('result', nullif(field('value', d->'result'), '{}'))
+        WHEN 'CANCELLED' THEN field('reason', to_jsonb(why))
+            || field('message', to_jsonb(CASE WHEN by_parent THEN e.cancel_message ELSE d->>'reason' END))
+        WHEN 'TIMED_OUT' THEN jsonb_build_object('error', jsonb_build_object('reason', why, 'message', e.cancel_message))
+        ELSE jsonb_build_object('error', jsonb_build_object('reason', 'EFFECT_REASON_CHILD_RUN_FAILED')
+                 || field('message', to_jsonb('run ' || child || ' failed: ' || coalesce(d->'error'->>'message', '')))
+                 || field('exception_type', d->'error'->'exception_type'))
+             || field('result', nullif(field('session', d->'error'->'session'), '{}')) END;
+    row_ := jsonb_build_object('seq', p.seq + 1, 'effect_id', e.effect_id, 'effect_key', e.key,
+        'type', CASE ends_as WHEN 'CANCELLED' THEN 'EFFECT_CANCELLED' ELSE 'EFFECT_RESOLVED' END,
+        'data', CASE ends_as WHEN 'CANCELLED' THEN row_
+                ELSE jsonb_build_object('state', 'EFFECT_STATE_' || ends_as) || row_ END);
+    PERFORM copy_blob(child, p.run_id, d->'result');
+    UPDATE effects SET state = ends_as, settled_seq = p.seq + 1, settled_at = ts,
+            reason = CASE ends_as WHEN 'SUCCEEDED' THEN NULL WHEN 'FAILED' THEN 'CHILD_RUN_FAILED'
+                     ELSE replace(why, 'EFFECT_REASON_', '') END,
+            elapsed_s = extract(epoch FROM ts - requested_at)
+        WHERE effect_id = e.effect_id;
+    INSERT INTO journal (run_id, seq, type, effect_id, effect_key, recorded_at, writer, data)
+        VALUES (p.run_id, p.seq + 1, row_->>'type', e.effect_id, e.key, ts, actor, row_->'data');
+    UPDATE run_heads SET seq = p.seq + 1, recorded_at = ts, open_effects = open_effects - 1 WHERE run_id = p.run_id;
+    RETURN jsonb_build_object('run_id', p.run_id, 'recorded_at', ts, 'rows', jsonb_build_array(row_));
 END
 $function$;
 
@@ -1704,6 +3098,49 @@ BEGIN
 END
 $function$;
 
+CREATE OR REPLACE FUNCTION backburner.start_children(h run_heads, rws jsonb, after_seq bigint, actor text, ts timestamp with time zone, OUT more jsonb, OUT begun jsonb, OUT settled integer)
+ RETURNS record
+ LANGUAGE plpgsql
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+DECLARE
+    r record; parent runs; error jsonb; created jsonb; epoch bigint; at_seq bigint;
+BEGIN
+    more := '[]';
+    begun := '[]';
+    settled := 0;
+    SELECT * INTO parent FROM runs WHERE run_id = h.run_id;
+    FOR r IN SELECT (item->>'effect_id')::uuid AS effect_id, item->>'effect_key' AS key, item->'x'->'child' AS child,
+                    item->'x'->'refusal' AS refusal
+             FROM jsonb_array_elements(rws) WITH ORDINALITY t(item, o)
+             WHERE item->>'type' = 'EFFECT_REQUESTED' AND item->'x'->>'kind' = 'RUN' AND NOT EXISTS (
+                 SELECT FROM effects e WHERE e.effect_id = (item->>'effect_id')::uuid AND e.state = 'SUCCEEDED')
+             ORDER BY o  -- not of those that an earlier run has answered
+    LOOP
+        at_seq := after_seq + jsonb_array_length(more) + 1;
+        error := CASE WHEN parent.depth >= depth_max() THEN jsonb_build_object('reason', 'EFFECT_REASON_INVALID_WORK',
+            'message', 'runs are nested at most ' || depth_max() || ' deep: let a run above this one start it')
+            WHEN r.child IS NULL THEN coalesce(r.refusal, '{"reason": "EFFECT_REASON_INVALID_WORK"}') END;
+        IF error IS NOT NULL THEN
+            UPDATE effects SET state = 'FAILED', settled_seq = at_seq, settled_at = ts,
+                    reason = replace(error->>'reason', 'EFFECT_REASON_', '') WHERE effect_id = r.effect_id;
+            settled := settled + 1;
+            more := more || jsonb_build_object('seq', at_seq, 'type', 'EFFECT_RESOLVED', 'effect_id', r.effect_id,
+                'effect_key', r.key, 'data', jsonb_build_object('state', 'EFFECT_STATE_FAILED', 'error', error));
+            CONTINUE;
+        END IF;
+        epoch := epoch_for((r.child->>'run_id')::uuid, actor);
+        created := r.child->'data' || jsonb_build_object('namespace', parent.namespace)
+            || field('labels', nullif(parent.labels || coalesce(r.child->'data'->'labels', '{}'), '{}'));
+        PERFORM insert_run((r.child->>'run_id')::uuid, epoch, created, actor, ts, parent.depth + 1,
+                           r.child->>'input_digest', r.child->>'code_version');
+        more := more || jsonb_build_object('seq', at_seq, 'type', 'CHILD_RUN_STARTED', 'effect_id', r.effect_id,
+            'effect_key', r.key, 'data', jsonb_build_object('child_run_id', r.child->>'run_id'));
+        begun := begun || jsonb_build_object('run_id', r.child->>'run_id', 'epoch', epoch, 'head', 1, 'data', created);
+    END LOOP;
+END
+$function$;
+
 CREATE OR REPLACE FUNCTION backburner.strike_v1(p_run_id uuid, p_epoch bigint)
  RETURNS integer
  LANGUAGE sql
@@ -1711,6 +3148,39 @@ CREATE OR REPLACE FUNCTION backburner.strike_v1(p_run_id uuid, p_epoch bigint)
  SET search_path TO 'backburner', 'pg_temp'
 AS $function$
     UPDATE run_heads SET strikes = strikes + 1 WHERE run_id = p_run_id AND epoch = p_epoch AND open RETURNING strikes
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.take_missing_v1(p_shards integer[])
+ RETURNS SETOF jsonb
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+    WITH mine AS MATERIALIZED (
+        SELECT effect_id, attempt FROM missing_attempts WHERE shard_of(run_id) = ANY (p_shards)
+        ORDER BY effect_id, attempt LIMIT 500 FOR UPDATE
+    )
+    DELETE FROM missing_attempts m USING mine WHERE m.effect_id = mine.effect_id AND m.attempt = mine.attempt
+        RETURNING m.item
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.wake_client(h run_heads)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+DECLARE
+    goes_on text := CASE WHEN h.closing THEN 'CLOSING' WHEN h.cancel_requested THEN 'CANCELLING' ELSE 'RUNNING' END;
+BEGIN
+    UPDATE client_runs SET idle_halt = false WHERE run_id = h.run_id AND idle_halt;
+    IF NOT FOUND OR h.state <> 'HALTED' THEN
+        RETURN NULL;
+    END IF;
+    UPDATE runs SET state = goes_on, halt_reason = NULL WHERE run_id = h.run_id;
+    RETURN jsonb_build_object('seq', h.seq + 1, 'type', 'RUN_RESUMED', 'data', jsonb_build_object(
+        'reason', 'its client has called', 'state', 'RUN_STATE_' || goes_on));
+END
 $function$;
 
 CREATE OR REPLACE FUNCTION backburner.with_past_token(e effects)

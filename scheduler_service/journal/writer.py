@@ -14,8 +14,10 @@ from typing import Any, Final, LiteralString
 
 import orjson
 
+from scheduler_service.journal.connecting import Row
 from scheduler_service.journal.errors import JournalBusy, JournalRefused, JournalUnavailable
-from scheduler_service.journal.link import Link, Row
+from scheduler_service.journal.link import Link
+from scheduler_service.journal.lives import Life, Lives
 
 log = logging.getLogger(__name__)
 
@@ -35,16 +37,21 @@ class _Item:
     payload: bytes
     future: asyncio.Future[Row]
     deadline: float
+    life: Life | None
     busy: int = 0
 
 
 @dataclass(slots=True, eq=False)
 class GroupWriter:
-    """Calls one array function; `statement` has the one parameter %(items)s and answers (ord, outcome, ...)."""
+    """Calls one array function; `statement` has the one parameter %(items)s and answers (ord, outcome, ...).
+
+    With `lives` an item is written in the life of the database in which it was submitted, or not at all.
+    """
 
     link: Link
     statement: LiteralString
     name: str
+    lives: Lives | None = None
     _waiting: deque[_Item] = field(default_factory=deque)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _task: asyncio.Task[None] | None = None
@@ -66,7 +73,9 @@ class GroupWriter:
         """Writes one item and answers with its row. Raises JournalUnavailable or JournalRefused."""
         if len(self._waiting) >= WAITING_MAX:
             raise JournalUnavailable(f"{self.name}: {WAITING_MAX} writes are waiting already")
-        waiting = _Item(orjson.dumps(item), asyncio.get_running_loop().create_future(), time.monotonic() + ITEM_SECONDS)
+        life = self.lives.current if self.lives is not None else None
+        deadline = time.monotonic() + ITEM_SECONDS
+        waiting = _Item(orjson.dumps(item), asyncio.get_running_loop().create_future(), deadline, life)
         self._waiting.append(waiting)
         self._wake.set()
         return await asyncio.shield(waiting.future)
@@ -92,10 +101,10 @@ class GroupWriter:
         """The oldest items; one that was busy too often goes alone, so that it waits for its lock."""
         batch = [self._waiting.popleft()]
         size = len(batch[0].payload)
-        alone = batch[0].busy >= _BUSY_TRIES_TOGETHER
+        alone, life = batch[0].busy >= _BUSY_TRIES_TOGETHER, batch[0].life
         while not alone and self._waiting and len(batch) < ITEMS_MAX:
             item = self._waiting[0]
-            if item.busy >= _BUSY_TRIES_TOGETHER or size + len(item.payload) > BYTES_MAX:
+            if item.life != life or item.busy >= _BUSY_TRIES_TOGETHER or size + len(item.payload) > BYTES_MAX:
                 break
             size += len(item.payload)
             batch.append(self._waiting.popleft())
@@ -126,7 +135,9 @@ class GroupWriter:
     async def _call(self, batch: Sequence[_Item]) -> list[Row]:
         items = b"[" + b",".join(item.payload for item in batch) + b"]"
         deadline = min(item.deadline for item in batch)
-        return await self.link.call(self.statement, {"items": items.decode()}, deadline=deadline)
+        return await self.link.call(
+            self.statement, {"items": items.decode()}, name=self.name, deadline=deadline, life=batch[0].life
+        )
 
     async def _bisect(self, batch: Sequence[_Item], error: JournalRefused) -> None:
         """A batch that fails as a whole is halved until the items that are to blame stand alone."""

@@ -6,14 +6,20 @@ Asked at quiescence: `advance` is True when it made something ready to run.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Final
 
+from scheduler_service.authoring.bounds import RESULT, bounded
 from scheduler_service.authoring.errors import is_run_failure
-from scheduler_service.authoring.values import InvalidValue, encode
+from scheduler_service.authoring.values import InvalidValue
 from scheduler_service.replay.context import ContinueAsNew, RunContext
 from scheduler_service.replay.failures import run_error
 from scheduler_service.replay.handles import Handle
 from scheduler_service.replay.outbox import Asking
+
+_UNHEARD: Final = (
+    "ctx.continue_as_new was called in task {task!r}, which nobody awaited, and the process has returned: await that "
+    "task"
+)
 
 
 class Closing:
@@ -36,19 +42,19 @@ class Closing:
     def cancel_run(self) -> None:
         """The run's cancel was asked for: CancelledError enters the main task, or the closing run stops waiting."""
         if self._outcome:
-            for key in sorted(self._waited):
+            for key in sorted(self._still_open()):
                 self._asking.open[key].ask_cancel("RUN_CANCELLED")
         elif self.main is not None:
             self.main.cancel()  # how long cleanup may take is the owner's to bound: it needs a clock
 
-    def effect_settled(self, handle: Handle[Any]) -> None:
-        """An effect has settled."""
-        self._waited.discard(handle.key)
-
     @property
     def due(self) -> bool:
         """True when the run is over but for the row that says so."""
-        return bool(self._outcome) and not (self.ended or self._waited or self._asking.loop.tasks)
+        return bool(self._outcome) and not (self.ended or self._still_open() or self._asking.loop.tasks)
+
+    def _still_open(self) -> set[str]:
+        """Of the effects that must settle first, those that have not: settled, or taken back before they were asked."""
+        return self._waited & self._asking.open.keys()
 
     def advance(self) -> bool:
         """Take the next step towards the end, at quiescence. True when that made something ready to run."""
@@ -76,8 +82,12 @@ class Closing:
             self._returned(result)
 
     def _returned(self, result: Any) -> None:
+        unheard = self._context.continues_unheard()
+        if unheard:
+            self.process_error = RuntimeError(_UNHEARD.format(task=unheard))
+            return
         try:
-            self._outcome, self._end = "COMPLETED", {"result": {"value": encode(result, "result")}}
+            self._outcome, self._end = "COMPLETED", {"result": {"value": bounded(result, "result", RESULT)}}
         except InvalidValue as error:
             self.process_error, self.error_kind = error, "INVALID_RESULT"
 
@@ -123,12 +133,17 @@ class Closing:
         late, self._asking.late = self._asking.late or [], []
         for handle in late:  # asked for by the cleanup of tasks that were left behind
             self._wait_for(handle)
-        if self._waited or self._asking.loop.tasks:
+        if self._still_open() or self._asking.loop.tasks:
             self._announce()
             return
         self.ended = True
         unobserved = self._asking.unobserved_failures
-        counted = {"unobserved_failures": unobserved} if unobserved and self._outcome != "CONTINUED" else {}
+        if self._outcome == "CONTINUED":
+            # By reference: values of many signals would make a row that no message can carry.
+            untaken = self._context.untaken_signals()
+            self._asking.add("RUN_CONTINUED", {**self._end, **({"signal_seqs": untaken} if untaken else {})})
+            return
+        counted = {"unobserved_failures": unobserved} if unobserved else {}
         self._asking.add(f"RUN_{self._outcome}", {**self._end, **counted})
 
     def _announce(self) -> None:

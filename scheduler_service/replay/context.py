@@ -10,8 +10,18 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, Final, NoReturn, TypeVar, Unpack
 
+from scheduler_service.authoring.bounds import (
+    LOG_FIELDS,
+    NEXT_INPUT,
+    REPORT,
+    bounded,
+    bounded_object,
+    bounded_text,
+    within,
+)
 from scheduler_service.authoring.context import Context, EffectHandle, Log
 from scheduler_service.authoring.effects import Effect
 from scheduler_service.authoring.errors import OptionError
@@ -36,25 +46,34 @@ class ContinueAsNew(BaseException):
         self.input_object = input_object
 
 
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """A message from outside, as it came."""
+
+    seq: int
+    name: str
+    value: Any
+
+
 class RunLog(Log):
     """Log lines as PROCESS_LOG rows."""
 
     def __init__(self, asking: Asking) -> None:
         self._asking = asking
 
-    def log(self, level: str, message: str, *args: object, **fields: object) -> None:
+    def log(self, level: str, message: str, /, *args: object, **fields: object) -> None:
         """See `Log.log`."""
         self._asking.check_alive()
         if level not in _LEVELS:
             raise OptionError(f"level={level!r}: expected one of {', '.join(_LEVELS)}")
         text = str(message) % args if args else str(message)
-        data: dict[str, Any] = {"level": level, "message": _bounded(text.replace("\x00", "\ufffd"))}
+        data: dict[str, Any] = {"level": level, "message": _cut(text.replace("\x00", "\ufffd"))}
         if fields:
-            data["fields"] = encode(fields, "fields")
+            data["fields"] = bounded(fields, "fields of ctx.log", LOG_FIELDS)
         self._asking.add("PROCESS_LOG", data)
 
 
-def _bounded(text: str) -> str:
+def _cut(text: str) -> str:
     return text.encode(errors="replace")[:LOG_BYTES_MAX].decode(errors="ignore")
 
 
@@ -76,9 +95,10 @@ class RunContext(Context):
         self._mark_patch = mark_patch
         self._cancel_reason: str | None = None
         # Bounded by the history's hard cap: every signal is a journal row.
-        self._signals: dict[str, deque[Any]] = {}
-        self._signal_waiters: dict[str, deque[asyncio.Future[Any]]] = {}
+        self._signals: dict[str, deque[Signal]] = {}
+        self._signal_waiters: dict[str, deque[asyncio.Future[Signal]]] = {}
         self._halts: list[asyncio.Future[None]] = []
+        self._continuing: list[Any] = []  # tasks that were to end the run by continue_as_new
 
     # --- effects -----------------------------------------------------------------------------------------------------
 
@@ -160,11 +180,14 @@ class RunContext(Context):
     def report(self, percent: float | None = None, label: str = "", data: dict[str, Any] | None = None) -> None:
         """See `Context.report`."""
         self._asking.check_alive()
-        if percent is not None and not 0 <= percent <= 100:
+        if percent is not None and (isinstance(percent, bool) or not 0 <= percent <= 100):
             raise OptionError(f"percent={percent!r}: expected 0 to 100")
-        row: dict[str, Any] = {} if percent is None else {"percent": percent}
-        row |= {name: value for name, value in (("label", label), ("data", data)) if value}
-        self._asking.add("RUN_REPORTED", encode(row, "report"))
+        row: dict[str, Any] = {} if percent is None else {"percent": encode(percent, "percent of ctx.report")}
+        if label:
+            row["label"] = bounded_text(label, "label of ctx.report")
+        if data:
+            row["data"] = bounded_object(data, "data of ctx.report", REPORT)
+        self._asking.add("RUN_REPORTED", row)
 
     @contextmanager
     def scope(self, prefix: str) -> Iterator[None]:
@@ -185,18 +208,18 @@ class RunContext(Context):
     async def signal(self, name: str) -> Any:
         """See `Context.signal`."""
         self._asking.check_alive()
-        waiting = self._signals.get(name)
+        waiting = self._signals.get(check_key(name))
         if waiting:
-            return waiting.popleft()
+            return waiting.popleft().value
         waiter = self._asking.loop.create_future()
         self._signal_waiters.setdefault(name, deque()).append(waiter)
         try:
-            return await waiter
+            return (await waiter).value
         except asyncio.CancelledError:
             self._give_back(name, waiter)
             raise
 
-    def _give_back(self, name: str, waiter: asyncio.Future[Any]) -> None:
+    def _give_back(self, name: str, waiter: asyncio.Future[Signal]) -> None:
         # Cancelled in the very step in which the signal came: it is the next one's.
         if waiter.done() and not waiter.cancelled():
             self._signals.setdefault(name, deque()).appendleft(waiter.result())
@@ -210,7 +233,7 @@ class RunContext(Context):
     async def halt(self, reason: str = "") -> None:
         """See `Context.halt`."""
         self._asking.check_alive()
-        self._asking.add("RUN_HALTED", {"reason": reason} if reason else {})
+        self._asking.add("RUN_HALTED", {"reason": bounded_text(reason, "reason of ctx.halt")} if reason else {})
         waiter = self._asking.loop.create_future()
         self._halts.append(waiter)
         await waiter
@@ -218,9 +241,12 @@ class RunContext(Context):
     async def continue_as_new(self, *args: Any, **kwargs: Any) -> NoReturn:
         """See `Context.continue_as_new`."""
         self._asking.check_alive()
+        if self._cancel_reason is not None:  # the new run would begin with the cancel, and its cleanup go on as another
+            raise asyncio.CancelledError("a run whose cancel was asked for does not go on as a new one")
         if self._asking.open_foreground:
             raise OptionError("continue_as_new: foreground effects are open; await or cancel them first")
-        raise ContinueAsNew(self._input_of(args, kwargs))
+        self._continuing.append(asyncio.current_task())
+        raise ContinueAsNew(within(self._input_of(args, kwargs), "input of ctx.continue_as_new", NEXT_INPUT))
 
     # --- what the execution calls ------------------------------------------------------------------------------------
 
@@ -229,10 +255,18 @@ class RunContext(Context):
         self.cancelled_seq = seq
         self._cancel_reason = reason
 
-    def on_signal(self, name: str, value: Any) -> None:
+    def on_signal(self, signal: Signal) -> None:
         """A signal came."""
-        self._signals.setdefault(name, deque()).append(value)
-        self._hand_out(name)
+        self._signals.setdefault(signal.name, deque()).append(signal)
+        self._hand_out(signal.name)
+
+    def continues_unheard(self) -> str:
+        """Name of a task that was to end the run by continue_as_new, and that nobody has awaited; empty for none."""
+        return next((task.get_name() for task in self._continuing if task._log_traceback), "")
+
+    def untaken_signals(self) -> list[int]:
+        """Seqs of the signals that nobody has taken, in the order in which they came."""
+        return sorted(signal.seq for waiting in self._signals.values() for signal in waiting)
 
     def _hand_out(self, name: str) -> None:
         values, waiters = self._signals[name], self._signal_waiters.get(name, deque())

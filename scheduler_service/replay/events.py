@@ -30,13 +30,17 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One row that process code asks for: the owner appends it as it is, `cause` included."""
+    """One row that process code asks for: the owner appends it as it is, `cause` included.
+
+    `asked_at` is the line of process code that asked, `file:line`, for messages; empty when no one line did.
+    """
 
     type: str
     cause: int
     effect_id: str
     effect_key: str
     data: dict[str, Any]
+    asked_at: str = field(default="", compare=False)
 
 
 # Rows that only process code asks for. A row of these types with a cause was a command once.
@@ -46,7 +50,7 @@ COMMAND_TYPES: Final = frozenset({
 })  # fmt: skip
 
 # Exactly one of these, exactly once, settles an effect.
-SETTLING_TYPES: Final = frozenset({"EFFECT_RESOLVED", "EFFECT_CANCELLED"})
+SETTLING_TYPES: Final = frozenset({"EFFECT_RESOLVED", "EFFECT_CANCELLED", "EFFECT_REUSED"})
 
 # After one of these (and nothing else) a run is over.
 TERMINAL_TYPES: Final = frozenset({"RUN_COMPLETED", "RUN_FAILED", "RUN_CANCELLED", "RUN_CONTINUED"})

@@ -17,7 +17,7 @@ from scheduler_service.authoring.context import CURRENT
 from scheduler_service.authoring.definitions import AnyProcess
 from scheduler_service.authoring.values import InvalidValue, normalise
 from scheduler_service.replay.closing import Closing
-from scheduler_service.replay.context import RunContext
+from scheduler_service.replay.context import RunContext, Signal
 from scheduler_service.replay.events import TERMINAL_TYPES, Command, Event
 from scheduler_service.replay.failures import StepBlocked, parked_kind, run_error
 from scheduler_service.replay.guards import Guard
@@ -138,12 +138,13 @@ class Execution:
         if self._loop.has_ready or asking.asked or self._closing.due:
             return self._step(event, replaying=replaying)
         if replaying:
-            self._recorded.check(event, ())
+            self._recorded.check(event, (), self._loop.waiting_lines)
         return []
 
     # --- the step ----------------------------------------------------------------------------------------------------
 
     def _step(self, event: Event, *, replaying: bool) -> list[Command]:
+        self._asking.locates = replaying
         error = self._run_process(replaying=replaying)
         if error is not None:
             return self._park(error)
@@ -152,7 +153,7 @@ class Execution:
             self._note(command)
         if not replaying:
             return commands
-        self._recorded.check(event, commands)
+        self._recorded.check(event, commands, self._loop.waiting_lines)
         return []
 
     def _run_process(self, *, replaying: bool) -> BaseException | None:
@@ -189,7 +190,9 @@ class Execution:
     # --- process code's questions ------------------------------------------------------------------------------------
 
     def _input_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        return self.process.input_object(args, kwargs)
+        given = self.process.input_object(args, kwargs)
+        self.process.bind_input(given)  # what the next run could not read is refused at the line, not there
+        return given
 
     def _mark_patch(self, patch_id: str) -> bool:
         known = self._patches.get(patch_id)
@@ -210,7 +213,6 @@ class Execution:
         handle.on_event(event)
         if handle.done():
             self._asking.forget(handle)
-            self._closing.effect_settled(handle)
 
     def _on_run_cancel_requested(self, event: Event) -> None:
         if self._context.cancelled_seq is not None:
@@ -238,9 +240,8 @@ class Execution:
         self._context.on_resumed()
 
     def _on_signal_received(self, event: Event) -> None:
-        self._context.on_signal(
-            str(event.data.get("name", "")), normalise((event.data.get("value") or {}).get("value"))
-        )
+        value = normalise((event.data.get("value") or {}).get("value"))
+        self._context.on_signal(Signal(event.seq, str(event.data.get("name", "")), value))
 
     def _on_timer_fired(self, event: Event) -> None:
         self._loop.fire(int(event.data["ordinal"]))

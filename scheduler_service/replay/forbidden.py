@@ -9,11 +9,11 @@ from scheduler_service.authoring.errors import DeterminismError
 from scheduler_service.replay.guards import process_line
 
 _EFFECT: Final = "an effect: a @bb.function, or bb.shell"
-_OUTSIDE: Final = "nothing: the run's loop is run by the scheduler"
+OUTSIDE: Final = "the loop as it is: the scheduler runs it"
 
 _INSTEAD: Final = {
     "run_in_executor": _EFFECT, "set_default_executor": _EFFECT, "shutdown_default_executor": _EFFECT,
-    "call_soon_threadsafe": "ctx.signal, or an effect: threads cannot reach a process",
+    "call_soon_threadsafe": "ctx.signal, or the result of an effect: threads cannot reach a process",
     "getaddrinfo": _EFFECT, "getnameinfo": _EFFECT, "create_connection": _EFFECT, "create_server": _EFFECT,
     "create_datagram_endpoint": _EFFECT, "create_unix_connection": _EFFECT, "create_unix_server": _EFFECT,
     "connect_accepted_socket": _EFFECT, "start_tls": _EFFECT, "sendfile": _EFFECT,
@@ -23,8 +23,8 @@ _INSTEAD: Final = {
     "subprocess_exec": "bb.shell", "subprocess_shell": "bb.shell",
     "add_reader": _EFFECT, "remove_reader": _EFFECT, "add_writer": _EFFECT, "remove_writer": _EFFECT,
     "add_signal_handler": "ctx.signals", "remove_signal_handler": "ctx.signals",
-    "run_forever": _OUTSIDE, "run_until_complete": _OUTSIDE, "stop": _OUTSIDE, "close": _OUTSIDE,
-    "shutdown_asyncgens": _OUTSIDE, "set_debug": _OUTSIDE, "set_exception_handler": "try/except",
+    "run_forever": OUTSIDE, "run_until_complete": OUTSIDE, "stop": OUTSIDE, "close": OUTSIDE,
+    "shutdown_asyncgens": OUTSIDE, "set_debug": OUTSIDE, "set_exception_handler": "try/except",
     "default_exception_handler": "try/except", "set_task_factory": "asyncio.create_task",
 }  # fmt: skip
 

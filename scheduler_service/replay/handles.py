@@ -7,9 +7,10 @@ import contextvars
 from collections.abc import AsyncIterator, Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from scheduler_service.authoring.bounds import bounded_text
 from scheduler_service.authoring.context import EffectHandle
 from scheduler_service.authoring.errors import EffectCancelled, EffectError, EffectFailed, EffectTimedOut, RunEvicted
-from scheduler_service.authoring.results import Outcome, Progress, Settled, progress_from, usage_from
+from scheduler_service.authoring.results import Outcome, Progress, Session, Settled, progress_from, usage_from
 from scheduler_service.replay.events import Event
 from scheduler_service.replay.states import (
     EFFECT_TERMINAL,
@@ -35,9 +36,9 @@ class Handle(EffectHandle[T_co]):
     """One effect of a run. Created by the context; `on_event` and `drop` are for the execution only."""
 
     __slots__ = (
-        "_asked_at", "_asking", "_attempt", "_callbacks", "_cancelled_by", "_decode", "_decoded", "_progress",
-        "_settled", "_state", "_unobserved", "_watchers", "background", "effect_id", "key", "on_run_end", "ordinal",
-        "request", "requested_seq",
+        "_asking", "_attempt", "_callbacks", "_cancelled_by", "_decode", "_decoded", "_progress",
+        "_settled", "_state", "_unobserved", "_watchers", "asked_at", "background", "effect_id", "key", "on_run_end",
+        "ordinal", "request", "requested_seq",
     )  # fmt: skip
 
     def __init__(
@@ -52,7 +53,7 @@ class Handle(EffectHandle[T_co]):
         self.ordinal = asking.loop.next_ordinal()
         self.requested_seq = asking.seq
         self._asking = asking
-        self._asked_at = asked_at
+        self.asked_at = asked_at
         self._decode = effect.decode
         # The request's data until it is written, then None: a settled effect costs little memory.
         self.request: dict[str, Any] | None = request
@@ -98,6 +99,11 @@ class Handle(EffectHandle[T_co]):
         return _NO_PROGRESS if self._progress is None else progress_from(self._progress)
 
     @property
+    def session(self) -> Session | None:
+        """See `EffectHandle.session`."""
+        return None if self._settled is None else self._given(self._settled).session
+
+    @property
     def attempts(self) -> int:
         """See `EffectHandle.attempts`."""
         return self._attempt
@@ -133,8 +139,10 @@ class Handle(EffectHandle[T_co]):
 
     def cancel(self, reason: str = "", *, lost_to: str = "") -> None:
         """See `EffectHandle.cancel`."""
+        self._asking.check_alive()
         name = "RACE_LOST" if lost_to else "CANCELLED_BY_PROCESS"
-        self.ask_cancel(name, message=reason, winner_key=lost_to)
+        message = bounded_text(reason, f"reason of the cancel of {self.key}") if reason else ""
+        self.ask_cancel(name, message=message, winner_key=lost_to)
 
     def add_done_callback(self, fn: Callable[[Any], object], *, context: contextvars.Context | None = None) -> None:
         """See `EffectHandle.add_done_callback`."""
@@ -240,8 +248,12 @@ class Handle(EffectHandle[T_co]):
         value: T_co = self._decoded[0]
         return value
 
+    def _given(self, event: Event) -> Settled:
+        """What the effect gave, be it whole or partial."""
+        return Settled(event.data.get("result") or event.data.get("partial") or {}, effect_id=self.effect_id)
+
     def _error(self, event: Event) -> EffectError:
-        given = Settled(event.data.get("result") or event.data.get("partial") or {}, effect_id=self.effect_id)
+        given = self._given(event)
         stored = event.data.get("error") or event.data
         details: dict[str, Any] = {
             "key": self.key,
@@ -261,7 +273,8 @@ class Handle(EffectHandle[T_co]):
             error = EffectCancelled(message, by=self._cancelled_by, **details)
         else:
             error = (EffectTimedOut if self._state is EffectState.TIMED_OUT else EffectFailed)(message, **details)
-        error.add_note(f"asked for at {self._asked_at}")
+        if self.asked_at:  # a coroutine that became a task of its own has no line that asked
+            error.add_note(f"asked for at {self.asked_at}")
         return error
 
 

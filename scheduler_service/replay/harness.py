@@ -1,7 +1,7 @@
-"""Runs of processes in memory, for tests: plays the journal and the executors, skips the waiting of timers.
+"""Runs of processes in memory: plays the journal and the executors, skips the waiting of timers.
 
-`bb.testing.run(process, args, effects={...})` for authors; `drive` with an `Answers` object for full control. Pure
-replay code: no Postgres, no clock. Every prefix of the history can be checked with `check_prefixes`.
+`drive` takes the exact replies; `bb.testing.run` (`replay/testing`) is what authors use, and is built on the same
+journal and clock. Pure replay code: no Postgres, no clock of a machine. `check_prefixes` replays every prefix.
 """
 
 from __future__ import annotations
@@ -11,16 +11,20 @@ import heapq
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from scheduler_service.authoring.definitions import AnyProcess
 from scheduler_service.authoring.values import encode, normalise
-from scheduler_service.replay.events import TERMINAL_TYPES, Command, Event
+from scheduler_service.replay.events import SETTLING_TYPES, TERMINAL_TYPES, Command, Event
 from scheduler_service.replay.execution import Execution, replay
+from scheduler_service.replay.recorded import divergence
 
 RUN_ID: Final = "0190b3a0-0000-7000-8000-000000000001"
 START: Final = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 EVENTS_MAX: Final = 200_000
+FEEDS_MAX: Final = 200_000
+HALT_SECONDS: Final = 1.0  # after which somebody resumes a halted run
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,64 +59,72 @@ def never(_command: Command) -> list[Reply]:
     return []
 
 
-class Journal:
-    """A run's journal in memory, with what is due to be appended to it. Time moves from one due reply to the next."""
+class Clock:
+    """Time in memory: it moves from one thing that is due to the next, ties in the order in which they were planned."""
 
-    def __init__(self, process: AnyProcess, args: Mapping[str, Any], *, run_id: str, answer: Answer) -> None:
-        self.events: list[Event] = []
+    def __init__(self) -> None:
         self.now = START
-        self.run_id = run_id
-        self._answer = answer
-        self._due: list[tuple[dt.datetime, int, Reply]] = []
+        self._due: list[tuple[dt.datetime, int, Callable[[], object]]] = []
         self._order = itertools.count()
-        self._open: dict[str, str] = {}
-        self._append("RUN_CREATED", {"namespace": "default", "process": process.name, "input": dict(args)})
 
-    def plan(self, reply: Reply) -> None:
-        """Append the reply's event once its time has come."""
-        due = self.now + dt.timedelta(seconds=reply.after)
-        heapq.heappush(self._due, (due, next(self._order), reply))
+    def at(self, due: dt.datetime, act: Callable[[], object]) -> None:
+        """Plan something; what is due in the past is due now."""
+        heapq.heappush(self._due, (max(due, self.now), next(self._order), act))
 
-    def commit(self, commands: Sequence[Command]) -> None:
-        """Append commands as rows, and plan what the world answers to them."""
-        for command in commands:
-            self._append(
-                command.type, command.data, cause=command.cause, effect_id=command.effect_id, key=command.effect_key
-            )
-            for reply in self._replies(command):
-                self.plan(reply)
+    def after(self, seconds: float, act: Callable[[], object]) -> None:
+        """Plan something that many seconds from now."""
+        self.at(self.now + dt.timedelta(seconds=seconds), act)
 
     def step(self) -> bool:
-        """Append the next due event. False when nothing is due any more."""
-        while self._due:
-            due, _order, reply = heapq.heappop(self._due)
-            if reply.key and reply.key not in self._open and reply.type.startswith("EFFECT_"):
-                continue  # settled meanwhile: the fence refuses it
-            self.now = max(self.now, due)
-            effect_id = self._open.get(reply.key, "")
-            if reply.type in ("EFFECT_RESOLVED", "EFFECT_CANCELLED"):
-                self._open.pop(reply.key, None)
-            self._append(reply.type, dict(reply.data), effect_id=effect_id, key=reply.key, attempt=reply.attempt)
-            return True
-        return False
+        """Do the next thing that is due. False when nothing is due any more."""
+        if not self._due:
+            return False
+        self.now, _order, act = heapq.heappop(self._due)
+        act()
+        return True
 
-    def _replies(self, command: Command) -> Iterable[Reply]:
-        match command.type:
-            case "EFFECT_REQUESTED":
-                self._open[command.effect_key] = command.effect_id
-                return [_keyed(reply, command.effect_key) for reply in self._answer(command)]
-            case "EFFECT_CANCEL_REQUESTED":
-                data = {"reason": command.data["reason"], "death": "DEATH_PROVEN"}
-                return [Reply("EFFECT_CANCELLED", data, 0.002, command.effect_key)]
-            case "TIMER_SET":
-                due = dt.datetime.fromisoformat(command.data["fire_at"])
-                return [Reply("TIMER_FIRED", {"ordinal": command.data["ordinal"]}, (due - self.now).total_seconds())]
-            case "RUN_HALTED":
-                return [Reply("RUN_RESUMED", {}, 1.0)]
-            case _:
-                return []
 
-    def _append(
+class Journal:
+    """A run's journal in memory. What the world makes of the rows of process code is up to `react`."""
+
+    def __init__(
+        self, process: AnyProcess, created: Mapping[str, Any], *, run_id: str, clock: Clock, react: React
+    ) -> None:
+        self.events: list[Event] = []
+        self.run_id = run_id
+        self.clock = clock
+        self._react = react
+        self.open: dict[str, str] = {}  # ids of the effects that have not settled, by key
+        self.append("RUN_CREATED", {"namespace": "default", "process": process.name, **created})
+
+    def commit(self, commands: Sequence[Command]) -> None:
+        """Append commands as rows, and let the world react."""
+        for command in commands:
+            self.append(
+                command.type, command.data, cause=command.cause, effect_id=command.effect_id, key=command.effect_key
+            )
+            if command.type == "EFFECT_REQUESTED":
+                self.open[command.effect_key] = command.effect_id
+            elif command.type == "TIMER_SET":
+                fired = {"ordinal": command.data["ordinal"]}
+                self.clock.at(dt.datetime.fromisoformat(command.data["fire_at"]), partial(self._fire, fired))
+            elif command.type == "RUN_HALTED":
+                self.clock.after(HALT_SECONDS, partial(self.append, "RUN_RESUMED", {}))
+            self._react(self, command)
+
+    def _fire(self, fired: dict[str, Any]) -> None:
+        self.append("TIMER_FIRED", fired)
+
+    def append_of_effect(self, key: str, type_: str, data: Mapping[str, Any], attempt: int = 1) -> None:
+        """Append a row of an effect; refused, as by the fence, when it has settled."""
+        effect_id = self.open.get(key)
+        if effect_id is None:
+            return
+        if type_ in SETTLING_TYPES:
+            del self.open[key]
+        self.append(type_, data, effect_id=effect_id, key=key, attempt=attempt)
+
+    def append(
         self,
         type_: str,
         data: Mapping[str, Any],
@@ -122,9 +134,37 @@ class Journal:
         key: str = "",
         attempt: int = 0,
     ) -> None:
+        """Append a row at the time that it is."""
         seq = len(self.events) + 1
         attempt = attempt if key and not cause else 0
-        self.events.append(Event(seq, type_, self.now, cause, effect_id, key, attempt, "", normalise(dict(data))))
+        self.events.append(Event(seq, type_, self.clock.now, cause, effect_id, key, attempt, "", normalise(dict(data))))
+
+
+React = Callable[[Journal, Command], None]
+
+
+class _Replies:
+    """The world of `drive`: replies to requests, and proves the death of what is cancelled."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+
+    def __call__(self, journal: Journal, command: Command) -> None:
+        if command.type == "EFFECT_REQUESTED":
+            for reply in self._answer(command):
+                self.plan(journal, _keyed(reply, command.effect_key))
+        elif command.type == "EFFECT_CANCEL_REQUESTED":
+            data = {"reason": command.data["reason"], "death": "DEATH_PROVEN"}
+            self.plan(journal, Reply("EFFECT_CANCELLED", data, 0.002, command.effect_key))
+
+    @staticmethod
+    def plan(journal: Journal, reply: Reply) -> None:
+        """Append the reply's event once its time has come."""
+        if reply.key and reply.type.startswith("EFFECT_"):
+            append = partial(journal.append_of_effect, reply.key, reply.type, dict(reply.data), reply.attempt)
+        else:
+            append = partial(journal.append, reply.type, dict(reply.data), key=reply.key, attempt=reply.attempt)
+        journal.clock.after(reply.after, append)
 
 
 def _keyed(reply: Reply, key: str) -> Reply:
@@ -170,93 +210,68 @@ def drive(
     outside: Iterable[Reply] = (),
     run_id: str = RUN_ID,
     watch_calls: bool = True,
+    evicts: Callable[[], bool] = lambda: False,
 ) -> Driven:
     """Run a process to its end: `answer` gives the replies to each EFFECT_REQUESTED, `outside` holds events that come
-    from nobody's request (RUN_CANCEL_REQUESTED, SIGNAL_RECEIVED), by their time from the start."""
-    journal = Journal(process, args or {}, run_id=run_id, answer=answer)
+    from nobody's request (RUN_CANCEL_REQUESTED, SIGNAL_RECEIVED), by their time from the start. Where `evicts` says so
+    after an event, the run is dropped from memory and replayed from its journal."""
+    clock, replies = Clock(), _Replies(answer)
+    journal = Journal(process, {"input": dict(args or {})}, run_id=run_id, clock=clock, react=replies)
     for reply in outside:
-        journal.plan(reply)
+        replies.plan(journal, reply)
     execution = Execution(process, run_id, watch_calls=watch_calls)
     while len(journal.events) < EVENTS_MAX:
         while execution.seq < len(journal.events) and not execution.parked:
             journal.commit(execution.feed(journal.events[execution.seq]))
-        if execution.parked or (execution.closed and not execution.open_effects) or not journal.step():
+            if evicts() and _goes_on(execution):
+                execution.evict()
+                execution, pending = replay(process, run_id, journal.events, watch_calls=watch_calls)
+                journal.commit(pending)
+        if execution.parked or (execution.closed and not execution.open_effects) or not clock.step():
             break
     return Driven(process, journal.events, execution)
+
+
+def _goes_on(execution: Execution) -> bool:
+    return not (execution.parked or execution.closed)
 
 
 def check_prefixes(driven: Driven) -> None:
     """Replay every prefix of the history (I8): no divergence, and what is pending is what was recorded next.
 
-    Raises Divergence, or AssertionError naming the prefix.
+    Of a history so long that this would take seconds, evenly many of its prefixes. Raises Divergence.
     """
-    for length in range(1, len(driven.events) + 1):
+    every = 1 + len(driven.events) ** 2 // (2 * FEEDS_MAX)
+    for length in range(len(driven.events), 0, -every):
         prefix = driven.events[:length]
-        if prefix[-1].type == "PROCESS_RUNTIME_ERROR":
-            return  # parked: what follows it is another code's
+        if any(event.type == "PROCESS_RUNTIME_ERROR" for event in prefix):
+            continue  # parked: what follows it is another code's
         last = max((event.cause for event in prefix), default=0)
         # A prefix that ends within one commit is no state of a journal: the rows of a step are appended together.
         if length < len(driven.events) and driven.events[length].cause == last != 0:
             continue
         execution, pending = replay(driven.process, driven.execution.run_id, prefix)
-        expected = [row for row in driven.events[length:] if last < row.cause <= length]
         execution.evict()
-        asked, recorded = [_shown(command) for command in pending], [_shown(row) for row in expected]
-        if asked != recorded:
-            raise AssertionError(f"prefix of {length} events: asked {asked}, recorded {recorded}")
+        expected = [row for row in driven.events[length:] if last < row.cause <= length]
+        compare_pending(prefix[-1], expected, pending)
+
+
+def compare_pending(last: Event, expected: Sequence[Event], pending: Sequence[Command]) -> None:
+    """Compare what a replayed prefix asks for with what the journal has next. Raises Divergence."""
+    rest = [_shown(row) for row in expected]
+    extra = []
+    for command in pending:
+        shown = _shown(command)
+        if shown in rest:
+            rest.remove(shown)
+        else:
+            extra.append(command)
+    missing = [row for row in expected if _shown(row) in rest]
+    if extra or missing or [_shown(row) for row in expected] != [_shown(command) for command in pending]:
+        raise divergence(last, missing or expected, extra or pending)
 
 
 def _shown(row: Command | Event) -> tuple[int, str, str, Any]:
     data = normalise(dict(row.data))
     data.get("error", {}).pop("traceback", None)  # a double may raise the same exception again, with a longer one
     return row.cause, row.type, row.effect_key, data
-
-
-def run(
-    process: AnyProcess,
-    args: Mapping[str, Any] | None = None,
-    *,
-    effects: Mapping[str, Callable[..., Any]] | None = None,
-    signals: Sequence[tuple[float, str, Any]] = (),
-) -> Driven:
-    """Run a process for a test: `effects` gives a callable by function, harness, command or kind name.
-
-    It is called with the arguments of the function, else with the work message, and what it returns is the result's
-    value (for shell effects: an int is the exit code, text the stdout); what it raises fails the effect. `signals` are
-    (seconds from the start, name, value). Timers are skipped; afterwards every prefix is replayed.
-    """
-    outside = [
-        Reply("SIGNAL_RECEIVED", {"name": name, "value": {"value": encode(value)}}, after)
-        for after, name, value in signals
-    ]
-    driven = drive(process, encode(args or {}), _Doubles(effects or {}), outside=outside)
-    check_prefixes(driven)
-    return driven
-
-
-class _Doubles:
-    """Answers effects by the test's callables."""
-
-    def __init__(self, effects: Mapping[str, Callable[..., Any]]) -> None:
-        self._effects = effects
-
-    def __call__(self, command: Command) -> Iterable[Reply]:
-        spec = command.data["spec"]
-        kind = next(name for name in ("shell", "function", "agent", "external", "run", "timer") if name in spec)
-        double = next((self._effects[name] for name in (spec["name"], kind) if name in self._effects), None)
-        if double is None:
-            raise LookupError(f"no double for effect {command.effect_key}: give effects={{{spec['name']!r}: ...}}")
-        work = spec[kind]
-        try:
-            value = double(*work.get("args", ()), **work.get("kwargs", {})) if kind == "function" else double(work)
-        except Exception as error:  # noqa: BLE001 - the double's error is the effect's failure
-            return failed("RAISED", f"{type(error).__name__}: {error}")
-        return _shell_reply(value, check=work.get("check", False)) if kind == "shell" else succeeded(value)
-
-
-def _shell_reply(value: Any, *, check: bool) -> list[Reply]:
-    code, text = (value, "") if isinstance(value, int) else (0, str(value or ""))
-    if code and check:
-        return failed("EXITED_NONZERO", f"exit code {code}")
-    stdout: dict[str, Any] = {"stdout": {"tail": text, "total_bytes": len(text)}} if text else {}
-    return succeeded(None, exit_code=code, **stdout)

@@ -21,52 +21,25 @@ from typing import Any, Final, TypeVarTuple, Unpack
 
 from scheduler_service.authoring.errors import DeterminismError, RunEvicted
 from scheduler_service.replay.asyncio_order import order_asyncio
+from scheduler_service.replay.asyncio_versions import align_asyncio
+from scheduler_service.replay.failures import StepBlocked
 from scheduler_service.replay.forbidden import ForbiddenCalls
-from scheduler_service.replay.guards import Guard, process_line
+from scheduler_service.replay.guards import Guard, process_line, waiting_line
+from scheduler_service.replay.tasks import LoopFuture, LoopTask, LoopTimer
 
 logger = logging.getLogger(__name__)
 
 Ts = TypeVarTuple("Ts")
 
 OPEN_GENERATORS_WARNING: Final = 1_000
+#: How often a coroutine is told to end that waits again instead. Each TaskGroup on its way waits once.
+CLOSES_MAX: Final = 50
+_SHARED: Final = "one of the run's own, made in the process, and ctx.signals between runs"
 _MILLISECOND_US: Final = 1_000
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICROSECOND: Final = dt.timedelta(microseconds=1)
 # A timer later than this cannot be written as a timestamp; it waits for ever, as `inf` does.
 _LAST_US: Final = (dt.datetime(9999, 1, 1, tzinfo=dt.UTC) - _EPOCH) // _MICROSECOND
-
-
-class LoopFuture(asyncio.Future[Any]):
-    """A Future that hashes by creation order, so that sets of futures have the same order on every replay."""
-
-    def __init__(self, *, loop: DeterministicLoop) -> None:
-        self.ordinal = loop.next_ordinal()
-        super().__init__(loop=loop)
-
-    def __hash__(self) -> int:
-        return self.ordinal
-
-
-class LoopTask(asyncio.Task[Any]):
-    """A Task that hashes by creation order. Its name comes from the loop, never from a counter of the interpreter."""
-
-    def __init__(self, coro: Any, *, loop: DeterministicLoop, name: str | None, context: Any) -> None:
-        self.ordinal = loop.next_ordinal()  # before the base class registers the task in a set
-        super().__init__(coro, loop=loop, name=name or f"t{self.ordinal}", context=context)
-
-    def __hash__(self) -> int:
-        return self.ordinal
-
-
-class LoopTimer(asyncio.TimerHandle):
-    """A durable timer. `due_us` is its due time in microseconds since the epoch, whole milliseconds; None: never."""
-
-    __slots__ = ("due_us", "ordinal")
-
-    def __init__(self, when: float, callback: Any, args: Any, loop: Any, context: Any) -> None:
-        super().__init__(when, callback, args, loop, context)
-        self.due_us: int | None = None
-        self.ordinal = 0  # given when it is written
 
 
 class DeterministicLoop(ForbiddenCalls):
@@ -125,6 +98,11 @@ class DeterministicLoop(ForbiddenCalls):
             sys.set_asyncgen_hooks(*hooks)
             asyncio_events._set_running_loop(previous)
 
+    def waiting_lines(self) -> list[str]:
+        """Where process code waits: the innermost line of each task, in creation order, each once."""
+        lines = (waiting_line(task.get_coro()) for task in self.tasks)
+        return list(dict.fromkeys(line for line in lines if line))
+
     def stop_soon(self) -> None:
         """Stop before the next callback. May be called by another thread: a watchdog."""
         self._stop = True
@@ -138,8 +116,8 @@ class DeterministicLoop(ForbiddenCalls):
     def kill(self) -> None:
         """Drop everything, as garbage collection would at its own time: no callback runs, nothing is emitted.
 
-        Coroutines are closed newest first, so that `finally` blocks run; not cancelled, so that cleanup which asks for
-        effects does not.
+        Coroutines end by RunEvicted, newest first, so that `finally` blocks run; not cancelled, so that cleanup which
+        asks for effects does not.
         """
         if self._dead:
             return
@@ -164,7 +142,7 @@ class DeterministicLoop(ForbiddenCalls):
     def _close_generators(self) -> None:
         for generators in self._generators.values():
             for generator in reversed(generators):
-                _close(generator.__qualname__, _Once(generator.aclose()))
+                _close(generator.__qualname__, _Aclose(generator))
         self._generators.clear()
 
     # --- asyncio's interface -----------------------------------------------------------------------------------------
@@ -179,6 +157,11 @@ class DeterministicLoop(ForbiddenCalls):
         """Run the callback in this step."""
         handle = asyncio.Handle(callback, args, self, context)
         if not self._dead:
+            running = asyncio_events._get_running_loop()
+            if running is not self and isinstance(running, DeterministicLoop):
+                raise DeterminismError(
+                    "an asyncio object (Event, Queue, Future) that another run waits for", _SHARED, process_line()
+                )
             self._ready.append(handle)
         return handle
 
@@ -280,8 +263,8 @@ class DeterministicLoop(ForbiddenCalls):
         if "handle" in context and isinstance(error, BaseException):
             self.callback_error = self.callback_error or error  # process code raised, only not in a task
         else:
-            # At garbage collection, so at no time of ours: said to people, never to the journal.
-            logger.debug("process code: %s", context.get("message"), exc_info=error)
+            # At garbage collection, so at no time of ours: said to people, as asyncio does, never to the journal.
+            logger.warning("process code: %s", context.get("message"), exc_info=error)
 
     def get_debug(self) -> bool:
         """Always False: debug mode reads clocks and stacks."""
@@ -300,32 +283,52 @@ class DeterministicLoop(ForbiddenCalls):
             raise RunEvicted
 
 
-class _Once:
-    """Gives the one-step coroutine of `aclose()` the `close()` that drives it: a loop is not there any more."""
+class _Aclose:
+    """`aclose()` of an async generator, driven by `throw` as a suspended coroutine is: the first one begins it."""
 
-    def __init__(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        self._coroutine = coroutine
+    def __init__(self, generator: AsyncGeneratorType[Any, Any]) -> None:
+        self._coroutine = generator.aclose()
+        self._begun = False
+
+    def throw(self, error: BaseException) -> None:
+        if self._begun:
+            self._coroutine.throw(error)
+        else:
+            self._begun = True
+            self._coroutine.send(None)
 
     def close(self) -> None:
-        try:
-            self._coroutine.send(None)
-        except StopIteration:
-            return
         self._coroutine.close()
 
 
 def _generator_collected(generator: Any) -> None:
     # Live runs hold their generators, so this one is of a run that was dropped while `aclose()` was under way.
-    _close(generator.__qualname__, _Once(generator.aclose()))
+    _close(generator.__qualname__, _Aclose(generator))
 
 
 def _close(name: str, coroutine: Any) -> None:
+    """Ends a suspended coroutine by RunEvicted. Not by `close()` at first: a TaskGroup waits once more for its
+    children, and a coroutine that does so within another one's close is torn from whoever awaits it."""
     try:
+        for _ in range(CLOSES_MAX):
+            coroutine.throw(RunEvicted())
         coroutine.close()
-    except RunEvicted:
-        pass  # cleanup that asked for something, as it does on a live run
-    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - what an author's cleanup raises ends here
-        logger.debug("dropping %s: %r", name, error)
+    except StepBlocked:
+        raise  # the watchdog has given this thread up
+    except BaseException as error:  # noqa: BLE001 - an author's cleanup raises: others are still to be closed
+        if isinstance(error, RuntimeError) and str(error).endswith("ignored GeneratorExit"):
+            logger.warning("process code of %s goes on after RunEvicted; it is dropped where it waits", name)
+        elif not _is_unwinding(error):
+            logger.debug("dropping %s: %r", name, error)
+    else:
+        logger.warning("process code of %s has waited %d times after RunEvicted; it is closed", name, CLOSES_MAX)
+
+
+def _is_unwinding(error: BaseException) -> bool:
+    """True for the end that was asked for, also as a TaskGroup hands it on, and for a coroutine that returned."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(_is_unwinding(inner) for inner in error.exceptions)
+    return isinstance(error, (RunEvicted, StopIteration))
 
 
 def _finished(generator: AsyncGeneratorType[Any, Any]) -> bool:
@@ -346,3 +349,4 @@ def _within_as_completed(frame: Any) -> bool:
 
 
 order_asyncio(DeterministicLoop)
+align_asyncio(DeterministicLoop)

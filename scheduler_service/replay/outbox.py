@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
+from asyncio import events as asyncio_events
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from scheduler_service.authoring.errors import KeyReused, OptionError, RunEvicted
-from scheduler_service.authoring.options import SPEC_BYTES_MAX, check_key, timestamp
-from scheduler_service.authoring.values import dumps
+from scheduler_service.authoring.bounds import SPEC, within
+from scheduler_service.authoring.errors import DeterminismError, GroupConflict, KeyReused, RunEvicted
+from scheduler_service.authoring.options import check_key, check_options_of, timestamp
 from scheduler_service.replay.events import Command, Event
-from scheduler_service.replay.guards import process_line
+from scheduler_service.replay.guards import asking_line, process_line
 from scheduler_service.replay.handles import Handle
-from scheduler_service.replay.loop import DeterministicLoop, LoopTimer
+from scheduler_service.replay.loop import DeterministicLoop
+from scheduler_service.replay.tasks import LoopTimer
 
 if TYPE_CHECKING:
     from scheduler_service.authoring.effects import Effect
@@ -35,12 +37,15 @@ class Asking:
         self.recorded_at = _EPOCH
         self.event: Event | None = None
         self.dead = False
+        # True when commands are to say which line asked: a replay may have to tell. A live step never does.
+        self.locates = False
         self.open: dict[str, Handle[Any]] = {}
         self.unobserved_failures = 0
         self.open_foreground = 0
         # Effects asked for after the process was over; None before that.
         self.late: list[Handle[Any]] | None = None
         self._keys: set[str] = set()
+        self._groups: dict[str, Mapping[str, Any]] = {}
         self._occurrences: dict[str, int] = {}
         self._timers_set = 0
         self._drafts: list[Command | LoopTimer | Handle[Any]] = []
@@ -50,9 +55,11 @@ class Asking:
         return self.recorded_at
 
     def check_alive(self) -> None:
-        """Raises RunEvicted when the run was dropped from memory."""
+        """Raises RunEvicted when the run was dropped from memory, DeterminismError when it is not the one that runs."""
         if self.dead:
             raise RunEvicted
+        if asyncio_events._get_running_loop() is not self.loop:  # kept in a module global, or taken into a thread
+            raise DeterminismError("the ctx of another run", "the ctx that the process was given", process_line())
 
     def occurrence(self, name: str) -> int:
         """How often `name` was asked for in this run, this time included."""
@@ -61,24 +68,22 @@ class Asking:
 
     def add(self, type_: str, data: dict[str, Any], *, effect_id: str = "", key: str = "") -> None:
         """Ask for a row that is what it is."""
-        self._drafts.append(Command(type_, self.seq, effect_id, key, data))
+        self._drafts.append(Command(type_, self.seq, effect_id, key, data, asking_line() if self.locates else ""))
 
     def request(self, effect: Effect[Any], key: str, fields: dict[str, Any], *, background: bool) -> Handle[Any]:
-        """Ask for an effect. Raises KeyReused, OptionError."""
+        """Ask for an effect. Raises KeyReused, GroupConflict, OptionError, TooLarge."""
         self.check_alive()
         if check_key(key) in self._keys:
             raise KeyReused(f"key {key!r} was given before in this run; keys are unique, add a number")
+        check_options_of(effect.kind, fields)
         spec = {"name": effect.name, effect.kind: effect.work, **fields}
         if background:
             spec["background"] = True
-        size = len(dumps(spec))
-        if size > SPEC_BYTES_MAX:
-            raise OptionError(
-                f"effect {key}: {size} bytes; at most {SPEC_BYTES_MAX}. Pass a path or a reference instead"
-            )
+        within(spec, f"effect {key}", SPEC)
+        self._declare(fields.get("group"))
         data = {"spec": spec, "digest": effect.digest}
         effect_id = str(uuid.uuid5(self._namespace, key))
-        handle = Handle(self, effect, key=key, effect_id=effect_id, request=data, asked_at=process_line())
+        handle = Handle(self, effect, key=key, effect_id=effect_id, request=data, asked_at=asking_line())
         self._keys.add(key)
         self.open[key] = handle
         self.open_foreground += not background
@@ -86,6 +91,20 @@ class Asking:
         if self.late is not None:
             self.late.append(handle)
         return handle
+
+    def _declare(self, group: Mapping[str, Any] | None) -> None:
+        """Note a group, or find it as it was declared before."""
+        if group is None:
+            return
+        declared = self._groups.setdefault(group["id"], group)
+        if declared != group:
+            said, before = (
+                f"{g['strategy'].removeprefix('GROUP_STRATEGY_').lower()} up to {g.get('max_concurrency') or 'any'}"
+                for g in (group, declared)
+            )
+            raise GroupConflict(
+                f"group {group['id']!r} is {said} here, and was declared as {before} before in this run"
+            )
 
     def cancel_effect(self, handle: Handle[Any], reason: str, message: str, winner_key: str) -> None:
         """Ask for an effect's cancel, or take back one that was asked for in this same step."""
@@ -110,6 +129,8 @@ class Asking:
 
     def timer_set(self, timer: LoopTimer) -> None:
         """The loop set a durable timer; it is written at the end of the step, unless cancelled until then."""
+        if self.locates:
+            timer.asked_at = asking_line()
         self._drafts.append(timer)
 
     @property
@@ -134,7 +155,9 @@ class Asking:
             return draft
         if isinstance(draft, Handle):
             data, draft.request = draft.request, None
-            return None if data is None else Command("EFFECT_REQUESTED", self.seq, draft.effect_id, draft.key, data)
+            if data is None:
+                return None
+            return Command("EFFECT_REQUESTED", self.seq, draft.effect_id, draft.key, data, draft.asked_at)
         return None if draft.cancelled() else self._timer_command(draft)
 
     def _timer_command(self, timer: LoopTimer) -> Command:
@@ -142,7 +165,7 @@ class Asking:
         timer.ordinal = self._timers_set
         self.loop.timers[timer.ordinal] = timer
         data = {"ordinal": timer.ordinal, "fire_at": timestamp(due_at(timer))}
-        return Command("TIMER_SET", self.seq, "", "", data)
+        return Command("TIMER_SET", self.seq, "", "", data, timer.asked_at)
 
 
 class PendingTimers(Mapping[int, dt.datetime]):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any, Final
 
 from scheduler_service.authoring.values import dumps, normalise
@@ -19,22 +20,44 @@ Identity = tuple[str, str, str]  # type, key or ordinal or patch, digest
 class Divergence(Exception):
     """Replay asked for something else than the journal recorded: the code has changed in a way that matters.
 
-    `seq` is the event that was being fed, `recorded` and `asked` describe what only one side has.
+    `seq` is the event that was being fed; `recorded` and `asked` describe what only one side has; `lines` are where
+    process code asked for it, `waits_at` where its tasks wait now (`file:line`, as far as known).
     """
 
-    def __init__(self, seq: int, event_type: str, recorded: Sequence[str], asked: Sequence[str]) -> None:
+    def __init__(
+        self,
+        seq: int,
+        subject: str,
+        recorded: Sequence[str],
+        asked: Sequence[str],
+        *,
+        lines: Sequence[str] = (),
+        waits_at: Sequence[str] = (),
+        difference: str = "",
+    ) -> None:
         self.seq = seq
         self.recorded = list(recorded)
         self.asked = list(asked)
+        self.lines = [line for line in lines if line]
+        self.waits_at = [] if self.lines else list(waits_at)  # it says nothing more once a line asked for something
+        both = f"recorded {', '.join(recorded) or 'nothing'}; asked {_with_lines(asked, lines) or 'nothing'}"
         super().__init__(
-            f"replay diverged at seq {seq} ({event_type}): recorded {', '.join(recorded) or 'nothing'}; "
-            f"asked {', '.join(asked) or 'nothing'}. Guard the change with ctx.patched(id), or restore the code"
+            f"replay diverged at seq {seq} ({subject}): {difference or both}{self._waiting()}. "
+            "Restore the code, or keep the old way for old runs: if ctx.patched(id): new code, else: old code"
         )
 
     @property
     def details(self) -> dict[str, Any]:
         """For RunError.data."""
-        return {"seq": self.seq, "recorded": self.recorded, "asked": self.asked}
+        where = {"lines": self.lines, "waits_at": self.waits_at}
+        return {"seq": self.seq, "recorded": self.recorded, "asked": self.asked} | {k: v for k, v in where.items() if v}
+
+    def _waiting(self) -> str:
+        return f", process code waits at {', '.join(self.waits_at)}" if self.waits_at else ""
+
+
+def _with_lines(asked: Sequence[str], lines: Sequence[str]) -> str:
+    return ", ".join(f"{what} at {line}" if line else what for what, line in zip_longest(asked, lines, fillvalue=""))
 
 
 class Recorded:
@@ -59,7 +82,7 @@ class Recorded:
         """True when the step of this event is in the history, so that its commands must be equal."""
         return seq <= self.last_cause
 
-    def check(self, event: Event, asked: Sequence[Command]) -> None:
+    def check(self, event: Event, asked: Sequence[Command], waits_at: Callable[[], Sequence[str]] = lambda: ()) -> None:
         """Compare a step with its record. Raises Divergence; forgets the step, so that memory does not grow."""
         rows = self._by_cause.pop(event.seq, [])
         compared = [command for command in asked if command.type not in _NOT_COMPARED]
@@ -67,7 +90,7 @@ class Recorded:
             return
         recorded, now = Counter(map(identity, rows)), Counter(map(identity, compared))
         if recorded != now:
-            raise _divergence(event, rows, compared, recorded, now)
+            raise divergence(event, _only(rows, recorded - now), _only(compared, now - recorded), waits_at())
 
 
 def identity(row: Event | Command) -> Identity:
@@ -86,15 +109,31 @@ def identity(row: Event | Command) -> Identity:
             return row.type, "", ""
 
 
-def _divergence(
-    event: Event, rows: Sequence[Event], asked: Sequence[Command], recorded: Counter[Identity], now: Counter[Identity]
+def divergence(
+    event: Event, recorded: Sequence[Event], asked: Sequence[Command], waits_at: Sequence[str] = ()
 ) -> Divergence:
-    missing, extra = recorded - now, now - recorded
+    """The divergence of a step: what only its record has, and what only the replay asked for."""
     return Divergence(
         event.seq,
-        event.type,
-        [_described(row) for row in _only(rows, missing)],
-        [_described(row) for row in _only(asked, extra)],
+        f"{event.type} of {event.effect_key}" if event.effect_key else event.type,
+        [_described(row) for row in recorded],
+        [_described(command) for command in asked],
+        lines=[command.asked_at for command in asked],
+        waits_at=waits_at,
+        difference=_changed_arguments(recorded, asked),
+    )
+
+
+def _changed_arguments(recorded: Sequence[Event], asked: Sequence[Command]) -> str:
+    """What differs when both sides asked for the same effects, only not for the same work; else nothing."""
+    before = {row.effect_key: row for row in recorded if row.type == "EFFECT_REQUESTED"}
+    now = {row.effect_key: row for row in asked if row.type == "EFFECT_REQUESTED"}
+    if before.keys() != now.keys() or not len(before) == len(recorded) == len(asked):
+        return ""
+    return ", ".join(
+        f"args of {key} changed: recorded {_work(row.data.get('spec') or {})} (seq {row.seq}); "
+        f"asked {_with_lines([_work(now[key].data['spec'])], [now[key].asked_at])}"
+        for key, row in before.items()
     )
 
 

@@ -111,6 +111,7 @@ def _run_transitions() -> dict[tuple[RunState, str], RunState]:
         table[state, "PROCESS_RUNTIME_ERROR"] = _R.PROCESS_ERROR
         table[state, "RUN_CANCEL_REQUESTED"] = _R.CLOSING if state is _R.CLOSING else _R.CANCELLING
     table[_R.PROCESS_ERROR, "RUN_HALTED"] = _R.HALTED
+    table[_R.HALTED, "RUN_HALTED"] = _R.HALTED  # by an operator, of a run that was halted for its silent client
     for state in (_R.HALTED, _R.PROCESS_ERROR):
         # It goes on as what it was: the row says as what.
         table |= {(state, f"RUN_RESUMED:{back}"): back for back in (_R.RUNNING, _R.CANCELLING, _R.CLOSING)}

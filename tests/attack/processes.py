@@ -11,6 +11,18 @@ def double(n: int) -> int:
     return 2 * n
 
 
+@bb.function
+def wide() -> str:
+    """A result that is a blob."""
+    return "wide" * 50_000
+
+
+@bb.process("blob")
+async def blob(ctx: bb.Context) -> None:
+    """Has a blob."""
+    await ctx.run(wide(), key="wide")
+
+
 @bb.process("victim")
 async def victim(ctx: bb.Context, files: list[str] | None = None, depth: int = 1) -> str:
     """Asks, queues and waits, until somebody answers or it is cancelled."""

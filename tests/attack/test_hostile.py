@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.attack import hostile
 from tests.attack.hostile import METHODS, attack
 
 COUNT = 150
@@ -12,7 +13,10 @@ COUNT = 150
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-async def test_no_message_makes_an_internal_error_hangs_or_loses_anything(database_url: str, tmp_path: Path) -> None:
+async def test_no_message_makes_an_internal_error_hangs_or_loses_anything(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hostile, "BATCH", 100)  # two to each rpc, as `make hostile` sends more than one
     seed = secrets.randbits(32)
     print(f"seed {seed}")
     reports = await attack(database_url, tmp_path, count=COUNT, seed=seed, show=print)

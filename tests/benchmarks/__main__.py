@@ -21,7 +21,9 @@ import psutil
 from backburner.journal.v1 import journal_pb2
 from scheduler_service.journal.migrate import migrate
 from scheduler_service.postgres import EmbeddedPostgres, ServerOptions
+from tests.benchmarks import children
 from tests.benchmarks.figures import cycles, effects_per_second, median_ms
+from tests.support.children import HIDDEN, program
 from tests.support.services import Stack, running_stack
 
 MODULES = "tests.benchmarks.processes"
@@ -86,11 +88,57 @@ async def long_run(stack: Stack, dsn: str, rounds: int) -> None:
     show("long_run_scheduler_rss", [after / 2**20], "MiB", before_mib=round(before / 2**20, 1))
 
 
+async def cancel(stack: Stack, dsn: str, rounds: int) -> None:
+    """From the commit that acknowledges a cancel to the one that says the child is dead; then a child that resists:
+    deaf to TERM, with a daemon by double fork and setsid, without a trace in its environment, that holds its pipes.
+    """
+    await children.cancels(stack, dsn, {"argv": ["sleep", "300"]}, 20)
+    taken = [ms for ms, _ in await children.cancels(stack, dsn, {"argv": ["sleep", "300"]}, 40 * rounds)]
+    show("cancel_p50", [children.quantile(taken, 0.5)], "ms", cancels=len(taken))
+    show("cancel_p99", [children.quantile(taken, 0.99)], "ms", target=1000)
+    grace = 0.1
+    stubborn = await children.cancels(
+        stack, dsn, program(HIDDEN, "stay"), 5 * rounds, timeouts={"kill_grace": f"{grace}s"}
+    )
+    beyond = [ms - grace * 1000 for ms, _ in stubborn]
+    proven = sum(death == "DEATH_PROVEN" for _, death in stubborn) / len(stubborn)
+    show("proof_of_death_after_grace", beyond, "ms", proven=proven, left_alive=children.living("time.sleep(300)"))
+
+
+async def flood(stack: Stack, dsn: str, rounds: int) -> None:
+    """No-ops and cancels beside a child that writes 100 MB/s, and one that writes all it can, against none."""
+    sleeper = {"argv": ["sleep", "300"]}
+    figures: dict[str, list[float]] = {}
+
+    async def look(name: str) -> None:
+        figures.setdefault(f"noop_{name}", []).append(
+            median_ms(await cycles(dsn, await run(stack, "bench-serial", effects=200)))
+        )
+        taken = [ms for ms, _ in await children.cancels(stack, dsn, sleeper, 10)]
+        figures.setdefault(f"cancel_{name}", []).append(statistics.median(taken))
+        figures.setdefault(f"cpu_{name}", []).append(await children.cpu_of(stack, 2.0))
+
+    await run(stack, "bench-serial", effects=200)
+    for _ in range(rounds):
+        await look("quiet")
+        for name, rate in (("flood_100", 100), ("flood_all", 0)):
+            async with children.flooded(stack, rate):
+                await look(name)
+    for name, values in figures.items():
+        show(name, values, "cores" if name.startswith("cpu") else "ms")
+    for what in ("noop", "cancel"):
+        for name in ("flood_100", "flood_all"):
+            pairs = zip(figures[f"{what}_quiet"], figures[f"{what}_{name}"], strict=True)
+            show(f"{what}_{name}_ratio", [beside / alone for alone, beside in pairs], "1")
+
+
 FIGURES: dict[str, tuple[Figure, dict[str, str]]] = {
     "roundtrip": (roundtrip, {}),
     "fanout": (fanout, {}),
     "beside": (beside, {"BACKBURNER_SLOTS_FUNCTIONS": "8"}),
     "long": (long_run, {}),
+    "cancel": (cancel, {}),
+    "flood": (flood, {}),
 }
 
 

@@ -13,13 +13,20 @@ from tests.support.journal_items import Scene, scene_at
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 EXECUTOR_FUNCTIONS: Final = {
-    "contract_v1", "attempts_started_v1", "attempts_progress_v1", "attempts_settle_v1", "output_append_v1",
+    "contract_v1", "server_life_v1",
+    "attempts_started_v1", "attempts_progress_v1", "attempts_settle_v1", "output_append_v1",
 }  # fmt: skip
 SCHEDULER_FUNCTIONS: Final = {
-    "contract_v1", "shard_of", "create_runs_v1", "append_v1", "request_cancels_v1", "resolve_external_v1", "claim_v1",
+    "contract_v1", "server_life_v1",
+    "shard_of", "create_runs_v1", "append_v1", "request_cancels_v1", "resolve_external_v1", "claim_v1",
     "executor_hello_v1", "executors_seen_v1", "executor_gone_v1", "readopt_v1", "attempts_lost_v1", "claim_shards_v1",
     "renew_shards_v1", "release_shards_v1", "adopt_runs_v1", "strike_v1",
     "halt_runs_v1", "resume_runs_v1", "signal_runs_v1",
+    "open_clients_v1", "client_requests_v1", "finish_runs_v1", "clients_seen_v1", "halt_idle_v1",
+    "audit_v1", "set_holds_v1", "prune_runs_v1",
+    "drain_executors_v1", "expire_executors_v1", "order_settlements_v1", "settle_by_hand_v1",
+    "renew_shards_v2", "release_shards_v2", "adopt_created_v1", "report_missing_v1", "take_missing_v1",
+    "renew_shards_v3", "renew_shards_v4",
 }  # fmt: skip
 ACLS: Final = """
 SELECT 'relation ' || relname AS name, (SELECT array_agg(a::text ORDER BY a::text) FROM unnest(relacl) a) AS acl

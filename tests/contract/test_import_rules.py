@@ -34,7 +34,7 @@ def copied_tree(tmp_path: Path) -> Path:
         ("executor_service/planted.py", "scheduler_service.authoring", "The services meet in Postgres"),
         ("scheduler_service/planted.py", "executor_service.errors", "The services meet in Postgres"),
         ("scheduler_service/api/planted.py", "psycopg", "Each service has one importer of psycopg"),
-        ("executor_service/planted.py", "psycopg_pool", "Each service has one importer of psycopg"),
+        ("executor_service/planted.py", "psycopg", "Each service has one importer of psycopg"),
         ("scheduler_service/replay/planted.py", "scheduler_service.journal", "Replay is pure"),
         ("scheduler_service/replay/planted.py", "time", "Replay is pure"),
         ("scheduler_service/authoring/planted.py", "grpc", "Authoring is pure"),

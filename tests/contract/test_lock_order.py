@@ -111,6 +111,59 @@ def test_claims_cancels_losses_and_outcomes_side_by_side(database_url: str) -> N
     assert states["calls"] > 50
 
 
+def test_calls_of_clients_beside_all_others(database_url: str) -> None:
+    with scene_at(database_url) as scene:
+        session = scene.hello()
+        fields = {"client_driven": True, "process": "", "start_id": "s", "idle_timeout_s": 0.01}
+        runs = sorted(scene.run(**fields) for _ in range(6))
+    taken: list[Attempt] = []
+
+    def some(chance: random.Random) -> list[str]:
+        return chance.sample(runs, 3)
+
+    def epochs(scene: Scene) -> dict[str, int]:
+        return {
+            str(row["run_id"]): row["epoch"] for row in scene.query("SELECT run_id, epoch FROM backburner.client_runs")
+        }
+
+    def ask(scene: Scene, chance: random.Random) -> None:
+        known = epochs(scene)
+        rows = [request_row(new_id()) | {"use_recorded": True} for _ in range(3)]
+        asked = [{"run_id": run, "client_epoch": known[run], "actor": "c", "rows": rows} for run in some(chance)]
+        # ids of effects are a run's own
+        scene.call("client_requests_v1", [a | {"rows": [r | {"effect_id": new_id()} for r in rows]} for a in asked])
+
+    def start(scene: Scene, chance: random.Random) -> None:
+        items = [{"run_id": run, "start_id": new_id(), "idle_timeout_s": 0.01, "actor": "c"} for run in some(chance)]
+        scene.call("open_clients_v1", items)
+
+    def finish(scene: Scene, chance: random.Random) -> None:
+        known = epochs(scene)
+        end = {"state": "COMPLETED", "data": {"result": {"value": 1}}, "wait": False, "actor": "c"}
+        scene.call("finish_runs_v1", [{"run_id": run, "client_epoch": known[run]} | end for run in some(chance)])
+
+    def seen(scene: Scene, chance: random.Random) -> None:
+        scene.query("SELECT * FROM backburner.clients_seen_v1(%s::uuid[])", some(chance))
+
+    def halt(scene: Scene, chance: random.Random) -> None:
+        heads = scene.query(
+            "SELECT run_id, epoch FROM backburner.run_heads WHERE run_id = ANY (%s::uuid[])", some(chance)
+        )
+        idle = [{"run_id": str(row["run_id"]), "epoch": row["epoch"], "actor": "scheduler/s1"} for row in heads]
+        scene.call("halt_idle_v1", idle)
+
+    def claim(scene: Scene, _: random.Random) -> None:
+        taken.extend(scene.claim(session, 5))
+
+    def settle(scene: Scene, chance: random.Random) -> None:
+        attempts = chance.sample(taken, min(4, len(taken)))
+        scene.call("attempts_settle_v1", [settle_item(a, chance.choice(["succeeded", "failed"])) for a in attempts])
+
+    states = hammer(database_url, [ask, ask, start, finish, seen, halt, claim, settle])
+    assert set(states) == {"calls"}, states
+    assert states["calls"] > 50
+
+
 def cancel_item(row: Row) -> Row:
     ids = {"run_id": str(row["run_id"]), "effect_id": str(row["effect_id"])}
     return ids | {"reason": "EFFECT_REASON_CANCELLED_BY_USER", "message": "", "actor": "api/test"}
@@ -123,8 +176,9 @@ def test_leases_and_new_runs_side_by_side(database_url: str) -> None:
         [
             lambda scene, _: scene.query("SELECT * FROM backburner.claim_shards_v1('s1', '', '', 0.05, 8)"),
             lambda scene, _: scene.query("SELECT * FROM backburner.claim_shards_v1('s2', '', '', 0.05, 8)"),
-            lambda scene, _: scene.query("SELECT * FROM backburner.renew_shards_v1('s1', 0.05)"),
-            lambda scene, _: scene.query("SELECT * FROM backburner.release_shards_v1('s2')"),
+            lambda scene, _: scene.query("SELECT * FROM backburner.renew_shards_v4('s1', '', '', 0.05, false, '{}')"),
+            lambda scene, _: scene.query("SELECT * FROM backburner.release_shards_v2('s2', NULL)"),
+            lambda scene, _: scene.query("SELECT * FROM backburner.release_shards_v2('s1', '{1,3,5}')"),
             lambda scene, _: scene.call(
                 "create_runs_v1", [run_item(owner={"scheduler_id": f"s{n % 2}"}) for n in range(8)]
             ),

@@ -1,35 +1,20 @@
-"""The README is part of the product: what it names exists, and what it draws is drawn from the code.
+"""The README is part of the product: what it names exists, and what it draws and lists is made from the code.
 
-`python -m tests.contract.test_readme` writes the diagrams anew.
+`python -m tests.contract.test_readme` writes the generated parts anew.
 """
 
 import re
 from pathlib import Path
 
-from scheduler_service.replay.states import EFFECT_TRANSITIONS, RUN_TRANSITIONS, EffectState, RunState, mermaid
+from scheduler_service.cli.entry import _COMMANDS
+from tests.support.reference import with_parts
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 
-DIAGRAMS = {
-    "effect": mermaid(EFFECT_TRANSITIONS, [EffectState.QUEUED, EffectState.WAITING]),
-    "run": mermaid(RUN_TRANSITIONS, [RunState.RUNNING]),
-}
 
-
-def with_diagrams(text: str) -> str:
-    """The text with the diagrams as the code draws them."""
-    for name, diagram in DIAGRAMS.items():
-        begin = f"<!-- {name} states: generated from scheduler_service/replay/states.py -->\n"
-        before, found, rest = text.partition(begin)
-        assert found, f"the README has no place for the {name} states"
-        _, end, after = rest.partition("<!-- end -->")
-        text = f"{before}{begin}```mermaid\n{diagram}\n```\n{end}{after}"
-    return text
-
-
-def test_diagrams_are_current() -> None:
-    assert README.read_text() == with_diagrams(README.read_text()), "run: python -m tests.contract.test_readme"
+def test_generated_parts_are_current() -> None:
+    assert README.read_text() == with_parts(README.read_text()), "run: python -m tests.contract.test_readme"
 
 
 def test_every_path_exists() -> None:
@@ -38,5 +23,25 @@ def test_every_path_exists() -> None:
     assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
+def test_every_test_that_is_named_exists() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", README.read_text())
+    assert len(named) >= 5
+    missing = [name for path, name in named if f"def {name}(" not in (ROOT / path).read_text()]
+    assert missing == []
+
+
+def test_each_row_of_what_fails_names_the_tests_that_hold_it() -> None:
+    _, found, rest = README.read_text().partition("| what fails | what happens | tests |\n|---|---|---|\n")
+    assert found
+    rows = rest.partition("\n\n")[0].splitlines()
+    assert len(rows) == 8, "as many as the design has"
+    assert all(re.search(r"`tests/[\w/]+\.py::\w+`", row) for row in rows)
+
+
+def test_every_command_is_there() -> None:
+    text = README.read_text()
+    assert [name for name in _COMMANDS if not re.search(rf"`(?:backburner )?{name}[` ]", text)] == []
+
+
 if __name__ == "__main__":
-    README.write_text(with_diagrams(README.read_text()))
+    README.write_text(with_parts(README.read_text()))

@@ -31,6 +31,12 @@ def mark(folder: str, name: str) -> str:
     return name
 
 
+@bb.function
+def text_of(length: int) -> str:
+    """A text of so many letters."""
+    return "x" * length
+
+
 @bb.process("mixed")
 async def mixed(ctx: bb.Context, folder: str, foreground: int = 20) -> dict[str, object]:
     """Background effects that a test releases, foreground ones beside them, a durable sleep, a poll."""

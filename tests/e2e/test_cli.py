@@ -235,6 +235,14 @@ def test_the_port_of_another_is_a_clear_error(dev: Dev, tmp_path: Path) -> None:
     assert f"cannot listen on {dev.address}" in err
 
 
+def test_a_second_one_in_the_same_folder_is_told_who_is_there_and_does_no_harm(dev: Dev) -> None:
+    code, _, err = call(dev.folder, "dev", "--listen", f"127.0.0.1:{free_port()}")
+    assert code == 1
+    assert f"is in use by a `backburner dev` (process {dev.process.pid}, at {dev.address})" in err
+    assert "--data-dir DIR" in err
+    assert call(dev.folder, "ps")[0] == 0  # it is still found
+
+
 @pytest.mark.crash
 def test_ctrl_c_stops_everything_and_data_is_kept(tmp_path: Path) -> None:
     running = Dev(tmp_path).wait_until_up()

@@ -2,7 +2,8 @@
 
 import asyncio
 import contextvars
-import sys
+import json
+import random
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -229,10 +230,154 @@ async def sleeping(ctx: bb.Context) -> Any:
     return [*order, loop.time()]
 
 
+@bb.process
+async def first_failure(ctx: bb.Context) -> Any:
+    tasks = [asyncio.create_task(ctx.run(work(n), key=n)) for n in [*NAMES, "bad"]]
+    done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    for task in pending:
+        task.cancel()
+    late = await asyncio.gather(*pending, return_exceptions=True)
+    return [[task.get_name() for task in done], [type(error).__name__ for error in late]]
+
+
+@bb.process
+async def groups_in_groups(ctx: bb.Context) -> Any:
+    async def inner(names: list[str], bad: Exception) -> None:
+        async with asyncio.TaskGroup() as group:
+            for name in names:
+                group.create_task(ctx.run(work(name), key=name))
+            await ctx.run(work("turn"), key=f"turn/{names[0]}")
+            raise bad
+
+    seen: list[str] = []
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(inner(NAMES[:4], ValueError("v")))
+            group.create_task(inner(NAMES[4:8], KeyError("k")))
+            group.create_task(inner(NAMES[8:], ValueError("w")))
+    except* ValueError as errors:
+        seen += [repr(error) for error in errors.exceptions]
+    except* KeyError as errors:
+        seen += [repr(error) for error in errors.exceptions]
+    return seen
+
+
+@bb.process
+async def bounded_and_reversed(ctx: bb.Context) -> Any:
+    stack: asyncio.LifoQueue[str] = asyncio.LifoQueue()
+    slots = asyncio.BoundedSemaphore(3)
+    loop = asyncio.get_running_loop()
+
+    async def one(name: str) -> None:
+        async with slots:
+            await stack.put(await ctx.run(work(name), key=name))
+
+    async with asyncio.timeout_at(loop.time() + 60), asyncio.TaskGroup() as group:
+        for name in NAMES:
+            group.create_task(one(name))
+    found = [stack.get_nowait() for _ in NAMES]
+    for _ in NAMES:
+        stack.task_done()
+    await stack.join()
+    return found
+
+
+@bb.process
+async def cancelled_and_uncancelled(ctx: bb.Context) -> Any:
+    async def stubborn(name: str) -> str:
+        try:
+            await ctx.run(work(name), key=f"slow/{name}")
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            assert task is not None
+            return f"{task.get_name()} {task.cancelling()} {task.uncancel()}"
+        return "done"
+
+    tasks = [asyncio.create_task(stubborn(name), name=name) for name in ("n1", "n3")]
+    await asyncio.sleep(1)
+    return [task.cancel() and await task for task in tasks]
+
+
+@bb.process
+async def ours_as_completed(ctx: bb.Context) -> Any:
+    handles = [ctx.start(work(n), key=n) for n in NAMES]
+    return [handle.key async for handle in bb.as_completed(handles)]
+
+
+@bb.process
+async def coroutines_as_completed(ctx: bb.Context) -> Any:
+    coroutines = [ctx.run(work(n), key=n) for n in NAMES[:3]]
+    try:
+        return [await earliest for earliest in asyncio.as_completed(coroutines)]
+    except bb.DeterminismError as error:
+        for coroutine in coroutines:
+            coroutine.close()
+        return [error.call, error.instead]
+
+
+@bb.process
+async def timeout_after_a_late_failure(ctx: bb.Context) -> Any:
+    async def fails() -> None:
+        await ctx.run(work("bad"), key="bad")
+
+    try:
+        async with asyncio.timeout(1):
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(fails())  # fails while the group is waited for
+            except* bb.EffectError:
+                pass
+            await asyncio.sleep(2)
+    except TimeoutError:
+        return asyncio.current_task().cancelling()  # type: ignore[union-attr]
+
+
+@bb.process
+async def cancelled_while_a_group_fails(ctx: bb.Context) -> Any:
+    async def cleans_up_badly() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            raise bb.Fail("in the cleanup")
+
+    async def goes_on() -> str:
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(cleans_up_badly())
+        except* bb.Fail:
+            pass
+        await ctx.run(work("after"), key="after")  # the cancel comes again
+        return "not cancelled"
+
+    task = asyncio.create_task(goes_on())
+    await asyncio.sleep(1)
+    task.cancel()
+    await asyncio.wait([task])
+    return task.cancelled()
+
+
+@bb.process
+async def waits_in_groups(ctx: bb.Context) -> Any:
+    order: list[str] = []
+
+    async def one(name: str) -> None:
+        try:
+            await asyncio.wait_for(ctx.run(work(name), key=name), 0.005 if name == "n4" else 60)
+        except TimeoutError:
+            order.append(f"{name} is late")
+        order.append(name)
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one(name)) for name in NAMES]
+    return [*order, isinstance(tasks[0], asyncio.Task), await asyncio.wait_for(asyncio.sleep(0, "now"), None)]
+
+
 SLOW: dict[str, float | None] = {"slow/n1": 5.0, "slow/n3": 5.0, "n3": 0.005, "n7": 0.001}
 PROCESSES = [
     gathering, gathering_handles, gather_of_gathers, waiting, waiting_for_handles, aborted_group, timeouts, waits_for,
     shielded, queueing, locking, conditions, variables, generators, completions, every_task, sleeping,
+    first_failure, groups_in_groups, bounded_and_reversed, cancelled_and_uncancelled, ours_as_completed,
+    coroutines_as_completed, timeout_after_a_late_failure, cancelled_while_a_group_fails, waits_in_groups,
 ]  # fmt: skip
 
 
@@ -244,12 +389,9 @@ def history(run: Driven) -> list[Any]:
     return [[e.seq, e.cause, e.type, e.effect_key, dict(e.data)] for e in run.events]
 
 
-if __name__ == "__main__":
-    # Noise: other objects at other addresses, so that whatever hangs on `id` comes out differently.
-    import json
-    import random
-
-    noise = random.Random(int(sys.argv[1]))
+def print_histories(seed: int) -> None:
+    """As JSON, after noise: other objects at other addresses, so that whatever hangs on `id` comes out differently."""
+    noise = random.Random(seed)
     kept = [bytearray(noise.randrange(1, 2000)) for _ in range(noise.randrange(20_000))]
     del kept[:: noise.randrange(2, 5)]
     print(json.dumps({process.name.rpartition(".")[2]: history(driven(process)) for process in PROCESSES}))

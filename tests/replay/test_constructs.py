@@ -3,15 +3,13 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from scheduler_service.replay.harness import check_prefixes
 from tests.replay import constructs
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support import pythons
 
 
 def _id(process: Any) -> str:
@@ -30,17 +28,35 @@ def test_construct_completes_and_every_prefix_replays_to_the_same_commands(proce
 @pytest.mark.invariant("I8")
 def test_commands_do_not_depend_on_memory_addresses() -> None:
     """Three interpreters with other allocations and other hash seeds ask for the same in the same order."""
-    histories = [_run_elsewhere(seed) for seed in (1, 2, 3)]
-    for name in histories[0]:
-        assert histories[0][name] == histories[1][name] == histories[2][name], name
+    _compare(*(_run_elsewhere(pythons.OURS, seed) for seed in (1, 2, 3)))
 
 
-def _run_elsewhere(seed: int) -> dict[str, Any]:
-    environment = {"PYTHONHASHSEED": str(seed), "PYTHONPATH": str(ROOT), "PATH": ""}
+@pytest.mark.invariant("I8")
+@pytest.mark.parametrize("version", pythons.OTHERS)
+def test_journals_are_the_same_on_other_pythons(version: str) -> None:
+    """Each construct, twice on that Python with other allocations and hash seeds: event by event what it is here."""
+    if reason := pythons.why_not(version):
+        pytest.skip(reason)
+    here = {_id(process): constructs.history(constructs.driven(process)) for process in constructs.PROCESSES}
+    _compare(json.loads(json.dumps(here)), *(_run_elsewhere(version, seed) for seed in (4, 5)))
+
+
+def _compare(first: dict[str, Any], *others: dict[str, Any]) -> None:
+    assert first.keys() == {_id(process) for process in constructs.PROCESSES}
+    for other in others:
+        assert other.keys() == first.keys()
+        for name, history in first.items():
+            assert other[name] == history, name
+
+
+def _run_elsewhere(version: str, seed: int) -> dict[str, Any]:
+    python = sys.executable if version == pythons.OURS else pythons.interpreter(version)
+    assert python is not None
     done = subprocess.run(
-        [sys.executable, "-m", "tests.replay.constructs", str(seed)],
-        cwd=ROOT, env=environment, capture_output=True, text=True, check=True,
+        [python, "-c", f"from tests.replay import constructs; constructs.print_histories({seed})"],
+        cwd=pythons.ROOT, env=pythons.environment(version, seed), capture_output=True, text=True, check=False,
     )  # fmt: skip
+    assert done.returncode == 0, done.stderr
     histories: dict[str, Any] = json.loads(done.stdout)
     return histories
 
@@ -57,6 +73,9 @@ def test_results_are_what_asyncio_promises() -> None:
     assert constructs.driven(constructs.completions).result[:2] == ["n7", "n3"]
     assert constructs.driven(constructs.variables).result == ["n0", "n1", "n2", "unset"]
     assert constructs.driven(constructs.sleeping).result == ["first", *names, 5]
+    assert constructs.driven(constructs.timeout_after_a_late_failure).result == 0
+    assert constructs.driven(constructs.cancelled_while_a_group_fails).result is True
+    assert constructs.driven(constructs.waits_in_groups).result[-2:] == [True, "now"]
 
 
 def test_tasks_come_in_creation_order() -> None:

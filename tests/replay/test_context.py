@@ -8,7 +8,7 @@ import pytest
 import scheduler_service.authoring as bb
 from scheduler_service.replay.events import Event
 from scheduler_service.replay.execution import Execution
-from scheduler_service.replay.harness import RUN_ID, START, Driven, Reply, check_prefixes, drive, never, run, succeeded
+from scheduler_service.replay.harness import RUN_ID, START, Driven, Reply, check_prefixes, drive, never, succeeded
 
 
 def driven(body: Any, answer: Any = None, outside: list[Reply] | None = None) -> Driven:
@@ -121,6 +121,21 @@ def test_continue_as_new_ends_the_run_with_the_next_input() -> None:
     assert result.events[-1].data == {"input": {"count": 1, "name": "y"}}
 
 
+def test_a_cancelled_run_does_not_go_on_as_a_new_one() -> None:
+    """Else the new one would begin with the cancel, and its cleanup go on as the next, without an end."""
+
+    async def body(ctx: bb.Context, count: int = 0) -> Any:
+        try:
+            await ctx.signal("never")
+        finally:
+            await ctx.run(bb.function("clean"), key="clean")
+            await ctx.continue_as_new(count + 1)
+
+    result = driven(body, None, [Reply("RUN_CANCEL_REQUESTED", {"reason": "enough"}, 1)])
+    assert result.events[-1].type == "RUN_CANCELLED"
+    assert [row.effect_key for row in result.rows("EFFECT_REQUESTED")] == ["clean"]
+
+
 def test_continue_as_new_goes_through_a_task_group() -> None:
     async def body(ctx: bb.Context, count: int = 0) -> Any:
         async with asyncio.TaskGroup() as group:
@@ -158,6 +173,35 @@ def test_status_progress_and_updates_follow_the_events() -> None:
     result = driven(updates, answer)
     assert result.result == [[40, "compile", 1.5], [90, "", None]]
     assert result.rows("TIMER_SET") == []
+
+
+SESSION = {"harness": "codex", "session_id": "s-1", "executor_id": "x", "workspace": "/src"}
+
+
+@pytest.mark.parametrize(
+    ("settled", "continued"),
+    [
+        (succeeded("text", session=SESSION), SESSION),
+        ([Reply("EFFECT_RESOLVED", {"state": "EFFECT_STATE_FAILED", "result": {"session": SESSION}})], SESSION),
+        ([Reply("EFFECT_CANCELLED", {"partial": {"session": SESSION}})], SESSION),
+        ([Reply("EFFECT_CANCELLED", {})], None),
+    ],
+)
+def test_the_session_of_a_handle_is_continued_however_it_settled(settled: list[Reply], continued: Any) -> None:
+    async def body(ctx: bb.Context) -> Any:
+        first = ctx.start(bb.agent("codex", prompt="p"), key="first")
+        with pytest.raises(bb.OptionError, match="has not settled; await it first"):
+            ctx.start(bb.agent("codex", prompt="q"), key="early", continue_from=first)
+        assert first.session is None
+        await asyncio.wait([first.future()])
+        await ctx.run(bb.agent("codex", prompt="q"), key="second", continue_from=first)
+        return first.session
+
+    done = driven(body, lambda command: settled if command.effect_key == "first" else succeeded())
+    spec = done.rows("EFFECT_REQUESTED")[1].data["spec"]
+    effect_id = done.rows("EFFECT_REQUESTED")[0].effect_id
+    assert (spec["continue_from"], spec.get("continue_session")) == (effect_id, continued)
+    assert done.result == (None if continued is None else {**SESSION, "effect_id": effect_id})
 
 
 def test_a_child_run_and_an_approval_wait_outside() -> None:
@@ -208,22 +252,6 @@ def test_a_blocked_step_is_given_up_between_callbacks() -> None:
     assert execution.parked
 
 
-def test_the_testing_helper_runs_doubles_and_checks_prefixes() -> None:
-    async def body(ctx: bb.Context, path: str) -> Any:
-        report = await ctx.run(bb.function("lint", path, strict=True))
-        code = (await ctx.run(bb.shell("make", check=False))).exit_code
-        with pytest.raises(bb.EffectFailed, match="RAISED"):
-            await ctx.run(bb.function("bad"))
-        return [report, code, await ctx.signal("go")]
-
-    def bad() -> None:
-        raise ValueError("no")
-
-    doubles: dict[str, Any] = {"lint": lambda path, strict: {path: strict}, "shell": lambda _work: 3, "bad": bad}
-    result = run(bb.ProcessDefinition("body", body), {"path": "a"}, effects=doubles, signals=[(1, "go", "on")])
-    assert result.result == [{"a": True}, 3, "on"]
-
-
 def test_an_effect_that_is_never_answered_leaves_the_run_waiting() -> None:
     async def body(ctx: bb.Context) -> Any:
         await ctx.run(bb.function("f"))
@@ -231,3 +259,18 @@ def test_an_effect_that_is_never_answered_leaves_the_run_waiting() -> None:
     result = drive(bb.ProcessDefinition("body", body), {}, never)
     assert result.end is None
     assert list(result.execution.open_effects) == ["f#1"]
+
+
+def test_a_group_is_declared_alike_by_all_who_name_it() -> None:
+    async def body(ctx: bb.Context) -> Any:
+        ctx.start(bb.shell("x"), key="a", group=bb.group("g", 8))
+        ctx.start(bb.shell("x"), key="b", group=bb.group("h", 8, "adaptive"))
+        ctx.start(bb.shell("x"), key="c", group=bb.group("g", 8))
+        for other in (bb.group("g", 4), bb.group("g", 8, "sequential"), bb.group("h", 8), bb.group("g")):
+            with pytest.raises(bb.GroupConflict, match="was declared as"):
+                ctx.start(bb.shell("x"), key="d", group=other)
+        return "kept"
+
+    done = driven(body)
+    assert done.result == "kept"
+    assert [row.effect_key for row in done.rows("EFFECT_REQUESTED")] == ["a", "b", "c"]

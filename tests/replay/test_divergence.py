@@ -53,7 +53,9 @@ def test_changed_arguments_are_reported_with_both_sides(history: Driven) -> None
     assert error.asked == ['EFFECT_REQUESTED lint#1 {"function":{"args":["other.py"],"function":"lint"}}']
     assert "diverged at seq 1 (RUN_CREATED)" in str(error)
     assert parked_error(error)["kind"] == "DIVERGENCE"
-    assert parked_error(error)["data"] == {"seq": 1, "recorded": error.recorded, "asked": error.asked}
+    details = parked_error(error)["data"]
+    assert details == {"seq": 1, "recorded": error.recorded, "asked": error.asked, "lines": error.lines}
+    assert error.lines == [f"{__file__}:{changed.__code__.co_firstlineno + 1}"]
 
 
 @pytest.mark.invariant("I8")

@@ -26,7 +26,7 @@ def test_golden_journal_replays(path: Path) -> None:
         with pytest.raises(Divergence) as caught:
             replay(process, head["run_id"], events)
         assert caught.value.seq == head["diverges_at"]
-        assert caught.value.details == head["divergence"]
+        assert caught.value.details.items() >= head["divergence"].items()
         return
     execution, pending = replay(process, head["run_id"], events)
     assert pending == []

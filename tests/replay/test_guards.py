@@ -19,7 +19,9 @@ from typing import Any
 import pytest
 
 import scheduler_service.authoring as bb
-from scheduler_service.replay.harness import drive, never, succeeded
+from scheduler_service.replay.events import Event
+from scheduler_service.replay.execution import Execution
+from scheduler_service.replay.harness import RUN_ID, START, drive, never, succeeded
 
 LOOP_CALLS = {
     "run_in_executor": lambda: asyncio.to_thread(print),
@@ -35,7 +37,7 @@ AUDITED_CALLS = {
     "open": lambda: open("/dev/null"),  # noqa: SIM115, PTH123 - the point
     "os.listdir": lambda: os.listdir("/"),  # noqa: PTH208 - the point
     "subprocess.Popen": lambda: subprocess.Popen(["true"]),
-    "socket.__new__": socket.socket,
+    "socket.socket": socket.socket,
 }
 C_CALLS = {
     "time.time": time.time,
@@ -45,9 +47,9 @@ C_CALLS = {
     "date.today": dt.date.today,
     "random.random": random.random,
     "random.getrandbits": lambda: random.randint(1, 5),
-    "posix.urandom": uuid.uuid4,
-    "posix.stat": lambda: Path("/").exists(),
-    "_thread.start": lambda: threading.Thread(target=print).start(),
+    "os.urandom": uuid.uuid4,
+    "os.stat": lambda: Path("/").exists(),
+    "threading.Thread.start": lambda: threading.Thread(target=print).start(),
 }
 
 
@@ -139,6 +141,9 @@ def test_nothing_leaks_in_from_whoever_feeds() -> None:
         bb.current()
 
 
+END = dt.datetime.max.replace(tzinfo=dt.UTC)
+
+
 @pytest.mark.parametrize(
     ("ask", "error", "text"),
     [
@@ -146,6 +151,15 @@ def test_nothing_leaks_in_from_whoever_feeds() -> None:
         (lambda ctx: ctx.start(bb.shell("x"), key="k" * 257), bb.OptionError, "256"),
         (lambda ctx: ctx.start(bb.shell("x"), timeout=-1), bb.OptionError, "timeout=-1"),
         (lambda ctx: ctx.start(bb.shell("x"), retry=0), bb.OptionError, "max_attempts"),
+        (lambda ctx: ctx.start(bb.run("p"), retry=2, queue_timeout=1), bb.OptionError, "queue_timeout, retry: not for"),
+        (lambda ctx: ctx.start(bb.approval("?"), sleep_until=ctx.now()), bb.OptionError, "sleep_until: not"),
+        (lambda ctx: ctx.start(bb.timer(ctx.now()), priority=1), bb.OptionError, "priority: not for"),
+        (lambda ctx: ctx.start(bb.shell("x"), retry=1001), bb.OptionError, "max_attempts=1001"),
+        (lambda ctx: ctx.start(bb.shell("x"), retry=bb.Retry(2, backoff=1e9)), bb.OptionError, "backoff"),
+        (lambda ctx: ctx.start(bb.shell("x"), kill_grace=61), bb.OptionError, "kill_grace=61"),
+        (lambda ctx: ctx.start(bb.shell("x"), sleep_until=END), bb.OptionError, "years 1 and 9999"),
+        (lambda ctx: ctx.start(bb.timer(END)), bb.OptionError, "years 1 and 9999"),
+        (lambda ctx: ctx.start(bb.shell("x", output_bytes_max=1 << 40)), bb.OptionError, "output_bytes_max"),
         (lambda ctx: ctx.start(bb.shell("x"), colour="red"), TypeError, "unknown option 'colour'"),
         (lambda ctx: ctx.start(bb.shell("x"), on_run_end="explode"), bb.OptionError, "on_run_end"),
         (lambda ctx: ctx.start(bb.shell("x" * (1 << 20))), bb.OptionError, "at most 1048576"),
@@ -172,3 +186,56 @@ def test_generated_keys_count_by_name_and_scope() -> None:
     run = drive(bb.ProcessDefinition("body", body), {}, never)
     closing = run.rows("RUN_CLOSING")[0]
     assert closing.data["result"]["value"] == ["make#1", "file/a.py/make#1", "file/a.py/mine", "make#2", "a_b#1"]
+
+
+SHARED: dict[str, Any] = {}
+
+
+async def waits(ctx: bb.Context) -> Any:
+    """Leaves what belongs to it where other runs find it, as a module global would."""
+    SHARED.update(ctx=ctx, handle=ctx.start(bb.function("f"), key="k"), event=asyncio.Event())
+    await SHARED["event"].wait()
+
+
+@pytest.mark.parametrize(
+    ("use", "said"),
+    [
+        (lambda of: of["ctx"].log.info("x"), "the ctx of another run"),
+        (lambda of: of["ctx"].start(bb.function("f")), "the ctx of another run"),
+        (lambda of: of["handle"].cancel(), "the ctx of another run"),
+        (lambda of: of["event"].set(), "an asyncio object (Event, Queue, Future) that another run waits for"),
+    ],
+)
+def test_what_belongs_to_another_run_is_refused_and_that_run_asks_for_nothing(use: Any, said: str) -> None:
+    async def thief(ctx: bb.Context) -> Any:
+        use(SHARED)
+
+    robbed = Execution(bb.ProcessDefinition("waits", waits), RUN_ID)
+    created = Event(1, "RUN_CREATED", START)
+    assert [command.type for command in robbed.feed(created)] == ["EFFECT_REQUESTED"]
+    [command] = Execution(bb.ProcessDefinition("thief", thief), RUN_ID).feed(created)
+    error = command.data["error"]
+    assert error["kind"] == "DETERMINISM"
+    assert error["message"].startswith(f"{__file__}:")
+    assert f" {said} is not deterministic in a process; use " in error["message"]
+    assert robbed.feed(Event(2, "SIGNAL_RECEIVED", START, data={"name": "x"})) == []
+    robbed.evict()
+
+
+@pytest.mark.invariant("I8")
+@pytest.mark.parametrize("name", [*LOOP_CALLS, *AUDITED_CALLS, *C_CALLS])
+def test_process_code_cannot_go_on_from_a_refusal(name: str) -> None:
+    """A step that is not watched, or replayed, would take the other way."""
+    call: Any = {**LOOP_CALLS, **AUDITED_CALLS, **C_CALLS}[name]
+
+    async def body(ctx: bb.Context) -> Any:
+        try:
+            result = call()
+            if asyncio.iscoroutine(result):
+                await result
+        except Exception:  # noqa: BLE001 - what authors write
+            return "went on"
+
+    driven = drive(bb.ProcessDefinition("body", body), {})
+    assert driven.end is not None
+    assert (driven.end.type, driven.end.data.get("error", {}).get("kind")) == ("PROCESS_RUNTIME_ERROR", "DETERMINISM")

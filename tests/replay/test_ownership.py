@@ -1,4 +1,4 @@
-"""Who owns an effect (D2), what CancelledError means (D3), how runs end (D4, D5), eviction."""
+"""Who owns an effect (D2), what CancelledError means (D3), how runs end (D4, D5)."""
 
 import asyncio
 from typing import Any
@@ -293,76 +293,6 @@ def test_results_that_cannot_be_stored_park_the_run() -> None:
     assert "result.items[1]" in driven.end.data["error"]["message"]
 
 
-def test_eviction_runs_finally_and_emits_nothing() -> None:
-    seen: list[str] = []
-
-    async def body(ctx: bb.Context) -> Any:
-        async def inner() -> None:
-            try:
-                await ctx.run(work(), key="k")
-            except asyncio.CancelledError:
-                seen.append("cancelled")  # must not happen
-            finally:
-                seen.append("finally")
-                await ctx.run(work(), key="cleanup")
-                seen.append("emitted")  # must not happen
-
-        async with asyncio.TaskGroup() as group:
-            group.create_task(inner())
-            group.create_task(inner_sleep())
-
-    async def inner_sleep() -> None:
-        try:
-            await asyncio.sleep(10)
-        finally:
-            seen.append("sleep")
-
-    execution = Execution(bb.ProcessDefinition("body", body), RUN_ID)
-    execution.feed(Event(1, "RUN_CREATED", START))
-    execution.evict()
-    assert seen == ["sleep", "finally"]  # newest first
-    assert not execution.open_effects
-    assert not execution.timers
-    with pytest.raises(ValueError, match="evicted"):
-        execution.feed(Event(2, "TIMER_FIRED", START, data={"ordinal": 1}))
-
-
-def test_cleanup_of_an_evicted_run_cannot_start_tasks_or_timers() -> None:
-    seen: list[str] = []
-
-    async def body(ctx: bb.Context) -> Any:
-        loop = asyncio.get_running_loop()
-        try:
-            await asyncio.sleep(10)
-        finally:
-            for call in (lambda: loop.create_task(asyncio.sleep(0)), lambda: loop.call_later(1, print)):
-                try:
-                    call()
-                except bb.RunEvicted:
-                    seen.append("refused")
-
-    execution = Execution(bb.ProcessDefinition("body", body), RUN_ID)
-    execution.feed(Event(1, "RUN_CREATED", START))
-    execution.evict()
-    assert seen == ["refused", "refused"]
-
-
-def test_a_handle_used_after_eviction_refuses() -> None:
-    kept: list[Any] = []
-
-    async def body(ctx: bb.Context) -> Any:
-        kept.extend([ctx, ctx.start(work(), key="k")])
-        await asyncio.sleep(1)
-
-    execution = Execution(bb.ProcessDefinition("body", body), RUN_ID)
-    execution.feed(Event(1, "RUN_CREATED", START))
-    execution.evict()
-    ctx, handle = kept
-    for call in (lambda: ctx.start(work()), handle.cancel, ctx.now, ctx.uuid4, lambda: ctx.log.info("x")):
-        with pytest.raises(bb.RunEvicted):
-            call()
-
-
 def test_effect_errors_carry_what_is_known() -> None:
     def answer(_command: Any) -> list[Reply]:
         result = {"exit_code": 2, "stderr": {"tail": "boom"}, "usage": {"turns": 3}, "session": {"harness": "codex"}}
@@ -379,6 +309,9 @@ def test_effect_errors_carry_what_is_known() -> None:
         assert (error.stderr_tail, error.session.harness) == ("boom", "codex")
         assert error.session.effect_id == error.effect_id
         assert "test_ownership.py" in error.__notes__[0]
+        with pytest.raises(bb.EffectFailed) as caught:
+            await asyncio.create_task(ctx.run(bb.shell("make test")))
+        assert not hasattr(caught.value, "__notes__")  # no line asked: the loop began that coroutine
 
     assert run(body, answer).result is None
 
@@ -390,3 +323,26 @@ def test_shell_without_check_gives_its_exit_code() -> None:
     driven = run(body, lambda _command: succeeded(exit_code=1, stdout={"tail": "x"}))
     assert driven.result["exit_code"] == 1
     assert driven.result["stdout_tail"] == "x"
+
+
+def test_a_run_does_not_wait_for_an_effect_that_was_taken_back_as_it_ended() -> None:
+    async def body(ctx: bb.Context) -> Any:
+        left = asyncio.ensure_future(ctx.run(work(), key="late", on_run_end="wait"))
+        await asyncio.sleep(0)
+        assert not left.done()
+
+    driven = run(body)
+    assert [event.type for event in driven.events] == ["RUN_CREATED", "RUN_COMPLETED"]
+
+
+def test_a_cancel_reaches_what_a_closing_run_waits_for_and_nothing_else() -> None:
+    async def body(ctx: bb.Context) -> Any:
+        ctx.start(work(), key="waited", on_run_end="wait")
+        left = asyncio.ensure_future(ctx.run(work(), key="late", on_run_end="wait"))
+        await asyncio.sleep(0)
+        assert not left.done()
+
+    driven = run(body, never, [CANCEL_RUN])
+    assert cancels(driven) == [("waited", "RUN_CANCELLED")]
+    assert driven.end is not None
+    assert driven.end.type == "RUN_COMPLETED"

@@ -17,6 +17,8 @@ import grpc
 import orjson
 import psycopg
 from google.protobuf import duration_pb2
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
+from grpc_status import rpc_status
 
 from backburner.scheduler.v1 import dispatch_service_pb2 as pb
 from backburner.scheduler.v1 import dispatch_service_pb2_grpc as pb_grpc
@@ -39,6 +41,8 @@ class FakeSession:
     draining: list[str] = field(default_factory=list)
     messages: int = 0
     closed: bool = False
+    #: Incarnation whose session is to have ended this one.
+    superseded_by: str = ""
 
     def send(self, frame: pb.ConnectResponse) -> None:
         """Sends any frame."""
@@ -56,6 +60,11 @@ class FakeSession:
         if token:
             cancel.token = dispatch.start.token
         self.send(pb.ConnectResponse(cancel=pb.CancelAttempts(attempts=[cancel])))
+
+    def supersede(self, incarnation: str) -> None:
+        """Ends the stream as if a newer session of this incarnation had begun."""
+        self.superseded_by = incarnation
+        self.hang_up()
 
     def hang_up(self) -> None:
         """Ends the stream."""
@@ -113,6 +122,8 @@ class FakeScheduler(pb_grpc.DispatchServiceServicer):
         self.refuse_with: grpc.StatusCode | None = None
         #: When false, the scheduler says nothing on its own: a half-dead peer.
         self.beats = True
+        #: The grace that executors are told; 0: none.
+        self.grace_s = 0.0
         self.address = ""
         self._server: grpc.aio.Server | None = None
         self._iterations: dict[str, int] = {}
@@ -146,6 +157,8 @@ class FakeScheduler(pb_grpc.DispatchServiceServicer):
             self.sessions.append(session)
             async for frame in self._frames(session):
                 yield frame
+            if session.superseded_by:
+                await context.abort_with_status(rpc_status.to_status(_superseded(session.superseded_by)))
         finally:
             session.closed = True
             reader.cancel()
@@ -241,11 +254,12 @@ class FakeScheduler(pb_grpc.DispatchServiceServicer):
     def _welcome(self, session: FakeSession) -> pb.ConnectResponse:
         interval = duration_pb2.Duration()
         interval.FromNanoseconds(int(self.heartbeat_s * 1e9))
-        return pb.ConnectResponse(
-            welcome=pb.Welcome(
-                session_no=session.session_no, scheduler_id="test", heartbeat_interval=interval, stale=self.stale
-            )
+        welcome = pb.Welcome(
+            session_no=session.session_no, scheduler_id="test", heartbeat_interval=interval, stale=self.stale
         )
+        if self.grace_s:
+            welcome.grace.FromNanoseconds(int(self.grace_s * 1e9))
+        return pb.ConnectResponse(welcome=welcome)
 
     async def _frames(self, session: FakeSession) -> AsyncIterator[pb.ConnectResponse]:
         while True:
@@ -278,18 +292,31 @@ class FakeScheduler(pb_grpc.DispatchServiceServicer):
             return await cursor.fetchall()
 
 
+def _superseded(incarnation: str) -> status_pb2.Status:
+    status = status_pb2.Status(code=grpc.StatusCode.ABORTED.value[0], message="superseded")
+    info = error_details_pb2.ErrorInfo(reason="SESSION_SUPERSEDED", metadata={"incarnation": incarnation})
+    status.details.add().Pack(info)
+    return status
+
+
+_POOLS = {"function": "functions", "agent": "agents", "shell": "shell"}
+
+
 def _dispatch(run_id: str, key: str, spec: Mapping[str, Any]) -> Dispatch:
     effect_id = str(uuid.uuid5(uuid.UUID(run_id), key))
     work = {name: value for name, value in spec.items() if name not in _HINTS}
-    name = "function" if "function" in work else "shell"
+    name = next((kind for kind in ("function", "agent") if kind in work), "shell")
+    harness = {"function": "function/{function}", "agent": "{harness}"}.get(name, "shell").format_map(
+        work.get(name, {})
+    )
     start = pb.StartAttempt(
         run_id=run_id,
         effect_id=effect_id,
         effect_key=key,
         attempt=1,
         token=secrets.token_bytes(16),
-        harness=f"function/{work['function']['function']}" if name == "function" else "shell",
-        pool="functions" if name == "function" else "shell",
+        harness=harness,
+        pool=_POOLS[name],
         spec_json=orjson.dumps({"name": name, **work}),
         background=bool(work.get("background")),
         namespace="default",
@@ -309,7 +336,7 @@ _HINTS = ("total_remaining_s", "expected_s", "max_attempts")
 def _request_row(dispatch: Dispatch, session: FakeSession, spec: Mapping[str, Any]) -> dict[str, Any]:
     start = dispatch.start
     x = {
-        "kind": "FUNCTION" if start.pool == "functions" else "SHELL", "name": start.name, "harness": start.harness,
+        "kind": start.name.upper(), "name": start.name, "harness": start.harness,
         "pool": start.pool, "capabilities": [start.harness], "background": start.background, "priority": 0,
         "max_attempts": spec.get("max_attempts", 1), "initial_s": 60, "backoff": 2, "max_interval_s": 300,
         "non_retryable": [], "on_run_end": "WAIT", "labels": {}, "executor_labels": {}, "poll_interval_s": 5,

@@ -23,7 +23,7 @@ OWNER: Final = "scheduler/test"
 
 _EFFECT: Final[Row] = {
     "kind": "SHELL", "name": "make", "harness": "shell", "pool": "shell", "capabilities": ["shell"],
-    "background": False, "priority": 0, "group_id": None, "group_max": None, "not_before": None,
+    "background": False, "priority": 0, "group_id": None, "group_max": None, "group_strategy": None, "not_before": None,
     "queue_timeout_s": None, "total_timeout_s": None, "max_attempts": 3, "initial_s": 0.0, "backoff": 2.0,
     "max_interval_s": 60.0, "non_retryable": [], "on_run_end": "WAIT", "labels": {}, "executor_labels": {},
     "poll_interval_s": 1.0, "dispatch": None,

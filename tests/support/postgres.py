@@ -2,12 +2,14 @@
 
 Fixtures:
     database_url     connection string of a fresh database with all migrations; dropped afterwards
+    tcp_server       a migrated server of one file of tests
     postgres_server  a durable server of the test's own, to stop, kill and start again (class DisposablePostgres)
 
 Where the shared server comes from, first that is there: `DATABASE_URL`; a container, when an engine answers; the
 embedded server. Each xdist worker has its own: a shared one would have to outlive whichever worker started it.
 """
 
+import asyncio
 import gc
 import hashlib
 import os
@@ -28,6 +30,7 @@ from psycopg import sql
 
 import scheduler_service
 from scheduler_service.postgres import EmbeddedPostgres, ServerOptions, StopMode
+from tests.support.services import free_port
 
 if TYPE_CHECKING:
     from testcontainers.community.postgres import PostgresContainer
@@ -41,10 +44,15 @@ SQL_FILES: Final = Path(scheduler_service.__file__).parent / "journal"
 class DisposablePostgres:
     """A server that a test may treat badly. It keeps its data and its connection string through it all."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, options: ServerOptions | None = None) -> None:
         self._folder = folder
-        self._server = EmbeddedPostgres(ServerOptions(durable=True))
+        self._server = EmbeddedPostgres(options or ServerOptions(durable=True))
         self.dsn = self._server.start(folder)
+
+    @property
+    def tcp_dsn(self) -> str:
+        """Its connection string over TCP, when it was given a port."""
+        return self._server.tcp_dsn
 
     @property
     def pid(self) -> int:
@@ -73,9 +81,21 @@ class DisposablePostgres:
 
 @pytest.fixture
 def postgres_server() -> Iterator[DisposablePostgres]:
-    with _short_folder() as folder:
+    with short_folder() as folder:
         server = DisposablePostgres(folder)
         try:
+            yield server
+        finally:
+            server.stop("immediate")
+
+
+@pytest.fixture(scope="module")
+def tcp_server() -> Iterator[DisposablePostgres]:
+    """A migrated server for the tests of one file, which leave it as it was; it listens on TCP too."""
+    with short_folder() as folder:
+        server = DisposablePostgres(folder, ServerOptions(durable=False, tcp_port=free_port()))
+        try:
+            asyncio.run(server.migrate())
             yield server
         finally:
             server.stop("immediate")
@@ -147,7 +167,7 @@ def _digest_of_sql() -> str:
 @contextmanager
 def _embedded() -> Iterator[str]:
     server = EmbeddedPostgres(ServerOptions(durable=False))
-    with _short_folder() as folder:
+    with short_folder() as folder:
         try:
             yield server.start(folder)
         finally:
@@ -181,7 +201,7 @@ def _container_engine_answers() -> bool:
 
 
 @contextmanager
-def _short_folder() -> Iterator[Path]:
+def short_folder() -> Iterator[Path]:
     """A folder for a cluster: pytest's own are too deep for a Unix socket."""
     folder = Path(tempfile.mkdtemp(prefix="bb-pg-"))
     try:

@@ -65,6 +65,11 @@ class Service:
         assert self.process is not None, "not started"
         return self.process.pid
 
+    @property
+    def ended(self) -> bool:
+        """True when it was started and has ended, for whatever reason."""
+        return self.process is not None and self.process.poll() is not None
+
     def send(self, signum: signal.Signals) -> None:
         """Sends it a signal."""
         os.kill(self.pid, signum)

@@ -25,18 +25,22 @@ __all__ = [  # noqa: F822 - resolved by __getattr__
     "FanInError",
     "FunctionDefinition",
     "Group",
+    "GroupConflict",
     "InvalidValue",
     "KeyReused",
     "Log",
     "OptionError",
     "Outcome",
+    "Overloaded",
     "ProcessDefinition",
     "Progress",
     "QuorumNotReached",
+    "RateLimited",
     "Retry",
     "RunEvicted",
     "Session",
     "ShellResult",
+    "TooLarge",
     "Usage",
     "agent",
     "all",
@@ -61,7 +65,7 @@ __all__ = [  # noqa: F822 - resolved by __getattr__
     "usage",
     "wait",
 ]
-_REPORTING = frozenset(['cancelled', 'progress', 'usage'])
+_REPORTING = frozenset(['Overloaded', 'RateLimited', 'cancelled', 'progress', 'usage'])
 
 
 def __getattr__(name: str) -> Any:

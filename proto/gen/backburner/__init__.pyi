@@ -16,6 +16,7 @@ from scheduler_service.authoring import Fail as Fail
 from scheduler_service.authoring import FanInError as FanInError
 from scheduler_service.authoring import FunctionDefinition as FunctionDefinition
 from scheduler_service.authoring import Group as Group
+from scheduler_service.authoring import GroupConflict as GroupConflict
 from scheduler_service.authoring import InvalidValue as InvalidValue
 from scheduler_service.authoring import KeyReused as KeyReused
 from scheduler_service.authoring import Log as Log
@@ -28,6 +29,7 @@ from scheduler_service.authoring import Retry as Retry
 from scheduler_service.authoring import RunEvicted as RunEvicted
 from scheduler_service.authoring import Session as Session
 from scheduler_service.authoring import ShellResult as ShellResult
+from scheduler_service.authoring import TooLarge as TooLarge
 from scheduler_service.authoring import Usage as Usage
 from scheduler_service.authoring import agent as agent
 from scheduler_service.authoring import all as all
@@ -48,6 +50,8 @@ from scheduler_service.authoring import shell as shell
 from scheduler_service.authoring import testing as testing
 from scheduler_service.authoring import timer as timer
 from scheduler_service.authoring import wait as wait
+from executor_service.reporting import Overloaded as Overloaded
+from executor_service.reporting import RateLimited as RateLimited
 from executor_service.reporting import cancelled as cancelled
 from executor_service.reporting import progress as progress
 from executor_service.reporting import usage as usage

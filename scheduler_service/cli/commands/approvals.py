@@ -6,6 +6,7 @@ import datetime as dt
 import sys
 
 import click
+from click.core import ParameterSource
 from rich.markup import escape
 
 from backburner.journal.v1 import journal_pb2 as journal
@@ -17,7 +18,7 @@ from scheduler_service.cli.client import Client, connect
 from scheduler_service.cli.complete import effect_names
 from scheduler_service.cli.errors import UsageProblem
 from scheduler_service.cli.options import asynchronous, with_json, with_pages, with_target
-from scheduler_service.cli.output import console, put, say_limit, short_id, table
+from scheduler_service.cli.output import console, put, say_limit, short_id, short_key, table
 
 _SKIP = "skip"
 
@@ -38,6 +39,12 @@ def approvals_command(ctx: click.Context, *, limit: int, as_json: bool, target: 
     """
     if ctx.invoked_subcommand is None:
         asynchronous(_list)(target, limit, as_json=as_json)
+        return
+    for option in ctx.command.params:
+        if ctx.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE:
+            raise UsageProblem(
+                f"{option.opts[0]} is for the list here", f"give options after `{ctx.invoked_subcommand}`"
+            )
 
 
 @approvals_command.command("answer")
@@ -80,7 +87,7 @@ async def _list(target: Target, limit: int, *, as_json: bool) -> None:
                 click.echo(text.json_line(effect))
                 continue
             external = effect.spec.external
-            name = f"{short_id(effect.run_id, out.width)}/{effect.key}"
+            name = f"{short_id(effect.run_id, out.width)}/{short_key(effect.key, out.width)}"
             choices = "/".join(external.choices) or "any (backburner resolve)"
             cells = (name, text.since(effect.request_time, now), external.prompt or effect.name, choices)
             rows.add_row(*map(escape, (*cells, ", ".join(external.assignees))))

@@ -25,6 +25,11 @@ def demo_command(path: Path | None, *, keep: bool, as_json: bool) -> int:
 
     PATH defaults to the repository you stand in. Its unit tests and its type check are run if it has any; nothing is
     written into it.
+
+    \b
+    Examples:
+      backburner demo
+      backburner demo ~/src/other --keep
     """
     from scheduler_service.cli.demo.driver import run_demo
 

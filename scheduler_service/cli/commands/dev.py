@@ -13,11 +13,12 @@ import click
 from scheduler_service.cli.address import DATA_DIR, DEFAULT_ADDRESS
 from scheduler_service.cli.child import is_warning
 from scheduler_service.cli.exit_codes import ExitCode
-from scheduler_service.cli.service_options import SLOTS, as_env, with_settings
+from scheduler_service.cli.service_options import HARNESS_MODULES, SLOTS, as_env, with_settings
 from scheduler_service.cli.signals import StopRequested, StopSignals
 from scheduler_service.cli.stack import Stack, StackOptions
 
 _DATED = re.compile(r"\d{4}-\d\d-\d\d")
+_SETTINGS = (HARNESS_MODULES, *SLOTS)
 _COLORS = {"scheduler": "cyan", "executor": "magenta"}
 
 
@@ -31,7 +32,7 @@ _COLORS = {"scheduler": "cyan", "executor": "magenta"}
               help="Python module that defines processes, found from this folder. Repeatable.")  # fmt: skip
 @click.option("--function-module", "function_modules", multiple=True, metavar="MODULE",
               help="Python module that defines functions. Repeatable.")  # fmt: skip
-@with_settings(SLOTS)
+@with_settings(_SETTINGS)
 @click.option("--verbose", "-v", is_flag=True, help="Show the whole logs, not only warnings.")
 def dev_command(
     *,
@@ -41,7 +42,7 @@ def dev_command(
     process_modules: tuple[str, ...],
     function_modules: tuple[str, ...],
     verbose: bool,
-    **slots: Any,
+    **settings: Any,
 ) -> int:
     """Start Postgres, scheduler and executor on this machine; Ctrl-C stops them all.
 
@@ -61,7 +62,7 @@ def dev_command(
         database_url=os.environ.get("DATABASE_URL"),
         process_modules=process_modules,
         function_modules=function_modules,
-        env=as_env(SLOTS, slots),
+        env=as_env(_SETTINGS, settings),
     )
     return run_dev(Stack(options, _say, _Screen(verbose=verbose)))
 

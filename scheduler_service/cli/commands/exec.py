@@ -18,10 +18,10 @@ from scheduler_service.cli.client import Client, connect
 from scheduler_service.cli.exec_session import ClientRun, Interruptions, until_interrupted
 from scheduler_service.cli.exec_spec import ExecOptions, default_key, effect_spec
 from scheduler_service.cli.exit_codes import ExitCode
+from scheduler_service.cli.failures import describe_setback
 from scheduler_service.cli.names import read_labels
 from scheduler_service.cli.options import asynchronous, seconds, with_json, with_target
 from scheduler_service.cli.outcome import exec_exit_code, say_effect_outcome
-from scheduler_service.cli.run_view import describe_setback
 from scheduler_service.cli.watching import resumed
 
 _WAITING_AFTER_SECONDS: Final = 2.0
@@ -125,7 +125,12 @@ class _Followed:
 
     async def _cancel(self) -> None:
         _note("cancelling, and waiting until it is dead; Ctrl-C again leaves at once")
-        await self._run.cancel(self._effect, "interrupted at the terminal")
+        try:
+            await self._run.cancel(self._effect, "interrupted at the terminal")
+        except asyncio.CancelledError:
+            name = f"{self._effect.run_id}/{self._effect.key}"
+            _note(f"nobody has answered to the cancel, it may run on: `backburner cancel {name}`")
+            raise
 
     async def _watch(self) -> None:
         async for frame in self._frames():
@@ -206,7 +211,7 @@ def _say_end(effect: pb.Effect, *, as_json: bool) -> None:
     if as_json:
         click.echo(text.json_line(effect))
     elif effect.kind == journal.EFFECT_KIND_FUNCTION or effect.error.reason not in _SAID_BY_ITSELF:
-        say_effect_outcome(effect)
+        say_effect_outcome(effect, output=effect.kind == journal.EFFECT_KIND_FUNCTION)
 
 
 def _note(message: str) -> None:

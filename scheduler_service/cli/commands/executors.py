@@ -22,7 +22,13 @@ from scheduler_service.cli.output import console, put, table
 @with_target
 @asynchronous
 async def executors_command(*, everyone: bool, as_json: bool, target: Target) -> None:
-    """List executors: state, slots taken of slots by pool, what they can run."""
+    """List executors: state, slots taken of slots by pool, what they can run.
+
+    \b
+    Examples:
+      backburner executors
+      backburner executors --all --json | jq -r .executor_id
+    """
     out, now = console(), dt.datetime.now(dt.UTC)
     rows = table("EXECUTOR", "STATE", "SLOTS", "HARNESSES", "FUNCTIONS", "SEEN", right=("SEEN",))
     request = op.ListExecutorsRequest(page_size=1000, states=op.Executor.State.values()[1:] if everyone else ())

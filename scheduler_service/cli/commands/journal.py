@@ -44,11 +44,11 @@ async def journal_command(*, run: str, after: int, follow: bool, full: bool, as_
     \b
     Examples:
       backburner journal key:release-1.4.2
-      backburner journal RUN --json > run.jsonl
+      backburner journal RUN --json > run.jsonl    # for `backburner replay-check run.jsonl`, too
     """
-    printer = _Printer(console(), as_json=as_json, full=full)
     async with connect(target) as client:
         found = await client.find_run(run)
+        printer = _Printer(console(), found.run_id, as_json=as_json, full=full)
         last = await _print_pages(client, found.run_id, after, printer)
         if follow:
             async for frame in watch_run(client, found.run_id, last, lambda said: click.echo(said, err=True)):
@@ -70,8 +70,9 @@ async def _print_pages(client: Client, run_id: str, after: int, printer: _Printe
 class _Printer:
     """One line an event."""
 
-    def __init__(self, out: Console, *, as_json: bool, full: bool) -> None:
+    def __init__(self, out: Console, run_id: str, *, as_json: bool, full: bool) -> None:
         self._out = out
+        self._run_id = run_id
         self._as_json = as_json
         # Without a terminal nothing is cut: the reader is a program or a file.
         self._data_width = 10_000_000 if full or not out.is_terminal else max(out.width - 78, 24)
@@ -79,7 +80,8 @@ class _Printer:
     def event(self, event: journal.JournalEvent) -> None:
         """Print the event."""
         if self._as_json:
-            click.echo(text.json_line(event))
+            # An event does not say whose it is; `replay-check` must know.
+            click.echo(json.dumps({"run_id": self._run_id, **text.as_dict(event)}, ensure_ascii=False))
             return
         name = text.event_type(event.type)
         subject = f"{event.effect_key} #{event.attempt}" if event.attempt > 1 else event.effect_key

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 
 import click
 from rich.markup import escape
@@ -17,12 +18,13 @@ from scheduler_service.cli.errors import UsageProblem
 from scheduler_service.cli.filters import parse_states, run_filter, with_filter
 from scheduler_service.cli.names import read_labels
 from scheduler_service.cli.options import asynchronous, with_json, with_pages, with_target
-from scheduler_service.cli.output import console, put, say_limit, short_id, table
+from scheduler_service.cli.output import console, put, say_limit, short_id, short_key, table
 from scheduler_service.cli.run_view import describe_progress, describe_report
 
 
 @click.command("ps")
 @click.option("--effects", is_flag=True, help="List open effects of all runs instead of runs.")
+@click.option("--tree", is_flag=True, help="Child runs below the runs that started them.")
 @with_filter
 @with_pages
 @with_json
@@ -31,6 +33,7 @@ from scheduler_service.cli.run_view import describe_progress, describe_report
 async def ps_command(
     *,
     effects: bool,
+    tree: bool,
     states: tuple[str, ...],
     processes: tuple[str, ...],
     labels: tuple[str, ...],
@@ -45,32 +48,56 @@ async def ps_command(
     \b
     Examples:
       backburner ps --state running --state process_error
+      backburner ps --tree --process supervisor --process worker
       backburner ps --effects --state waiting       approvals that nobody has answered
       backburner ps --json | jq -r .run_id
     """
-    if effects and processes:
-        raise UsageProblem("--process is for runs", "leave out --effects, or use --label")
+    if effects and (processes or tree):
+        raise UsageProblem("--process and --tree are for runs", "leave out --effects, or use --label")
     async with connect(target) as client:
         if effects:
             asked = pb.ListEffectsRequest(open_only=True, labels=read_labels(labels), view=pb.VIEW_FULL)
             asked.states.extend(parse_states(states, journal.EffectState.items(), "EFFECT_STATE_"))
             await _list_effects(client, asked, limit, as_json=as_json)
         else:
-            await _list_runs(client, run_filter(states, processes, labels), limit, as_json=as_json)
+            asked_runs = run_filter(states, processes, labels)
+            asked_runs.page_size = min(limit, 1000)
+            runs = [(0, run) async for run in client.list_runs(asked_runs, limit)]
+            _print_runs(families([run for _, run in runs]) if tree else runs, limit, as_json=as_json)
 
 
-async def _list_runs(client: Client, request: pb.ListRunsRequest, limit: int, *, as_json: bool) -> None:
-    request.page_size = min(limit, 1000)
+def families(runs: Sequence[pb.Run]) -> list[tuple[int, pb.Run]]:
+    """The runs with their depth, each followed by its children, the oldest of them first.
+
+    A run whose parent is not among them stands at the top.
+    """
+    known = {run.run_id for run in runs}
+    children: dict[str, list[pb.Run]] = {}
+    for run in runs:
+        children.setdefault(run.parent_run_id if run.parent_run_id in known else "", []).append(run)
+    placed, rest = list[tuple[int, pb.Run]](), [(0, run) for run in reversed(children.get("", []))]
+    while rest:
+        depth, run = rest.pop()
+        placed.append((depth, run))
+        rest += [(depth + 1, child) for child in children.get(run.run_id, [])]
+    return placed
+
+
+def _print_runs(runs: Sequence[tuple[int, pb.Run]], limit: int, *, as_json: bool) -> None:
     out, now = console(), dt.datetime.now(dt.UTC)
     rows = table("RUN", "STATE", "PROCESS", "KEY", "AGE", "EFFECTS", "REPORT", "WAITING ON", right=("AGE",))
-    async for run in client.list_runs(request, limit):
+    for depth, run in runs:
         if as_json:
             click.echo(text.json_line(run))
             continue
         state = text.run_state(run.state)
         cells = (run.process or "(client)", run.key, text.since(run.create_time, now), _counts(run.effect_counts))
         name, said = short_id(run.run_id, out.width), (describe_report(run.report), _waits(run))
-        rows.add_row(name, Text(state, text.style(state)), *map(escape, (*cells, *said)))
+        rows.add_row(
+            f"{'   ' * (depth - 1)}└─ {name}" if depth else name,
+            Text(state, text.style(state)),
+            *map(escape, (*cells, *said)),
+        )
     if not as_json:
         put(out, rows if rows.row_count else "no runs; start one with `backburner run PROCESS`")
         say_limit(rows.row_count, limit)
@@ -86,7 +113,7 @@ async def _list_effects(client: Client, request: pb.ListEffectsRequest, limit: i
             continue
         state = text.effect_state(effect.state)
         kind = "background" if effect.background else "foreground"
-        name = f"{short_id(effect.run_id, out.width)}/{effect.key}"
+        name = f"{short_id(effect.run_id, out.width)}/{short_key(effect.key, out.width)}"
         cells = (kind, text.since(effect.request_time, now), describe_progress(effect.progress), _why(effect))
         rows.add_row(escape(name), Text(state, text.style(state)), *map(escape, cells))
     if not as_json:

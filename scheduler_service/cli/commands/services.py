@@ -31,11 +31,14 @@ def scheduler_command(**given: Any) -> None:
 def executor_command(**given: Any) -> None:
     """Start one executor service. Options go before the environment variables named beside them.
 
-    It dials the scheduler, so it may stand behind NAT; start as many as there is work for.
+    It dials a scheduler, so it may stand behind NAT; start as many as there is work for. Of several schedulers,
+    give all or a name that resolves to all: it connects to any that answers, and to another one when that goes.
 
     \b
-    Example:
+    Examples:
       DATABASE_URL=postgresql://… backburner executor --scheduler scheduler:7233 --slots-agents 2
+      DATABASE_URL=postgresql://… backburner executor --scheduler 10.0.0.1:7233,10.0.0.2:7233
+      DATABASE_URL=postgresql://… backburner executor --scheduler dns:///schedulers.prod.svc.cluster.local:7233
     """
     _become("executor_service", as_env(EXECUTOR, given))
 

@@ -16,9 +16,11 @@ from scheduler_service.cli import text
 from scheduler_service.cli.address import Target
 from scheduler_service.cli.client import Client, connect
 from scheduler_service.cli.complete import effect_names
+from scheduler_service.cli.ending import blamed
+from scheduler_service.cli.failures import location
 from scheduler_service.cli.options import asynchronous, with_json, with_target
-from scheduler_service.cli.outcome import describe_effect_error
-from scheduler_service.cli.output import console, details, put, table
+from scheduler_service.cli.outcome import describe_effect_error, describe_failure, ways_on
+from scheduler_service.cli.output import console, details, put, short_key, table
 from scheduler_service.cli.run_view import describe_progress, describe_report
 
 _EFFECTS_SHOWN = 40
@@ -51,7 +53,9 @@ async def _show_run(client: Client, run: pb.Run) -> None:
     out = console()
     put(out, details(_run_details(run)))
     if run.error.traceback:
-        out.print(Text(f"\n{run.error.traceback.rstrip()}"))
+        out.print(Text(f"\n{text.plain(run.error.traceback).rstrip()}"))
+    if run.state in text.RUN_PARKED:
+        out.print(Text("\n".join(["", *ways_on(run)])))
     wanted = pb.ListEffectsRequest(run_id=run.run_id, page_size=_EFFECTS_SHOWN)
     effects = [effect async for effect in client.list_effects(wanted, _EFFECTS_SHOWN)]
     if effects:
@@ -59,6 +63,8 @@ async def _show_run(client: Client, run: pb.Run) -> None:
         _print_effects(out, effects, dt.datetime.now(dt.UTC))
     if len(effects) == _EFFECTS_SHOWN:
         out.print(f"the newest {_EFFECTS_SHOWN}; all of them: backburner journal {run.run_id}", markup=False)
+    for failure in await blamed(client, run):
+        out.print(Text("\n".join(["", *describe_failure(failure)])))
 
 
 def _run_details(run: pb.Run) -> list[tuple[str, object]]:
@@ -73,6 +79,7 @@ def _run_details(run: pb.Run) -> list[tuple[str, object]]:
         ("waiting on", waits),
         ("cancel", run.cancel_reason if run.cancel_requested else ""),
         ("error", f"{run.error.kind}: {run.error.message}" if run.HasField("error") else ""),
+        ("at", location(run.error.traceback)),
         ("created", text.local_time(run.create_time)),
         ("ended", text.local_time(run.end_time) if run.HasField("end_time") else ""),
         ("labels", " ".join(f"{name}={value}" for name, value in sorted(run.labels.items()))),
@@ -88,9 +95,11 @@ def _print_effects(out: Console, effects: list[pb.Effect], now: dt.datetime) -> 
     for effect in effects:
         state = text.effect_state(effect.state)
         kind = "background" if effect.background else "foreground"
-        what = describe_effect_error(effect) or effect.waiting_on.message or describe_progress(effect.progress)
+        child = f"run {effect.child_run_id}" if effect.child_run_id else ""
+        said = describe_effect_error(effect) or effect.waiting_on.message or describe_progress(effect.progress)
+        what = said if child in said else f"{child}: {said}" if said else child
         cells = (kind, str(effect.attempt), _took(effect, now), what)
-        rows.add_row(escape(effect.key), Text(state, text.style(state)), *map(escape, cells))
+        rows.add_row(escape(short_key(effect.key, out.width)), Text(state, text.style(state)), *map(escape, cells))
     put(out, rows)
 
 
@@ -106,9 +115,9 @@ def _show_effect(out: Console, effect: pb.Effect) -> None:
         if stream.tail:
             omitted = f", {stream.total_bytes:.0f} bytes in all" if stream.total_bytes > len(stream.tail) else ""
             out.print(Text(f"\n{name}, the end of it{omitted}:", "bold"))
-            out.print(Text(stream.tail.rstrip()))
+            out.print(Text(text.plain(stream.tail).rstrip()))
     if effect.error.traceback:
-        out.print(Text(f"\n{effect.error.traceback.rstrip()}"))
+        out.print(Text(f"\n{text.plain(effect.error.traceback).rstrip()}"))
 
 
 def _effect_details(effect: pb.Effect) -> list[tuple[str, object]]:
@@ -118,6 +127,7 @@ def _effect_details(effect: pb.Effect) -> list[tuple[str, object]]:
         ("effect", effect.effect_id),
         ("key", effect.key),
         ("run", effect.run_id),
+        ("child run", effect.child_run_id),
         ("name", effect.name),
         ("state", Text(state, text.style(state))),
         ("class", "background" if effect.background else "foreground"),

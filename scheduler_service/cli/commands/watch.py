@@ -12,16 +12,14 @@ from scheduler_service.cli import text
 from scheduler_service.cli.address import Target
 from scheduler_service.cli.client import Client, connect
 from scheduler_service.cli.complete import effect_names
+from scheduler_service.cli.ending import continuation, say_end
 from scheduler_service.cli.errors import CliError
 from scheduler_service.cli.exit_codes import ExitCode
-from scheduler_service.cli.follow import follow, screen
+from scheduler_service.cli.follow import LIVE, Following
 from scheduler_service.cli.options import asynchronous, seconds, with_json, with_target
-from scheduler_service.cli.outcome import effect_exit_code, run_exit_code, say_effect_outcome, say_outcome
+from scheduler_service.cli.outcome import effect_exit_code, run_exit_code, say_effect_outcome
 from scheduler_service.cli.output import console
-from scheduler_service.cli.run_view import RunView
 from scheduler_service.cli.watching import watch_effect, watch_run
-
-_LIVE = (pb.WatchRunRequest.INCLUDE_PROGRESS,)
 
 
 @click.command("watch")
@@ -36,8 +34,8 @@ _LIVE = (pb.WatchRunRequest.INCLUDE_PROGRESS,)
 async def watch_command(*, name: str, after: int | None, timeout: float | None, as_json: bool, target: Target) -> int:
     """Follow a run or an effect until it ends, and exit with its outcome.
 
-    A connection that breaks is opened again where it broke: every event is shown once. With --json each line is a
-    frame of WatchRun or WatchEffect.
+    A connection that breaks is opened again where it broke: every event is shown once. A run that continued as another
+    is followed there. With --json each line is a frame of WatchRun or WatchEffect.
 
     \b
     Examples:
@@ -58,15 +56,21 @@ async def watch_command(*, name: str, after: int | None, timeout: float | None, 
 
 async def _watch_run(client: Client, run: pb.Run, after: int | None, *, as_json: bool) -> int:
     if as_json:
-        async for frame in watch_run(client, run.run_id, after, _note, _LIVE):
-            click.echo(text.json_line(frame))
-        return run_exit_code(await client.get_run(run.run_id))
-    view = RunView(run.run_id)
-    with screen(console(stderr=True), view) as on:
-        await follow(watch_run(client, run.run_id, after, on.note, _LIVE), view, on)
-    ended = await client.get_run(run.run_id)
-    say_outcome(ended)
+        return await _print_frames(client, run.run_id, after)
+    following = Following(client, run.run_id, console(stderr=True))
+    ended = await following.to_the_end(after)
+    await say_end(client, ended, explained=following.explained)
     return run_exit_code(ended)
+
+
+async def _print_frames(client: Client, run_id: str, after: int | None) -> int:
+    while True:
+        async for frame in watch_run(client, run_id, after, _note, LIVE):
+            click.echo(text.json_line(frame))
+        ended = await client.get_run(run_id)
+        run_id, after = await continuation(client, ended), 0
+        if not run_id:
+            return run_exit_code(ended)
 
 
 async def _watch_effect(client: Client, effect: pb.Effect, after: int | None, *, as_json: bool) -> int:

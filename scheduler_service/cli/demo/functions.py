@@ -101,9 +101,10 @@ async def answer(effect_id: str, choice: str) -> str:
 
     from backburner.scheduler.v1 import scheduler_service_pb2 as pb
     from backburner.scheduler.v1 import scheduler_service_pb2_grpc
+    from scheduler_service.cli.dial_target import dial_target
 
     # The executor finds its scheduler by this variable; so does what runs in it.
-    async with grpc.aio.insecure_channel(os.environ["BACKBURNER_SCHEDULER"]) as channel:
+    async with grpc.aio.insecure_channel(dial_target(os.environ["BACKBURNER_SCHEDULER"])) as channel:
         request = pb.ResolveEffectRequest(effect=pb.EffectName(effect_id=effect_id), actor="demo")
         request.succeeded.choice = choice
         await scheduler_service_pb2_grpc.SchedulerServiceStub(channel).ResolveEffect(request, timeout=10)

@@ -8,11 +8,15 @@
 --   attempts_progress_v1, attempts_settle_v1 (executors) -> append_v1 ...
 --   request_cancels_v1, resolve_external_v1 (any replica), attempts_lost_v1, readopt_v1 (owner, holder)
 --   halt_runs_v1, resume_runs_v1, signal_runs_v1 (any replica)
+--   audit_v1, set_holds_v1, drain_executors_v1, expire_executors_v1, order_settlements_v1 (operators, on any replica),
+--   settle_by_hand_v1 (owner, as ordered); prune_runs_v1 (any replica, one at a time)
+--   open_clients_v1, client_requests_v1, finish_runs_v1 (any replica, for the client), clients_seen_v1, halt_idle_v1
 --   executor_hello_v1, executors_seen_v1, executor_gone_v1; claim_shards_v1, renew_shards_v1, release_shards_v1,
 --   adopt_runs_v1, strike_v1
 --
--- Lock order, everywhere: run heads in id order, then effects in id order, then queue rows. Calls about several runs
--- take heads with SKIP LOCKED and answer `busy` for the rest; calls about one run wait.
+-- Lock order, everywhere: `dispatch_holds` as a table (by what dispatches), run heads in id order, then effects in id
+-- order, then queue rows. Calls about several runs take heads with SKIP LOCKED and answer `busy` for the rest; calls
+-- about one run wait.
 --
 -- Fences and states are checked by statements of their own after the head is locked: a snapshot taken in the same
 -- statement as the lock is older than the lock.
@@ -32,6 +36,9 @@ CREATE TABLE runs (
     input_digest text NOT NULL,
     parent_run_id uuid,
     parent_effect_id uuid,
+    previous_run_id uuid,
+    next_run_id uuid,
+    depth int NOT NULL DEFAULT 0,
     code_version text NOT NULL DEFAULT '',
     created_at timestamptz NOT NULL,
     ended_at timestamptz,
@@ -40,6 +47,7 @@ CREATE TABLE runs (
     cancel_reason text,
     halt_reason text,
     resume_id text,
+    reuse_from uuid,
     report jsonb,
     error jsonb,
     unobserved_failures int NOT NULL DEFAULT 0,
@@ -47,8 +55,13 @@ CREATE TABLE runs (
         CHECK ((state IN ('COMPLETED', 'FAILED', 'CANCELLED', 'CONTINUED')) = (ended_at IS NOT NULL))
 );
 COMMENT ON TABLE runs IS 'One row a run: what lists and polls show. Projection of the journal.';
+COMMENT ON COLUMN runs.reuse_from IS 'Earlier run whose succeeded effects answer equal requests of this one.';
 COMMENT ON COLUMN runs.resume_id IS 'Tells a repetition of the call that last resumed the run from another one.';
-CREATE UNIQUE INDEX runs_key ON runs (namespace, key) WHERE key IS NOT NULL;
+COMMENT ON COLUMN runs.input_digest IS 'Of the first run of a chain: that is what a repeated key is compared with.';
+COMMENT ON COLUMN runs.depth IS 'Runs above it: 0 for one that is nobody''s child.';
+-- A key names the newest run of a chain.
+CREATE UNIQUE INDEX runs_key ON runs (namespace, key) WHERE key IS NOT NULL AND state <> 'CONTINUED';
+CREATE INDEX runs_of_effects ON runs (parent_effect_id) WHERE parent_effect_id IS NOT NULL;
 CREATE INDEX runs_open ON runs (namespace, run_id DESC) WHERE ended_at IS NULL;
 
 CREATE TABLE run_heads (
@@ -64,6 +77,7 @@ CREATE TABLE run_heads (
     closing boolean NOT NULL DEFAULT false,
     append_id text,
     strikes int NOT NULL DEFAULT 0,
+    history_warned boolean NOT NULL DEFAULT false,
     open_effects int NOT NULL DEFAULT 0
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE run_heads IS 'The narrow row that serialises the appends of a run and carries its fence.';
@@ -95,10 +109,11 @@ CREATE TABLE journal (
 COMMENT ON TABLE journal IS 'The truth: append-only, seq dense from 1 within a run, in commit order.';
 COMMENT ON COLUMN journal.data IS 'proto3 JSON of the data message of backburner.journal.v1.JournalEvent, by type.';
 CREATE UNIQUE INDEX journal_settles_once ON journal (effect_id)
-    WHERE type IN ('EFFECT_RESOLVED', 'EFFECT_CANCELLED');
+    WHERE type IN ('EFFECT_RESOLVED', 'EFFECT_CANCELLED', 'EFFECT_REUSED');
 CREATE UNIQUE INDEX journal_dispatches_once ON journal (effect_id, attempt) WHERE type = 'EFFECT_DISPATCHED';
 CREATE UNIQUE INDEX journal_fails_once ON journal (effect_id, attempt)
     WHERE type IN ('EFFECT_ATTEMPT_FAILED', 'EFFECT_ATTEMPT_LOST');
+CREATE INDEX journal_progress ON journal (run_id, seq) WHERE type = 'EFFECT_PROGRESS';
 CREATE INDEX journal_superseded ON journal (effect_id, attempt) WHERE type = 'EFFECT_SUPERSEDED';
 
 CREATE TABLE effects (
@@ -155,7 +170,8 @@ CREATE TABLE effects (
     CONSTRAINT settled_exactly_when_terminal
         CHECK ((state IN ('SUCCEEDED', 'FAILED', 'CANCELLED', 'TIMED_OUT')) = (settled_seq IS NOT NULL)),
     CONSTRAINT live_attempts_have_an_executor
-        CHECK ((state IN ('DISPATCHED', 'RUNNING', 'CANCELLING')) <= (executor_id IS NOT NULL AND attempt > 0))
+        CHECK ((state IN ('DISPATCHED', 'RUNNING', 'CANCELLING'))
+               <= (kind = 'RUN' OR (executor_id IS NOT NULL AND attempt > 0)))
 ) WITH (fillfactor = 70);
 COMMENT ON COLUMN effects.past_tokens IS 'Hashes of the tokens of attempts 1, 2, ... that are over, at most 100 of them.';
 COMMENT ON TABLE effects IS 'One row an effect: its state now. Spec and result lie in the journal, at requested_seq and settled_seq.';
@@ -169,6 +185,21 @@ CREATE INDEX effects_newest ON effects (namespace, requested_at DESC, effect_id 
 CREATE INDEX effects_durations ON effects (settled_at)
     WHERE state = 'SUCCEEDED' AND elapsed_s IS NOT NULL AND kind <> 'FUNCTION';
 CREATE INDEX effects_waiting ON effects (namespace, effect_id) WHERE state = 'WAITING';
+
+CREATE TABLE run_groups (
+    run_id uuid NOT NULL,
+    group_id text NOT NULL,
+    strategy text NOT NULL CHECK (strategy IN ('SEQUENTIAL', 'CONCURRENT', 'ADAPTIVE')),
+    max_concurrency int NOT NULL,
+    limit_ int NOT NULL,
+    successes int NOT NULL DEFAULT 0,
+    PRIMARY KEY (run_id, group_id),
+    CONSTRAINT limit_is_within_bounds CHECK (limit_ BETWEEN 1 AND max_concurrency)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE run_groups IS 'Concurrency groups, as they were declared first. Written under the lock of the run''s head.';
+COMMENT ON COLUMN run_groups.limit_ IS
+    'Most attempts that may be open now. ADAPTIVE only moves it; projection of the outcomes in the journal: see adapt_groups.';
+COMMENT ON COLUMN run_groups.successes IS 'Successes since the limit was last changed.';
 
 CREATE TABLE dispatch_queue (
     effect_id uuid PRIMARY KEY,
@@ -251,8 +282,10 @@ CREATE TABLE executors (
     state text NOT NULL CHECK (state IN ('CONNECTED', 'DISCONNECTED', 'DRAINING', 'LOST')),
     connected_at timestamptz NOT NULL,
     seen_at timestamptz NOT NULL,
-    clock_skew_s double precision NOT NULL
+    clock_skew_s double precision NOT NULL,
+    ordered_drain text
 ) WITH (fillfactor = 50);
+COMMENT ON COLUMN executors.ordered_drain IS 'Why an operator lets it take nothing new; NULL: none does.';
 COMMENT ON TABLE executors IS 'Executors, and the number of the session that their dispatches belong to.';
 
 CREATE TABLE requests (

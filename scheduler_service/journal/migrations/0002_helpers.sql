@@ -40,7 +40,7 @@ CREATE FUNCTION output_bytes_max() RETURNS bigint LANGUAGE sql IMMUTABLE PARALLE
 -- Types of rows that the owner of a run may send; `journal/writers.py` says the same.
 CREATE FUNCTION owner_types() RETURNS text[] LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT '{RUN_CLOSING,RUN_COMPLETED,RUN_FAILED,RUN_CANCELLED,RUN_CONTINUED,RUN_HALTED,RUN_REPORTED,'
-           'PROCESS_RUNTIME_ERROR,PROCESS_LOG,PATCH_MARKED,CHILD_RUN_STARTED,TIMER_SET,TIMER_FIRED,EFFECT_REQUESTED,'
+           'PROCESS_RUNTIME_ERROR,PROCESS_LOG,PATCH_MARKED,TIMER_SET,TIMER_FIRED,EFFECT_REQUESTED,'
            'EFFECT_CANCEL_REQUESTED,EFFECT_RESOLVED}'::text[]
 $$;
 
@@ -58,3 +58,23 @@ $$;
 
 -- Most rows of a run that its owner may write; then only its end.
 CREATE FUNCTION history_max() RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT 200000::bigint $$;
+
+-- Attempts of a group that may be open at a time: what the effect asked for, or less while the group has less. This one
+-- and the next are read when they are made, not when they are called: they need no search path, and can be inlined.
+CREATE FUNCTION group_limit(p_run uuid, p_group text, p_most int) RETURNS int LANGUAGE sql STABLE
+    RETURN least(p_most, (SELECT g.limit_ FROM run_groups g WHERE g.run_id = p_run AND g.group_id = p_group));
+
+-- Attempts of a group that are open. Under the head's lock it is the truth, else a hint.
+CREATE FUNCTION group_open(p_run uuid, p_group text) RETURNS bigint LANGUAGE sql STABLE
+    RETURN (SELECT count(*) FROM effects l WHERE l.run_id = p_run AND l.group_id = p_group
+            AND l.state IN ('DISPATCHED', 'RUNNING', 'CANCELLING'));
+
+-- Rows at which a run is warned of that.
+CREATE FUNCTION history_warning() RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT 10000::bigint $$;
+
+-- The reference to a value that is given as JSON text, as a Payload.
+CREATE FUNCTION blob_ref(content text) RETURNS jsonb LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT jsonb_build_object('blob', jsonb_build_object(
+        'digest', encode(sha256(convert_to(content, 'UTF8')), 'hex'),
+        'size_bytes', octet_length(convert_to(content, 'UTF8')), 'media_type', 'application/json'))
+$$;

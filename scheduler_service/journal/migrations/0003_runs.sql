@@ -6,7 +6,7 @@ RETURNS TABLE (ord int, outcome text, run_id uuid, created boolean, head_seq big
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = backburner, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
-    it record; known record; ep bigint; ts timestamptz;
+    it record; known record; ep bigint; ts timestamptz; fresh boolean; removed uuid;
 BEGIN
     -- A new run must not get the epoch of an owner whose successor has adopted the shard's runs meanwhile.
     PERFORM 1 FROM shards s WHERE s.shard IN (
@@ -16,7 +16,8 @@ BEGIN
         FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n),
              jsonb_to_record(t.item) AS i(run_id uuid, namespace text, key text, process text, client_driven boolean,
                  labels jsonb, input_digest text, parent_run_id uuid, parent_effect_id uuid, code_version text,
-                 actor text, data jsonb, owner jsonb, request_id text)
+                 actor text, data jsonb, owner jsonb, request_id text,
+                 reuse_from uuid, start_id text, idle_timeout_s double precision)
         ORDER BY i.namespace, i.request_id, i.key, i.run_id
     LOOP
         ts := clock_timestamp();
@@ -30,10 +31,11 @@ BEGIN
                 ON CONFLICT DO NOTHING;
             IF NOT FOUND THEN
                 RETURN QUERY SELECT it.ord,
-                    CASE WHEN q.kind = 'CREATE_RUN' AND q.digest = it.input_digest THEN 'ok' ELSE 'request_conflict' END,
-                    r.run_id, false, h.seq, h.epoch, h.recorded_at, '{}'::jsonb
-                    FROM requests q JOIN runs r ON r.run_id = (q.answer->>'run_id')::uuid
-                         JOIN run_heads h ON h.run_id = r.run_id
+                    CASE WHEN q.kind IS DISTINCT FROM 'CREATE_RUN' OR q.digest <> it.input_digest THEN 'request_conflict'
+                         WHEN h.run_id IS NULL THEN 'pruned' ELSE 'ok' END,
+                    (q.answer->>'run_id')::uuid, false, coalesce(h.seq, 0), coalesce(h.epoch, 0), coalesce(h.recorded_at, ts),
+                    '{}'::jsonb
+                    FROM requests q LEFT JOIN run_heads h ON h.run_id = (q.answer->>'run_id')::uuid
                     WHERE q.namespace = it.namespace AND q.request_id = it.request_id;
                 CONTINUE;
             END IF;
@@ -41,21 +43,37 @@ BEGIN
         SELECT s.epoch INTO ep FROM shards s
             WHERE s.shard = shard_of(it.run_id) AND s.owner = it.owner->>'scheduler_id' AND s.expires_at > ts;
         INSERT INTO runs AS r (run_id, namespace, key, process, client_driven, state, labels, input_digest,
-                               parent_run_id, parent_effect_id, code_version, created_at)
+                               parent_run_id, parent_effect_id, code_version, created_at, reuse_from)
             VALUES (it.run_id, it.namespace, it.key, it.process, it.client_driven, 'RUNNING', it.labels,
-                    it.input_digest, it.parent_run_id, it.parent_effect_id, coalesce(it.code_version, ''), ts)
+                    it.input_digest, it.parent_run_id, it.parent_effect_id, coalesce(it.code_version, ''), ts,
+                    it.reuse_from)
             ON CONFLICT DO NOTHING;
+        fresh := FOUND;
+        -- after the insertion, which waits for a removal that is under way
+        SELECT p.run_id INTO removed FROM pruned_runs p
+            WHERE p.namespace = it.namespace AND p.key = it.key AND p.state <> 'CONTINUED';
         IF FOUND THEN
+            DELETE FROM runs r WHERE r.run_id = it.run_id AND fresh;
+            RETURN QUERY SELECT it.ord, 'pruned', removed, false, 0::bigint, 0::bigint, ts, '{}'::jsonb;
+            CONTINUE;
+        END IF;
+        IF fresh THEN
+            -- an earlier run that is reused is not removed before this one is there to keep it
+            PERFORM 1 FROM run_heads o WHERE o.run_id = it.reuse_from FOR SHARE SKIP LOCKED;
             INSERT INTO run_heads (run_id, shard, seq, epoch, recorded_at, state)
                 VALUES (it.run_id, shard_of(it.run_id), 1, coalesce(ep, 0), ts, 'RUNNING');
             INSERT INTO journal (run_id, seq, type, recorded_at, writer, data)
                 VALUES (it.run_id, 1, 'RUN_CREATED', ts, it.actor, it.data);
+            IF it.client_driven AND it.start_id IS NOT NULL THEN
+                INSERT INTO client_runs (run_id, epoch, start_id, idle_timeout_s, idle_at)
+                    VALUES (it.run_id, 1, it.start_id, it.idle_timeout_s, ts + make_interval(secs => it.idle_timeout_s));
+            END IF;
             RETURN QUERY SELECT it.ord, 'ok', it.run_id, true, 1::bigint, coalesce(ep, 0), ts, '{}'::jsonb;
             CONTINUE;
         END IF;
         SELECT r.run_id, r.input_digest, h.seq, h.epoch, h.recorded_at INTO known
             FROM runs r JOIN run_heads h USING (run_id)
-            WHERE r.run_id = it.run_id OR (r.namespace = it.namespace AND r.key = it.key)
+            WHERE r.run_id = it.run_id OR (r.namespace = it.namespace AND r.key = it.key AND r.state <> 'CONTINUED')
             ORDER BY (r.run_id = it.run_id) DESC LIMIT 1;
         RETURN QUERY SELECT it.ord,
             CASE WHEN known.input_digest = it.input_digest THEN 'ok' ELSE 'key_conflict' END,
@@ -74,23 +92,36 @@ SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_has
 AS $$
 #variable_conflict use_column
 DECLARE
-    it record; h run_heads; rws jsonb; n int; types text[]; ts timestamptz; more jsonb; cancelled jsonb; answers jsonb;
-    many boolean := jsonb_array_length(items) > 1; requested int; settled int;
+    it record; h run_heads; up run_heads; rws jsonb; n int; types text[]; ts timestamptz; more jsonb; further jsonb;
+    answers jsonb; many boolean := jsonb_array_length(items) > 1; requested int; settled int; failed int; above uuid;
 BEGIN
+    LOCK TABLE dispatch_holds IN ROW SHARE MODE;  -- no hold is acknowledged while this dispatches
     FOR it IN
         SELECT (t.n - 1)::int AS ord, (t.item->>'run_id')::uuid AS run_id, (t.item->>'epoch')::bigint AS epoch,
                (t.item->>'iteration')::bigint AS iteration, t.item->>'append_id' AS append_id,
                t.item->>'actor' AS actor, t.item->'rows' AS rws
         FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n) ORDER BY 2
     LOOP
-        IF many THEN
-            SELECT * INTO h FROM run_heads WHERE run_id = it.run_id FOR UPDATE SKIP LOCKED;
-        ELSE
-            SELECT * INTO h FROM run_heads WHERE run_id = it.run_id FOR UPDATE;
-        END IF;
         n := jsonb_array_length(it.rws);
         types := ARRAY(SELECT DISTINCT r->>'type' FROM jsonb_array_elements(it.rws) r);
+        above := NULL;
+        up := NULL;
+        IF types && '{RUN_COMPLETED,RUN_FAILED,RUN_CANCELLED}' THEN
+            SELECT parent_run_id INTO above FROM runs WHERE run_id = it.run_id;
+        END IF;
+        IF many THEN
+            IF above IS NOT NULL THEN
+                SELECT * INTO up FROM run_heads WHERE run_id = above FOR UPDATE SKIP LOCKED;
+            END IF;
+            SELECT * INTO h FROM run_heads WHERE run_id = it.run_id FOR UPDATE SKIP LOCKED;
+        ELSE
+            IF above IS NOT NULL THEN
+                SELECT * INTO up FROM run_heads WHERE run_id = above FOR UPDATE;
+            END IF;
+            SELECT * INTO h FROM run_heads WHERE run_id = it.run_id FOR UPDATE;
+        END IF;
         outcome := CASE
+            WHEN up.run_id IS NULL AND EXISTS (SELECT FROM run_heads WHERE run_id = above) THEN 'busy'
             WHEN h.run_id IS NULL AND EXISTS (SELECT FROM run_heads WHERE run_id = it.run_id) THEN 'busy'
             WHEN h.run_id IS NULL THEN 'not_found'
             WHEN h.epoch IS DISTINCT FROM it.epoch THEN 'stale_epoch'
@@ -109,19 +140,37 @@ BEGIN
         IF NOT types <@ owner_types() THEN
             RAISE EXCEPTION 'the owner of a run does not write rows of these types: %', types USING ERRCODE = 'BB002';
         END IF;
-        ts := greatest(clock_timestamp(), h.recorded_at);
+        -- An iteration without a row (it clears the strikes after a replay) is at no time of its own.
+        ts := CASE WHEN n > 0 THEN greatest(clock_timestamp(), h.recorded_at) ELSE h.recorded_at END;
         rws := it.rws;
         more := '[]';
         answers := '{}';
         requested := 0;
+        failed := 0;
         settled := 0;
         IF 'EFFECT_REQUESTED' = ANY (types) THEN
             SELECT a.more, a.requested INTO more, requested FROM request_effects(h, rws, n, ts) a;
+            IF jsonb_path_exists(rws, '$[*].x ? (@.kind == "RUN")') THEN
+                SELECT a.more, a.begun, a.settled INTO further, answers, failed
+                    FROM start_children(h, rws, h.seq + n + jsonb_array_length(more), it.actor, ts) a;
+                more := more || further;
+                settled := failed;
+                answers := jsonb_build_object('begun', answers);
+            END IF;
         END IF;
         IF types && '{EFFECT_CANCEL_REQUESTED,EFFECT_RESOLVED}' THEN
-            SELECT a.rws, a.more, a.detail, a.settled INTO rws, cancelled, answers, settled
-                FROM settle_idle(h, rws, h.seq + n + jsonb_array_length(more), ts) a;
-            more := more || cancelled;
+            SELECT a.rws, a.more, answers || a.detail, failed + a.settled INTO rws, further, answers, settled
+                FROM settle_idle(h, rws, h.seq + n + jsonb_array_length(more), ts, it.actor) a;
+            more := more || further;
+        END IF;
+        IF NOT h.history_warned AND h.seq + n + jsonb_array_length(more) >= history_warning() THEN
+            more := more || jsonb_build_object('seq', h.seq + n + jsonb_array_length(more) + 1, 'type', 'PROCESS_LOG',
+                'data', jsonb_build_object('level', 'WARNING', 'message', 'the journal of this run has ' ||
+                    history_warning() || ' rows; it ends at ' || history_max() || ': use ctx.continue_as_new'));
+            h.history_warned := true;
+        END IF;
+        IF types && '{RUN_CLOSING,RUN_COMPLETED}' THEN
+            PERFORM keep_blobs(it.run_id, ARRAY(SELECT r->>'blob_text' FROM jsonb_array_elements(rws) r));
         END IF;
         INSERT INTO journal (run_id, seq, type, cause, effect_id, effect_key, attempt, recorded_at, writer, data)
             SELECT it.run_id, h.seq + r.o, r.item->>'type', coalesce((r.item->>'cause')::bigint, 0),
@@ -148,55 +197,79 @@ BEGIN
             SELECT * INTO h FROM project_run(h, rws, h.seq - n - jsonb_array_length(more), ts);
         END IF;
         UPDATE run_heads u SET seq = h.seq, iteration = it.iteration, append_id = it.append_id, recorded_at = ts,
-                strikes = 0, open = h.open, state = h.state, closing = h.closing,
+                strikes = 0, history_warned = h.history_warned, open = h.open, state = h.state, closing = h.closing,
                 open_effects = u.open_effects + requested - settled
             WHERE u.run_id = it.run_id;
+        IF up.run_id IS NOT NULL THEN
+            SELECT r INTO further FROM jsonb_array_elements(rws) r
+                WHERE r->>'type' IN ('RUN_COMPLETED', 'RUN_FAILED', 'RUN_CANCELLED');
+            answers := answers || jsonb_build_object('elsewhere', coalesce(answers->'elsewhere', '[]')
+                || coalesce(settle_parent(up, it.run_id, further, it.actor), '[]'));
+        ELSIF 'RUN_CONTINUED' = ANY (types) THEN
+            SELECT r INTO further FROM jsonb_array_elements(rws) r WHERE r->>'type' = 'RUN_CONTINUED';
+            answers := answers || jsonb_build_object('begun',
+                jsonb_build_array(continue_run(h, further, it.actor, ts)));
+        END IF;
         RETURN QUERY SELECT it.ord, 'ok', h.seq - n - jsonb_array_length(more) + 1, h.seq, ts, more, answers;
     END LOOP;
 END
 $$;
 
--- Effects that are asked for: their rows, and for each either a dispatch (fast path) or a place in the queue.
--- Answers with the further journal rows; `n` is the number of the append's own rows.
+-- Effects that are asked for: their rows, and for each a result of an earlier run, a dispatch (fast path) or a place in
+-- the queue. Answers with the further journal rows and the number of effects that are open; `n` is the number of the
+-- append's own rows.
 CREATE FUNCTION request_effects(h run_heads, rws jsonb, n int, ts timestamptz, OUT more jsonb, OUT requested int)
 LANGUAGE plpgsql SET search_path = backburner, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
-    ns text := (SELECT namespace FROM runs WHERE run_id = h.run_id);
+    ns text; old_run uuid; reused jsonb := '{}'; holds boolean := EXISTS (SELECT FROM dispatch_holds);
 BEGIN
+    SELECT namespace, reuse_from INTO ns, old_run FROM runs WHERE run_id = h.run_id;
+    IF old_run IS NOT NULL THEN
+        reused := reused_effects(h.run_id, old_run, rws);
+    END IF;
     WITH asked AS (
         SELECT r.o, (r.item->>'effect_id')::uuid AS effect_id, r.item->>'effect_key' AS key, x.*,
                x.dispatch->>'executor_id' AS d_executor, x.dispatch->>'incarnation' AS d_incarnation,
                (x.dispatch->>'session_no')::int AS d_session
         FROM jsonb_array_elements(rws) WITH ORDINALITY r(item, o),
              jsonb_to_record(r.item->'x') AS x(kind text, name text, harness text, pool text, capabilities text[],
-                 background boolean, priority int, group_id text, group_max int, not_before timestamptz,
+                 background boolean, priority int, group_id text, group_max int, group_strategy text,
+                 not_before timestamptz,
                  queue_timeout_s double precision, total_timeout_s double precision, max_attempts int,
                  initial_s double precision, backoff double precision, max_interval_s double precision,
                  non_retryable text[], on_run_end text, labels jsonb, executor_labels jsonb,
                  poll_interval_s double precision, dispatch jsonb)
         WHERE r.item->>'type' = 'EFFECT_REQUESTED'
-    ), decided AS (
-        SELECT a.*, e.executor_id IS NOT NULL AND NOT is_parked(h.state)
+    ), granting AS (
+        SELECT a.*, reused ? a.key AS known, e.executor_id IS NOT NULL AND NOT is_parked(h.state) AND NOT reused ? a.key
                     AND a.kind IN ('SHELL', 'FUNCTION', 'AGENT') AND coalesce(a.not_before <= ts, true)
-                    AND (a.group_id IS NULL OR coalesce(a.group_max, 1) >=
+                    AND NOT (holds AND is_held(ns, a.dispatch->>'harness', a.d_executor, a.labels))
+                    AND (a.group_id IS NULL OR group_limit(h.run_id, a.group_id, coalesce(a.group_max, 1)) >=
                         row_number() OVER (PARTITION BY a.group_id, e.executor_id IS NULL ORDER BY a.o)
-                        + (SELECT count(*) FROM effects l
-                           WHERE l.run_id = h.run_id AND l.group_id = a.group_id
-                             AND l.state IN ('DISPATCHED', 'RUNNING', 'CANCELLING'))) AS granted,
+                        + group_open(h.run_id, a.group_id)) AS granted,
                a.kind IN ('SHELL', 'FUNCTION', 'AGENT') AS by_executor
         FROM asked a LEFT JOIN executors e
              ON e.executor_id = a.d_executor AND e.incarnation = a.d_incarnation AND e.session_no = a.d_session
-                AND e.state = 'CONNECTED' AND a.dispatch->>'token_hash' IS NOT NULL
+                AND e.state = 'CONNECTED' AND e.ordered_drain IS NULL AND a.dispatch->>'token_hash' IS NOT NULL
+    ), decided AS (
+        SELECT g.*, h.seq + n + count(*) FILTER (WHERE g.granted OR g.known) OVER (ORDER BY g.o) AS at_seq FROM granting g
+    ), grouped AS (
+        INSERT INTO run_groups (run_id, group_id, strategy, max_concurrency, limit_)
+            SELECT DISTINCT ON (a.group_id) h.run_id, a.group_id, coalesce(a.group_strategy, 'CONCURRENT'),
+                   coalesce(a.group_max, 1), coalesce(a.group_max, 1)
+            FROM asked a WHERE a.group_id IS NOT NULL ORDER BY a.group_id, a.o
+            ON CONFLICT DO NOTHING
     ), placed AS (
         INSERT INTO effects (effect_id, run_id, key, namespace, kind, name, harness, pool, background, state, attempt,
                              starts, capabilities, executor_labels, executor_id, incarnation, session_no, token_hash,
                              requested_seq, requested_at, dispatched_at, not_before, queue_deadline, total_deadline,
                              max_attempts, initial_s, backoff, max_interval_s, non_retryable, priority, group_id,
-                             group_max, on_run_end, labels, poll_interval_s)
+                             group_max, on_run_end, labels, poll_interval_s, settled_seq, settled_at)
             SELECT d.effect_id, h.run_id, d.key, ns, d.kind, d.name,
                    CASE WHEN granted THEN d.dispatch->>'harness' ELSE d.harness END, d.pool, d.background,
-                   CASE WHEN granted THEN 'DISPATCHED' WHEN by_executor THEN 'QUEUED' ELSE 'WAITING' END,
+                   CASE WHEN known THEN 'SUCCEEDED' WHEN granted THEN 'DISPATCHED' WHEN by_executor THEN 'QUEUED'
+                        ELSE 'WAITING' END,
                    granted::int, granted::int, d.capabilities, d.executor_labels,
                    CASE WHEN granted THEN d_executor END, CASE WHEN granted THEN d_incarnation END,
                    CASE WHEN granted THEN d_session END,
@@ -204,35 +277,40 @@ BEGIN
                    h.seq + d.o, ts, CASE WHEN granted THEN ts END, d.not_before,
                    ts + make_interval(secs => d.queue_timeout_s), ts + make_interval(secs => d.total_timeout_s),
                    d.max_attempts, d.initial_s, d.backoff, d.max_interval_s, d.non_retryable, d.priority, d.group_id,
-                   coalesce(d.group_max, 1), d.on_run_end, d.labels, d.poll_interval_s
+                   coalesce(d.group_max, 1), d.on_run_end, d.labels, d.poll_interval_s,
+                   CASE WHEN known THEN d.at_seq END, CASE WHEN known THEN ts END
             FROM decided d
     ), queued AS (
         INSERT INTO dispatch_queue (effect_id, run_id, namespace, pool, capabilities, executor_labels, background,
                                     priority, group_id, group_max, enqueued_at, not_before, rank)
             SELECT d.effect_id, h.run_id, ns, d.pool, d.capabilities, d.executor_labels, d.background, d.priority,
                    d.group_id, coalesce(d.group_max, 1), ts, coalesce(d.not_before, ts), ts - d.priority * interval '30 s'
-            FROM decided d WHERE d.by_executor AND NOT d.granted
+            FROM decided d WHERE d.by_executor AND NOT d.granted AND NOT d.known
     )
-    SELECT count(*),
-           coalesce(jsonb_agg(jsonb_build_object(
-               'seq', h.seq + n + d.place, 'type', 'EFFECT_DISPATCHED', 'effect_id', d.effect_id,
+    SELECT count(*) FILTER (WHERE NOT d.known),
+           coalesce(jsonb_agg(CASE WHEN d.granted THEN jsonb_build_object(
+               'seq', d.at_seq, 'type', 'EFFECT_DISPATCHED', 'effect_id', d.effect_id,
                'effect_key', d.key, 'attempt', 1,
                'data', jsonb_build_object('executor_id', d.d_executor, 'incarnation', d.d_incarnation,
                                           'session_no', d.d_session, 'harness', d.dispatch->>'harness'))
-               ORDER BY d.o) FILTER (WHERE d.granted), '[]')
+           ELSE jsonb_build_object(
+               'seq', d.at_seq, 'type', 'EFFECT_REUSED', 'effect_id', d.effect_id, 'effect_key', d.key, 'attempt', 0,
+               'data', jsonb_build_object('from_run_id', old_run, 'from_effect_id', reused->d.key->'effect_id')
+                       || field('result', reused->d.key->'result')) END
+               ORDER BY d.o) FILTER (WHERE d.granted OR d.known), '[]')
         INTO requested, more
-        FROM (SELECT *, count(*) FILTER (WHERE granted) OVER (ORDER BY o) AS place FROM decided) d;
+        FROM decided d;
 END
 $$;
 
 -- Cancels, and settlements of effects that no executor has. Answers with the rows as they are to be appended (a cancel
 -- of a settled effect is marked as no-op, a refused settlement becomes evidence), the further rows, and whom to tell.
-CREATE FUNCTION settle_idle(h run_heads, INOUT rws jsonb, after_seq bigint, ts timestamptz,
+CREATE FUNCTION settle_idle(h run_heads, INOUT rws jsonb, after_seq bigint, ts timestamptz, actor text,
                             OUT more jsonb, OUT detail jsonb, OUT settled int)
 LANGUAGE plpgsql SET search_path = backburner, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
-    r record; e effects; cancels jsonb := '[]'; refused jsonb := '[]'; row_ jsonb;
+    r record; e effects; cancels jsonb := '[]'; refused jsonb := '[]'; elsewhere jsonb := '[]'; row_ jsonb;
 BEGIN
     more := '[]';
     settled := 0;
@@ -264,9 +342,11 @@ BEGIN
         ELSE
             UPDATE effects SET cancel_reason = coalesce(cancel_reason, r.item->'data'->>'reason', 'EFFECT_REASON_UNSPECIFIED'),
                     cancel_message = coalesce(cancel_message, r.item->'data'->>'message'),
-                    state = CASE WHEN is_live(state) THEN 'CANCELLING' ELSE state END
+                    state = CASE WHEN is_live(state) OR kind = 'RUN' THEN 'CANCELLING' ELSE state END
                 WHERE effect_id = e.effect_id;
-            IF is_live(e.state) THEN
+            IF e.kind = 'RUN' THEN
+                elsewhere := elsewhere || coalesce(cancel_child(e, r.item->'data', actor), '[]');
+            ELSIF is_live(e.state) THEN
                 cancels := cancels || jsonb_build_object('effect_id', e.effect_id, 'attempt', e.attempt,
                     'executor_id', e.executor_id, 'incarnation', e.incarnation,
                     'reason', r.item->'data'->'reason', 'message', r.item->'data'->'message');
@@ -276,8 +356,8 @@ BEGIN
             END IF;
         END IF;
     END LOOP;
-    detail := jsonb_build_object('cancels', cancels) || CASE WHEN refused = '[]' THEN '{}'
-        ELSE jsonb_build_object('refused', refused) END;
+    detail := jsonb_build_object('cancels', cancels) || field('refused', nullif(refused, '[]'))
+        || field('elsewhere', nullif(elsewhere, '[]'));
 END
 $$;
 
@@ -366,27 +446,22 @@ BEGIN
         END IF;
         ts := greatest(clock_timestamp(), h.recorded_at);
         IF it.effect_id IS NULL THEN
-            rws := jsonb_build_array(jsonb_build_object('seq', h.seq + 1, 'type', 'RUN_CANCEL_REQUESTED',
-                'data', field('reason', to_jsonb(it.message))));
-            UPDATE runs SET state = CASE WHEN state = 'RUNNING' THEN 'CANCELLING' ELSE state END,
-                    cancel_requested_at = ts, cancel_reason = it.message WHERE run_id = it.run_id;
-            UPDATE run_heads u SET cancel_requested = true,
-                    state = CASE WHEN u.state = 'RUNNING' THEN 'CANCELLING' ELSE u.state END WHERE u.run_id = it.run_id;
+            rws := jsonb_build_array(cancel_run(h, it.message, it.actor, ts));
             detail := '{"cancels": []}';
         ELSE
             rws := jsonb_build_array(jsonb_build_object('seq', h.seq + 1, 'type', 'EFFECT_CANCEL_REQUESTED',
                 'effect_id', it.effect_id, 'effect_key', e.key, 'attempt', e.attempt,
                 'data', field('reason', to_jsonb(it.reason)) || field('message', to_jsonb(it.message))));
-            SELECT * INTO a FROM settle_idle(h, rws, h.seq + 1, ts);
+            SELECT * INTO a FROM settle_idle(h, rws, h.seq + 1, ts, it.actor);
             rws := a.rws || a.more;
             detail := a.detail;
-            UPDATE run_heads u SET open_effects = u.open_effects - a.settled WHERE u.run_id = it.run_id;
+            INSERT INTO journal (run_id, seq, type, effect_id, effect_key, attempt, recorded_at, writer, data)
+                SELECT it.run_id, m.seq, m.type, m.effect_id, m.effect_key, coalesce(m.attempt, 0), ts, it.actor, m.data
+                FROM jsonb_to_recordset(rws) AS m(seq bigint, type text, effect_id uuid, effect_key text, attempt int,
+                                                  data jsonb);
+            UPDATE run_heads u SET seq = u.seq + jsonb_array_length(rws), recorded_at = ts,
+                    open_effects = u.open_effects - a.settled WHERE u.run_id = it.run_id;
         END IF;
-        INSERT INTO journal (run_id, seq, type, effect_id, effect_key, attempt, recorded_at, writer, data)
-            SELECT it.run_id, m.seq, m.type, m.effect_id, m.effect_key, coalesce(m.attempt, 0), ts, it.actor, m.data
-            FROM jsonb_to_recordset(rws) AS m(seq bigint, type text, effect_id uuid, effect_key text, attempt int,
-                                              data jsonb);
-        UPDATE run_heads u SET seq = u.seq + jsonb_array_length(rws), recorded_at = ts WHERE u.run_id = it.run_id;
         RETURN QUERY SELECT it.ord, 'ok', h.seq + jsonb_array_length(rws), ts, rws, detail;
     END LOOP;
 END
@@ -403,7 +478,8 @@ DECLARE
 BEGIN
     FOR it IN
         SELECT (t.n - 1)::int AS ord, i.* FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n),
-             jsonb_to_record(t.item) AS i(run_id uuid, effect_id uuid, actor text, state text, result jsonb, error jsonb)
+             jsonb_to_record(t.item) AS i(run_id uuid, effect_id uuid, actor text, state text, result jsonb,
+                                          error jsonb, blob_text text)
         ORDER BY i.run_id, i.effect_id
     LOOP
         IF many THEN
@@ -412,6 +488,9 @@ BEGIN
             SELECT * INTO h FROM run_heads WHERE run_id = it.run_id FOR UPDATE;
         END IF;
         SELECT * INTO e FROM effects WHERE effect_id = it.effect_id AND run_id = it.run_id;
+        IF it.blob_text IS NOT NULL THEN
+            it.result := jsonb_set(it.result, '{value}', blob_ref(it.blob_text));
+        END IF;
         d := jsonb_build_object('state', it.state) || field('result', it.result) || field('error', it.error)
              || field('resolved_by', to_jsonb(it.actor));
         SELECT data INTO was FROM journal WHERE run_id = it.run_id AND seq = e.settled_seq;
@@ -432,6 +511,7 @@ BEGIN
             WHERE effect_id = it.effect_id;
         INSERT INTO journal (run_id, seq, type, effect_id, effect_key, recorded_at, writer, data)
             VALUES (it.run_id, h.seq + 1, 'EFFECT_RESOLVED', it.effect_id, e.key, ts, it.actor, d);
+        PERFORM keep_blobs(it.run_id, ARRAY[it.blob_text]);
         UPDATE run_heads u SET seq = h.seq + 1, recorded_at = ts, open_effects = u.open_effects - 1
             WHERE u.run_id = it.run_id;
         rws := jsonb_build_array(jsonb_build_object('seq', h.seq + 1, 'type', 'EFFECT_RESOLVED',

@@ -18,9 +18,16 @@ DECLARE
     executor text := p->>'executor_id';
     pl record; bucket record; h run_heads; ts timestamptz;
     picked uuid[] := '{}'; fore uuid[]; back uuid[]; aged int; taken int := 0; got int; held boolean := false;
+    labelled boolean := false;
 BEGIN
+    LOCK TABLE dispatch_holds IN ROW SHARE MODE;  -- no hold is acknowledged while this dispatches
+    IF EXISTS (SELECT FROM dispatch_holds) THEN
+        caps := ARRAY(SELECT c FROM unnest(caps) c WHERE NOT is_held(ns, harness_of(c), executor, '{}'));
+        labelled := EXISTS (SELECT FROM dispatch_holds d WHERE d.labels <> '{}');
+    END IF;
     IF NOT EXISTS (SELECT FROM executors e WHERE e.executor_id = executor AND e.incarnation = p->>'incarnation'
-                   AND e.session_no = (p->>'session_no')::int AND e.state = 'CONNECTED') THEN
+                   AND e.session_no = (p->>'session_no')::int AND e.state = 'CONNECTED'
+                   AND e.ordered_drain IS NULL) THEN
         RETURN;
     END IF;
     FOR pl IN SELECT * FROM jsonb_to_recordset(p->'pools') AS x(pool text, foreground int, background int) LOOP
@@ -28,8 +35,8 @@ BEGIN
         aged := CASE WHEN EXISTS (SELECT FROM dispatch_queue q WHERE q.namespace = ns AND q.pool = pl.pool
                                   AND q.background AND q.rank < clock_timestamp() - interval '60 s')
                 THEN least(pl.background, greatest(1, pl.foreground / 4)) ELSE 0 END;
-        fore := ARRAY(SELECT * FROM claimable(ns, pl.pool, false, caps, p->'labels', pl.foreground - aged));
-        back := ARRAY(SELECT * FROM claimable(ns, pl.pool, true, caps, p->'labels',
+        fore := ARRAY(SELECT * FROM claimable(ns, pl.pool, false, executor, caps, p->'labels', labelled, pl.foreground - aged));
+        back := ARRAY(SELECT * FROM claimable(ns, pl.pool, true, executor, caps, p->'labels', labelled,
                                               least(pl.background, pl.foreground - cardinality(fore))));
         picked := picked || fore || back;
     END LOOP;
@@ -49,17 +56,22 @@ BEGIN
         PERFORM 1 FROM effects e WHERE e.effect_id = ANY (bucket.ids) ORDER BY e.effect_id FOR UPDATE;
         RETURN QUERY
         WITH candidates AS (
-            SELECT e.*, row_number() OVER (PARTITION BY e.group_id ORDER BY e.background, e.requested_seq)
-                   + CASE WHEN e.group_id IS NULL THEN 0 ELSE (SELECT count(*) FROM effects l
-                          WHERE l.run_id = h.run_id AND l.group_id = e.group_id
-                            AND l.state IN ('DISPATCHED', 'RUNNING', 'CANCELLING')) END AS place
+            SELECT e.*, row_number() OVER (PARTITION BY e.group_id ORDER BY e.background, e.requested_seq) AS place
             FROM effects e
             WHERE e.effect_id = ANY (bucket.ids) AND e.state = 'QUEUED' AND e.cancel_reason IS NULL
-              AND (h.open OR e.on_run_end = 'DETACH')
+              AND (h.open OR e.on_run_end = 'DETACH') AND NOT is_overdue(e, ts)
+              AND NOT (labelled AND held_by_label(e.effect_id, ns, executor, caps))
         ), chosen AS (
             SELECT c.*, row_number() OVER (ORDER BY c.background, c.requested_seq)::int AS n,
-                   (SELECT a FROM unnest(c.capabilities) WITH ORDINALITY u(a, o) WHERE a = ANY (caps) ORDER BY o LIMIT 1) AS capability
-            FROM candidates c WHERE c.group_id IS NULL OR c.place <= c.group_max
+                   (SELECT a FROM unnest(c.capabilities) WITH ORDINALITY u(a, o) WHERE a = ANY (caps)
+                      AND NOT (labelled AND is_held(ns, harness_of(a), executor, c.labels)) ORDER BY o LIMIT 1) AS capability
+            FROM candidates c
+                 -- once for each group, not for each of its candidates
+                 LEFT JOIN (SELECT g.group_id, group_limit(h.run_id, g.group_id, NULL) AS most,
+                                   group_open(h.run_id, g.group_id) AS taken
+                            FROM (SELECT DISTINCT group_id FROM candidates WHERE group_id IS NOT NULL) g) g
+                     ON g.group_id = c.group_id
+            WHERE c.group_id IS NULL OR c.place + g.taken <= least(c.group_max, g.most)
         ), gone AS (
             DELETE FROM dispatch_queue q USING chosen c WHERE q.effect_id = c.effect_id
         ), assigned AS (
@@ -101,9 +113,10 @@ END
 $$;
 
 -- The first queued effects of a class that an executor could take now. What cannot be dispatched whoever asks (its run
--- is parked, its group is full) is passed over, or it would keep everything behind it from being seen.
-CREATE FUNCTION claimable(p_namespace text, p_pool text, p_background boolean, p_capabilities text[], p_labels jsonb,
-                          p_limit int) RETURNS SETOF uuid
+-- is parked, its group is full, its label is held, its time is over) is passed over, or it would keep everything behind
+-- it from being seen.
+CREATE FUNCTION claimable(p_namespace text, p_pool text, p_background boolean, p_executor text, p_capabilities text[],
+                          p_labels jsonb, p_labelled boolean, p_limit int) RETURNS SETOF uuid
 LANGUAGE plpgsql STABLE SET search_path = backburner, pg_temp AS $$
 DECLARE
     q record; room int; rooms jsonb := '{}'; place text; left_ int := p_limit;
@@ -116,12 +129,15 @@ BEGIN
               AND w.not_before <= clock_timestamp() AND w.capabilities && p_capabilities
               AND w.executor_labels <@ p_labels ORDER BY w.rank
         LOOP
+            CONTINUE WHEN p_labelled AND held_by_label(q.effect_id, p_namespace, p_executor, p_capabilities);
             IF q.group_id IS NOT NULL THEN
                 place := q.run_id || q.group_id;
-                room := coalesce((rooms->>place)::int, q.group_max - (SELECT count(*)::int FROM effects l
-                    WHERE l.run_id = q.run_id AND l.group_id = q.group_id
-                      AND l.state IN ('DISPATCHED', 'RUNNING', 'CANCELLING')));
+                room := coalesce((rooms->>place)::int, group_limit(q.run_id, q.group_id, q.group_max)
+                                                       - group_open(q.run_id, q.group_id)::int);
                 CONTINUE WHEN room <= 0 AND rooms ? place;
+            END IF;
+            CONTINUE WHEN (SELECT is_overdue(e, clock_timestamp()) FROM effects e WHERE e.effect_id = q.effect_id);
+            IF q.group_id IS NOT NULL THEN
                 rooms := rooms || jsonb_build_object(place, room - 1);
                 CONTINUE WHEN room <= 0;
             END IF;
@@ -133,31 +149,63 @@ BEGIN
 END
 $$;
 
+-- Whether no attempt may start any more: that its owner settles the effect may take a while, as when it has none.
+CREATE FUNCTION is_overdue(e effects, p_at timestamptz) RETURNS boolean
+LANGUAGE sql IMMUTABLE SET search_path = backburner, pg_temp AS $$
+    SELECT coalesce(e.total_deadline <= p_at, false) OR coalesce(e.starts = 0 AND e.queue_deadline <= p_at, false)
+$$;
+
 -- Harness that a capability stands for: `function/a.b` is `function`, `agent/codex` is `codex`.
 CREATE FUNCTION harness_of(capability text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT CASE WHEN capability LIKE 'agent/%' THEN substr(capability, 7) ELSE split_part(capability, '/', 1) END
 $$;
 
--- A new session of an executor: its number is greater than every earlier one.
+-- A new session of an executor: its number is greater than every earlier one. What it succeeds is dead, by its own proof:
+-- the owners of the runs declare lost what those had, without waiting for the grace.
+--
+-- Number 0: refused, for the executor has said a later hello meanwhile, or is dead by the word of a successor. What it
+-- reports is old: an attempt that is not in it may have been started since, and must not be taken for one that never was.
 CREATE FUNCTION executor_hello_v1(p jsonb) RETURNS TABLE (session_no int, previous_incarnation text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = backburner, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
-    was executors;
+    was executors; heard jsonb := '{}';
 BEGIN
     SELECT * INTO was FROM executors WHERE executor_id = p->>'executor_id' FOR UPDATE;
+    IF p->>'incarnation' = ANY (was.succeeded)
+       OR (was.incarnation = p->>'incarnation' AND (p->>'dial')::bigint BETWEEN 1 AND was.dial - 1) THEN
+        RETURN QUERY SELECT 0, was.incarnation;
+        RETURN;
+    END IF;
+    INSERT INTO executor_expiries (executor_id, incarnation, expired_at, actor, reason)
+        SELECT DISTINCT x.executor_id, i.incarnation, clock_timestamp(), 'executor/' || (p->>'executor_id'),
+               'it was started again'
+        FROM jsonb_array_elements_text(p->'succeeds') AS i(incarnation)
+             CROSS JOIN LATERAL (SELECT p->>'executor_id' UNION
+                                 SELECT e.executor_id FROM executors e WHERE e.incarnation = i.incarnation) x(executor_id)
+        WHERE i.incarnation <> p->>'incarnation'
+          AND EXISTS (SELECT FROM effects f WHERE f.executor_id = x.executor_id AND f.incarnation = i.incarnation
+                      AND f.state IN ('DISPATCHED', 'RUNNING', 'CANCELLING'))
+        ON CONFLICT DO NOTHING;
+    SELECT coalesce(jsonb_object_agg(o.incarnation, o.at), '{}') INTO heard
+        FROM jsonb_each(was.earlier || jsonb_build_object(coalesce(was.incarnation, ''), was.seen_at)) AS o(incarnation, at)
+        WHERE EXISTS (SELECT FROM effects f WHERE f.executor_id = was.executor_id AND f.incarnation = o.incarnation
+                      AND f.state IN ('DISPATCHED', 'RUNNING', 'CANCELLING'));
     RETURN QUERY
     INSERT INTO executors AS e (executor_id, incarnation, session_no, holder, address, namespace, pools, capabilities,
-                                labels, version, state, connected_at, seen_at, clock_skew_s)
+                                labels, version, state, connected_at, seen_at, clock_skew_s, dial, succeeded)
         VALUES (p->>'executor_id', p->>'incarnation', 1, p->>'holder', p->>'address', p->>'namespace', p->'pools',
                 ARRAY(SELECT jsonb_array_elements_text(p->'capabilities')), p->'labels', p->>'version',
                 CASE WHEN (p->>'draining')::boolean THEN 'DRAINING' ELSE 'CONNECTED' END,
-                clock_timestamp(), clock_timestamp(), (p->>'clock_skew_s')::double precision)
+                clock_timestamp(), clock_timestamp(), (p->>'clock_skew_s')::double precision,
+                coalesce((p->>'dial')::bigint, 0),
+                (ARRAY(SELECT jsonb_array_elements_text(p->'succeeds')) || coalesce(was.succeeded, '{}'))[:64])
         ON CONFLICT (executor_id) DO UPDATE SET incarnation = excluded.incarnation, session_no = e.session_no + 1,
             holder = excluded.holder, address = excluded.address, namespace = excluded.namespace,
             pools = excluded.pools, capabilities = excluded.capabilities, labels = excluded.labels,
             version = excluded.version, state = excluded.state, connected_at = excluded.connected_at,
-            seen_at = excluded.seen_at, clock_skew_s = excluded.clock_skew_s
+            seen_at = excluded.seen_at, clock_skew_s = excluded.clock_skew_s, dial = excluded.dial,
+            succeeded = excluded.succeeded, earlier = heard
         RETURNING e.session_no, coalesce(was.incarnation, '');
 END
 $$;
@@ -296,7 +344,7 @@ $$;
 -- Pause before the next attempt, in seconds, when so many have started; up to half of it is taken off at random.
 CREATE FUNCTION retry_pause(initial_s double precision, backoff double precision, max_interval_s double precision,
                             starts int) RETURNS double precision LANGUAGE sql VOLATILE AS $$
-    SELECT least(max_interval_s, initial_s * power(backoff, least(greatest(starts - 1, 0), 60)))
+    SELECT least(max_interval_s, initial_s * power(least(backoff, 1000), least(greatest(starts - 1, 0), 60)))
            * (1 - 0.5 * random())
 $$;
 

@@ -4,11 +4,14 @@
 -- What a caller sends for an attempt and what is known of its effect, once head and effects are locked.
 CREATE TYPE attempt_item AS (ord int, run_id uuid, effect_id uuid, attempt int, token bytea, item jsonb);
 
--- The items of a call, in lock order. A malformed token or id fails the call: executors do not make them.
+-- The items of a call, in lock order; instead of a large value they have the reference to it, for they are copied often.
+-- A malformed token or id fails the call: executors do not make them.
 CREATE FUNCTION attempt_items(items jsonb) RETURNS SETOF attempt_item
 LANGUAGE sql STABLE SET search_path = backburner, pg_temp AS $$
     SELECT (t.n - 1)::int, (t.item->>'run_id')::uuid, (t.item->>'effect_id')::uuid, (t.item->>'attempt')::int,
-           sha256(decode(t.item->>'token', 'hex')), t.item
+           sha256(decode(t.item->>'token', 'hex')),
+           CASE WHEN t.item ? 'blob_text'
+                THEN jsonb_set(t.item - 'blob_text', '{result,value}', blob_ref(t.item->>'blob_text')) ELSE t.item END
     FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n)
 $$;
 
@@ -51,7 +54,7 @@ END
 $$;
 
 -- Progress. A durable one becomes a row, within a budget of 100 an attempt and 10 a second a run; the projection
--- always follows.
+-- always follows. What a run may have goes to those of its attempts first that have had the fewest rows.
 CREATE FUNCTION attempts_progress_v1(items jsonb)
 RETURNS TABLE (ord int, outcome text, run_id uuid, effect_id uuid, seq bigint, type text, recorded_at timestamptz,
                data text, effect_key text)
@@ -61,15 +64,19 @@ DECLARE
     bucket record; it attempt_item; h run_heads; e effects; ts timestamptz; d jsonb; n int; lately int;
     rows_written int := 0;
 BEGIN
-    FOR bucket IN SELECT i.run_id, array_agg(i ORDER BY i.effect_id, (i.item->>'ordinal')::int) AS all_items
+    FOR bucket IN SELECT i.run_id, array_agg(i) AS all_items, array_agg(i.effect_id) AS ids
                   FROM attempt_items(items) i GROUP BY i.run_id ORDER BY i.run_id
     LOOP
         SELECT * INTO h FROM run_heads u WHERE u.run_id = bucket.run_id FOR UPDATE;
         ts := greatest(clock_timestamp(), h.recorded_at);
-        SELECT count(*) INTO lately FROM (SELECT FROM journal j WHERE j.run_id = bucket.run_id AND j.seq > h.seq - 50
-            AND j.type = 'EFFECT_PROGRESS' AND j.recorded_at > ts - interval '1 s') recent;
-        FOREACH it IN ARRAY bucket.all_items LOOP
-            SELECT * INTO e FROM effects x WHERE x.effect_id = it.effect_id AND x.run_id = it.run_id FOR UPDATE;
+        PERFORM 1 FROM effects x WHERE x.effect_id = ANY (bucket.ids) ORDER BY x.effect_id FOR UPDATE;
+        SELECT count(*) FILTER (WHERE recent.recorded_at > ts - interval '1 s') INTO lately FROM (
+            SELECT j.recorded_at FROM journal j WHERE j.run_id = bucket.run_id AND j.type = 'EFFECT_PROGRESS'
+            ORDER BY j.seq DESC LIMIT 10) recent;
+        FOR it IN SELECT i.* FROM unnest(bucket.all_items) i LEFT JOIN effects x ON x.effect_id = i.effect_id
+                  ORDER BY coalesce(x.progress_rows, 0), i.effect_id, (i.item->>'ordinal')::int
+        LOOP
+            SELECT * INTO e FROM effects x WHERE x.effect_id = it.effect_id AND x.run_id = it.run_id;
             n := (it.item->>'ordinal')::int;
             outcome := CASE WHEN e.effect_id IS NULL THEN 'not_found'
                 WHEN (e.attempt = it.attempt AND e.token_hash = it.token) IS NOT TRUE THEN 'stale'
@@ -115,9 +122,20 @@ AS $$
 #variable_conflict use_column
 DECLARE
     bucket record; h run_heads; ts timestamptz; written int; settled int; many boolean; largest int;
+    refers boolean; large boolean;
 BEGIN
-    SELECT count(DISTINCT i->>'run_id') > 1, max(pg_column_size(i)) INTO many, largest FROM jsonb_array_elements(items) i;
-    IF largest > 4194304 THEN
+    SELECT count(DISTINCT i->>'run_id') > 1, max(pg_column_size(i)), bool_or(i #> '{result,value,blob}' IS NOT NULL),
+           bool_or(i ? 'blob_text')
+        INTO many, largest, refers, large FROM jsonb_array_elements(items) i;
+    IF refers THEN  -- only what is kept here is referred to
+        RAISE EXCEPTION 'an outcome brings a large value as blob_text, not a reference'
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    IF largest > 1048576 THEN  -- a large value may be 16 MiB, all else of an outcome is small
+        SELECT max(greatest(pg_column_size(i - 'blob_text'), octet_length(i->>'blob_text') / 16)) INTO largest
+            FROM jsonb_array_elements(items) i;
+    END IF;
+    IF largest > 1048576 THEN
         RAISE EXCEPTION 'an outcome of % bytes is too large', largest USING ERRCODE = 'program_limit_exceeded';
     END IF;
     FOR bucket IN SELECT i.run_id, array_agg(i) AS all_items, array_agg(i.effect_id) AS ids
@@ -180,7 +198,7 @@ BEGIN
         ), numbered AS (
             SELECT d.*, h.seq + row_number() OVER (ORDER BY d.ord) AS at_seq, CASE becomes
                 WHEN 'EFFECT_SUPERSEDED' THEN jsonb_build_object('refused_type', 'EFFECT_RESOLVED',
-                    'refused_data', (item - '{token,run_id,effect_id,attempt,executor_id,final,retry_after_s}'::text[]),
+                    'refused_data', (item - '{token,run_id,effect_id,attempt,executor_id,final,retry_after_s,progress}'::text[]),
                     'cause', CASE WHEN settled_seq IS NULL THEN 'stale_attempt' ELSE 'settled' END)
                 WHEN 'EFFECT_CANCELLED' THEN
                     field('reason', coalesce(to_jsonb(cancel_reason), item->'reason'))
@@ -211,7 +229,9 @@ BEGIN
                 settled_at = CASE WHEN n.becomes <> 'EFFECT_ATTEMPT_FAILED' THEN ts END,
                 not_before = CASE WHEN n.becomes = 'EFFECT_ATTEMPT_FAILED' THEN ts + make_interval(secs => n.pause) END,
                 reason = nullif(replace(coalesce(n.cancel_reason, n.came_reason), 'EFFECT_REASON_', ''), ''),
-                elapsed_s = n.took, usage = coalesce(n.item->'result'->'usage', x.usage)
+                elapsed_s = n.took, usage = coalesce(n.item->'result'->'usage', x.usage),
+                progress = coalesce(n.item->'progress', x.progress),
+                progress_ordinal = coalesce((n.item->'progress'->>'ordinal')::int, x.progress_ordinal)
             FROM numbered n WHERE x.effect_id = n.effect_id AND n.becomes <> 'EFFECT_SUPERSEDED'
         ), queued AS (
             INSERT INTO dispatch_queue (effect_id, run_id, namespace, pool, capabilities, executor_labels, background,
@@ -231,8 +251,53 @@ BEGIN
         SELECT count(*), count(*) FILTER (WHERE j.type IN ('EFFECT_RESOLVED', 'EFFECT_CANCELLED')) INTO written, settled
             FROM journal j WHERE j.run_id = bucket.run_id AND j.seq > h.seq;
         IF written > 0 THEN
+            IF large THEN
+                INSERT INTO blobs (run_id, digest, media_type, content)
+                    SELECT bucket.run_id, d.ref->>'digest', 'application/json',
+                           convert_to(items->i.ord->>'blob_text', 'UTF8')
+                    FROM unnest(bucket.all_items) i CROSS JOIN LATERAL (SELECT i.item #> '{result,value,blob}') d(ref)
+                    WHERE d.ref IS NOT NULL AND EXISTS (
+                        SELECT FROM journal j WHERE j.run_id = bucket.run_id AND j.seq > h.seq
+                           AND j.effect_id = i.effect_id AND d.ref IN (
+                               j.data #> '{result,value,blob}', j.data #> '{partial,value,blob}',
+                               j.data #> '{refused_data,result,value,blob}'))
+                    ORDER BY 2 ON CONFLICT DO NOTHING;
+            END IF;
             UPDATE run_heads u SET seq = h.seq + written, recorded_at = ts, open_effects = u.open_effects - settled
                 WHERE u.run_id = bucket.run_id;
+            IF EXISTS (SELECT FROM run_groups g WHERE g.run_id = bucket.run_id AND g.strategy = 'ADAPTIVE') THEN
+                PERFORM adapt_groups(bucket.run_id, h.seq);
+            END IF;
+        END IF;
+    END LOOP;
+END
+$$;
+
+-- Moves the limits of the run's adaptive groups by the outcomes after a seq, in their order: each attempt that failed of
+-- overload or of a rate limit halves it, down to 1; each 10 successes since it was last changed raise it by 1, up to what
+-- was asked for. So it is a function of the journal, whoever asks.
+CREATE FUNCTION adapt_groups(p_run uuid, p_after bigint) RETURNS void
+LANGUAGE plpgsql SET search_path = backburner, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    r record;
+BEGIN
+    FOR r IN
+        SELECT e.group_id, j.data->>'state' = 'EFFECT_STATE_SUCCEEDED' AS well
+        FROM journal j JOIN effects e ON e.effect_id = j.effect_id
+             JOIN run_groups g ON g.run_id = p_run AND g.group_id = e.group_id AND g.strategy = 'ADAPTIVE'
+        WHERE j.run_id = p_run AND j.seq > p_after AND j.type IN ('EFFECT_RESOLVED', 'EFFECT_ATTEMPT_FAILED')
+          AND (j.data->>'state' = 'EFFECT_STATE_SUCCEEDED'
+               OR j.data->'error'->>'reason' IN ('EFFECT_REASON_RATE_LIMITED', 'EFFECT_REASON_OVERLOADED'))
+        ORDER BY j.seq
+    LOOP
+        IF r.well IS TRUE THEN
+            UPDATE run_groups g SET limit_ = CASE WHEN g.successes < 9 THEN g.limit_ ELSE g.limit_ + 1 END,
+                    successes = CASE WHEN g.successes < 9 THEN g.successes + 1 ELSE 0 END
+                WHERE g.run_id = p_run AND g.group_id = r.group_id AND g.limit_ < g.max_concurrency;
+        ELSE
+            UPDATE run_groups g SET limit_ = greatest(1, g.limit_ / 2), successes = 0
+                WHERE g.run_id = p_run AND g.group_id = r.group_id;
         END IF;
     END LOOP;
 END

@@ -14,7 +14,7 @@ BEGIN
     DELETE FROM schedulers s WHERE s.seen_at < clock_timestamp() - interval '1 day';
     DELETE FROM requests q WHERE q.ctid IN (SELECT o.ctid FROM requests o
         WHERE o.created_at < clock_timestamp() - interval '24 h' LIMIT 1000);
-    -- One claimer at a time, so that whoever comes first after a lease ran out takes all of it.
+    -- One claimer at a time, so that none skips what another one only looks at.
     PERFORM pg_advisory_xact_lock(hashtext('backburner.claim_shards'));
     RETURN QUERY
     WITH free AS MATERIALIZED (
@@ -46,7 +46,7 @@ $$;
 
 CREATE FUNCTION adopt_runs_v1(p_scheduler_id text, p_shard int, p_epoch bigint, p_after uuid, p_limit int)
 RETURNS TABLE (run_id uuid, seq bigint, epoch bigint, iteration bigint, strikes int, state text, process text,
-               namespace text, cancel_requested boolean)
+               namespace text, cancel_requested boolean, client_driven boolean)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = backburner, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
@@ -71,7 +71,8 @@ BEGIN
         UPDATE run_heads h SET epoch = p_epoch FROM page WHERE h.run_id = page.run_id AND h.epoch <= p_epoch
         RETURNING h.*
     )
-    SELECT h.run_id, h.seq, h.epoch, h.iteration, h.strikes, h.state, r.process, r.namespace, h.cancel_requested
+    SELECT h.run_id, h.seq, h.epoch, h.iteration, h.strikes, h.state, r.process, r.namespace, h.cancel_requested,
+           r.client_driven
         FROM stamped h JOIN runs r ON r.run_id = h.run_id ORDER BY h.run_id;
 END
 $$;

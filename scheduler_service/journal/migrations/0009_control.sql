@@ -21,7 +21,8 @@ BEGIN
             WHEN h.run_id IS NULL AND EXISTS (SELECT FROM run_heads WHERE run_id = it.run_id) THEN 'busy'
             WHEN h.run_id IS NULL THEN 'not_found'
             WHEN NOT h.open THEN 'run_closed'
-            WHEN h.state = 'HALTED' THEN 'already'
+            WHEN h.state = 'HALTED' AND NOT EXISTS (
+                SELECT FROM client_runs c WHERE c.run_id = it.run_id AND c.idle_halt) THEN 'already'
             ELSE 'ok' END;
         IF outcome <> 'ok' THEN
             RETURN QUERY SELECT it.ord, outcome, coalesce(h.seq, 0), h.recorded_at, '[]'::jsonb;
@@ -32,6 +33,8 @@ BEGIN
         INSERT INTO journal (run_id, seq, type, recorded_at, writer, data)
             VALUES (it.run_id, h.seq + 1, 'RUN_HALTED', ts, it.actor, d);
         UPDATE runs SET state = 'HALTED', halt_reason = it.reason WHERE run_id = it.run_id;
+        -- whatever halted it before: now it waits for a resumption, not for its client
+        UPDATE client_runs SET idle_halt = false WHERE run_id = it.run_id AND idle_halt;
         UPDATE run_heads u SET seq = h.seq + 1, recorded_at = ts, state = 'HALTED' WHERE u.run_id = it.run_id;
         RETURN QUERY SELECT it.ord, 'ok', h.seq + 1, ts,
             jsonb_build_array(jsonb_build_object('seq', h.seq + 1, 'type', 'RUN_HALTED', 'data', d));
@@ -76,6 +79,9 @@ BEGIN
             WHERE run_id = it.run_id;
         UPDATE run_heads u SET seq = h.seq + 1, recorded_at = ts, state = becomes, strikes = 0
             WHERE u.run_id = it.run_id;
+        UPDATE client_runs SET idle_halt = false, idle_at = CASE WHEN becomes = 'RUNNING'
+                THEN ts + make_interval(secs => idle_timeout_s) ELSE idle_at END
+            WHERE run_id = it.run_id;
         RETURN QUERY SELECT it.ord, 'ok', h.seq + 1, ts,
             jsonb_build_array(jsonb_build_object('seq', h.seq + 1, 'type', 'RUN_RESUMED', 'data', d));
     END LOOP;

@@ -19,7 +19,8 @@ from grpc_status import rpc_status
 
 from backburner.scheduler.v1 import operator_service_pb2_grpc, scheduler_service_pb2_grpc
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
-from scheduler_service.api.engine import ConnectedExecutor, LiveAttempt
+from scheduler_service.api.engine import ConnectedExecutor, LiveAttempt, OperatorApi
+from scheduler_service.api.ids import new_run_id
 from scheduler_service.api.interceptor import ErrorInterceptor
 from scheduler_service.api.register import ClientApi, client_api
 from scheduler_service.api.watchers import Pace
@@ -29,10 +30,16 @@ from scheduler_service.journal import (
     Append,
     CancelOutcome,
     CancelRequest,
+    ClientRequest,
+    ClientRequestOutcome,
     CreateRun,
     CreateRunOutcome,
     ExecutorHello,
+    FinishRun,
+    FinishRunOutcome,
     Journal,
+    OpenClient,
+    OpenClientOutcome,
     ResolveOutcome,
     ResolveRequest,
     open_journal,
@@ -47,6 +54,32 @@ Row = dict[str, Any]
 async def _process(ctx: object, files: list[str] | None = None, depth: int = 1) -> None: ...
 
 
+class StubClients:
+    """Client-driven runs without a loop: commits, and has the engine hear of it."""
+
+    def __init__(self, engine: "StubEngine") -> None:
+        self._engine = engine
+        self._journal = engine.journal
+
+    async def open(self, request: OpenClient) -> OpenClientOutcome:
+        outcome = await self._journal.clients.open(request)
+        await self._engine.hear(request.run_id, outcome.head_seq)
+        return outcome
+
+    async def request(self, asked: ClientRequest) -> ClientRequestOutcome:
+        outcome = await self._journal.clients.request(asked)
+        await self._engine.hear(asked.run_id, outcome.head_seq)
+        return outcome
+
+    async def finish(self, request: FinishRun) -> FinishRunOutcome:
+        outcome = await self._journal.clients.finish(request)
+        await self._engine.hear(request.run_id, outcome.head_seq)
+        return outcome
+
+    async def seen(self, run_ids: Sequence[str]) -> Mapping[str, float]:
+        return await self._journal.clients_seen(run_ids)
+
+
 class StubEngine:
     """The engine's seam: commits through the journal and hears of what it commits, and of nothing else."""
 
@@ -57,9 +90,12 @@ class StubEngine:
         self.draining = False
         self.executors: list[ConnectedExecutor] = []
         self.attempts: list[LiveAttempt] = []
+        self.expected: dict[tuple[str, str], float] = {}
         self._heads: dict[str, int] = {}
         self._news = asyncio.Condition()
         self.control = journal.controls
+        self.clients = StubClients(self)
+        self.operations = cast("OperatorApi", journal.operators)
 
     def processes(self) -> Mapping[str, AnyProcess]:
         return {"p": ProcessDefinition("p", _process)}
@@ -76,6 +112,9 @@ class StubEngine:
         outcome = await self.journal.resolve_external(request)
         await self.hear(request.run_id, outcome.head_seq)
         return outcome
+
+    def expected_duration(self, namespace: str, name: str) -> float | None:
+        return self.expected.get((namespace, name))
 
     def head(self, run_id: str) -> int:
         return self._heads.get(run_id, 0)
@@ -146,6 +185,9 @@ class Scene:
                 "token_hash": hashlib.sha256(bytes.fromhex(TOKEN)).hexdigest(),
                 "harness": x["harness"],
             }
+        if x["kind"] == "RUN":
+            data = {"process": "p", "parent_run_id": run_id, "parent_effect_id": effect_id}
+            x["child"] = {"run_id": new_run_id(after=run_id), "input_digest": "d", "data": data}
         row = {
             "type": "EFFECT_REQUESTED", "cause": 1, "effect_id": effect_id, "effect_key": key,
             "data": {"spec": spec, "digest": "d"}, "x": x,
@@ -237,7 +279,9 @@ async def scene(dsn: str, *, pace: Pace | None = None, watchers_max: int = 100) 
         journal = await stack.enter_async_context(open_journal(dsn, scheduler_id="stub"))
         engine = StubEngine(journal)
         api = client_api(engine, version="test", watchers_max=watchers_max, pace=pace or Pace(poll_s=0.1, hold_s=0.5))
-        server = grpc.aio.server(interceptors=[ErrorInterceptor()])
+        server = grpc.aio.server(
+            interceptors=[ErrorInterceptor()], options=[("grpc.max_receive_message_length", 16 << 20)]
+        )
         api.add_to(server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
@@ -245,6 +289,6 @@ async def scene(dsn: str, *, pace: Pace | None = None, watchers_max: int = 100) 
         stack.push_async_callback(server.stop, None)
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{port}"))
         made = Scene(dsn, engine, api, channel)
-        leases = await journal.claim_shards("stub", "", "test", 600.0)
+        leases = await journal.leases.claim("stub", address="", version="test", ttl_s=600.0)
         made.epochs = {lease.shard: lease.epoch for lease in leases}
         yield made

@@ -62,6 +62,22 @@ async def test_an_eta_makes_the_poll_hint_shorter(at: Scene) -> None:
     assert effect.progress.ordinal == 1
 
 
+async def test_an_eta_comes_from_the_past_until_the_child_says_one(at: Scene) -> None:
+    await at.connect_executor()
+    run_id = await at.create()
+    effect_id = await at.request(run_id, "e", shell(), dispatch=True)
+    assert not (await get(at, effect_id)).progress.HasField("eta"), "without history there is no basis"
+    at.engine.expected["default", (await get(at, effect_id)).name] = 600.0
+    progress = (await get(at, effect_id)).progress
+    assert (progress.eta_estimated, 590 < progress.eta.ToTimedelta().total_seconds() <= 600) == (True, True)
+    told = {"ordinal": 1, "eta": "30s", "percent": 10}
+    await at.executor_call("attempts_progress_v1", run_id, effect_id, ordinal=1, durable=True, progress=told)
+    progress = (await get(at, effect_id)).progress
+    assert (progress.eta_estimated, 20 < progress.eta.ToTimedelta().total_seconds() < 30) == (False, True)
+    [listed] = (await at.client.ListEffects(pb.ListEffectsRequest(run_id=run_id))).effects
+    assert 20 < listed.progress.eta.ToTimedelta().total_seconds() < 30
+
+
 @pytest.mark.parametrize(
     ("spec", "dispatch", "cause"),
     [
@@ -136,8 +152,9 @@ async def test_waiting_for_any_and_for_all(at: Scene) -> None:
     assert not all_of_them.done()
     await at.client.ResolveEffect(pb.ResolveEffectRequest(effect=named(second), failed=pb.ExternalFailure()))
     assert not (await asyncio.wait_for(all_of_them, 5)).timed_out
-    short = pb.WaitEffectsRequest(run_id=run_id, keys=["nope"], max_wait=Duration(seconds=1))
-    await refused(at.client.WaitEffects(short), grpc.StatusCode.NOT_FOUND, "EFFECT_NOT_FOUND")
+    short = pb.WaitEffectsRequest(run_id=run_id, keys=["a", "nope", "no"], max_wait=Duration(seconds=1))
+    info = await refused(at.client.WaitEffects(short), grpc.StatusCode.NOT_FOUND, "EFFECT_NOT_FOUND")
+    assert (info.metadata["run_id"], info.metadata["key"], info.metadata["count"]) == (run_id, "nope", "2")
 
 
 @pytest.mark.invariant("I14")
@@ -193,6 +210,22 @@ async def test_a_settled_effect_cannot_be_cancelled(at: Scene) -> None:
     await refused(call, PRECONDITION, "EFFECT_SETTLED")
 
 
+async def test_effects_are_listed_by_when_they_were_asked_for(at: Scene) -> None:
+    run_id = await at.create()
+    for key in ("a", "b", "c"):
+        await at.request(run_id, key, external())
+    listed = (await at.client.ListEffects(pb.ListEffectsRequest(run_id=run_id))).effects
+    times = {effect.key: effect.request_time for effect in listed}
+    between = pb.ListEffectsRequest(run_id=run_id, requested_after=times["b"], requested_before=times["c"])
+    assert [effect.key for effect in (await at.client.ListEffects(between)).effects] == ["b"]
+    after = pb.ListEffectsRequest(run_id=run_id, requested_after=times["b"], page_size=1)
+    page = await at.client.ListEffects(after)
+    after.page_token = page.next_page_token
+    assert [e.key for e in (*page.effects, *(await at.client.ListEffects(after)).effects)] == ["c", "b"]
+    after.ClearField("requested_after")
+    await refused(at.client.ListEffects(after), grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
+
+
 async def test_executors_are_listed_with_what_they_can_do(at: Scene) -> None:
     await at.connect_executor(capabilities=["shell", "function/a.b", "agent/codex"])
     (executor,) = (await at.operator.ListExecutors(operator_pb.ListExecutorsRequest())).executors
@@ -202,8 +235,6 @@ async def test_executors_are_listed_with_what_they_can_do(at: Scene) -> None:
     assert (list(executor.functions), executor.pools[0].slots) == (["a.b"], 2)
     lost = operator_pb.ListExecutorsRequest(states=[operator_pb.Executor.STATE_LOST])
     assert not (await at.operator.ListExecutors(lost)).executors
-    call = at.operator.Diagnose(operator_pb.DiagnoseRequest())
-    await refused(call, grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED")
 
 
 async def test_a_namespace_does_not_see_the_effects_of_another(at: Scene) -> None:

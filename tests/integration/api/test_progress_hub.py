@@ -102,6 +102,32 @@ async def test_many_watchers_share_one_stream_and_late_ones_are_brought_up_to_da
         assert len(shared) == 0
 
 
+async def test_watchers_of_output_are_told_how_much_there_was_before_they_came() -> None:
+    async with executor() as (servicer, source), hub() as shared:
+        first, late, blind = Feed(), Feed(), Feed()
+        shared.subscribe(first, source, with_output=True)
+        servicer.say(snapshot=pb.AttemptSnapshot(attempt=pb.Attempt(stdout_bytes=3)))
+        servicer.say(output=pb.OutputChunk(stream=pb.OUTPUT_STREAM_STDOUT, offset=3, data=b"de"))
+        assert await outputs(first, 3) == [(1, 3, b""), (2, 0, b""), (1, 3, b"de")]
+        shared.subscribe(late, source, with_output=True)
+        assert await outputs(late, 2) == [(1, 5, b""), (2, 0, b"")]
+        shared.subscribe(blind, source, with_output=False)
+        assert await outputs(blind, 1) == [(1, 3, b"de")]  # this executor sends it unasked; nothing is added
+
+
+async def outputs(feed: Feed, count: int) -> list[tuple[int, int, bytes]]:
+    """So many pieces of output, as (stream, offset, data)."""
+    found: list[tuple[int, int, bytes]] = []
+
+    def enough() -> bool:
+        frames = [item.frame for item in feed.drain()[0] if item.frame and item.frame.HasField("output")]
+        found.extend((frame.output.stream, frame.output.offset, frame.output.data) for frame in frames)
+        return len(found) >= count
+
+    await eventually(enough)
+    return found
+
+
 async def test_a_broken_stream_is_resumed_from_its_cursor() -> None:
     async with executor() as (servicer, source), hub() as shared:
         feed = Feed()

@@ -59,9 +59,12 @@ class ScriptedExecutor:
     answer: Callable[[pb.StartAttempt], Row | None] = lambda start: None
     #: How often it says that it is there; 0: never.
     beat_s: float = 0.3
+    #: True: each time it reports too what it was given and has not settled.
+    reports: bool = False
     #: False: results are committed and nobody is told.
     notices: bool = True
     streams: list[Stream] = field(default_factory=list)
+    _settled: set[tuple[str, int]] = field(default_factory=set)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _connection: psycopg.AsyncConnection[Any] | None = None
@@ -105,8 +108,10 @@ class ScriptedExecutor:
 
     async def _beats(self, stream: Stream) -> None:
         while not stream.ended.is_set():
+            held = [start for start in self.starts if (start.effect_id, start.attempt) not in self._settled]
+            told = pb.ExecutorHeartbeat(report=self.reports, attempts=map(reported, held) if self.reports else ())
             with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                await stream.write(pb.ConnectRequest(heartbeat=pb.ExecutorHeartbeat()))
+                await stream.write(pb.ConnectRequest(heartbeat=told))
             await asyncio.sleep(self.beat_s)
 
     async def open(self, first: pb.ConnectRequest) -> Stream:
@@ -189,6 +194,8 @@ class ScriptedExecutor:
                 self._connection = await psycopg.AsyncConnection.connect(self.dsn, autocommit=True)
             cursor = await self._connection.execute(statement.encode(), [orjson.dumps([item]).decode()])
             [(outcome, seq, kind, at, data)] = await cursor.fetchall()
+        if frees:
+            self._settled.add((start.effect_id, start.attempt))
         if outcome == "ok" and self.notices:
             event = pb.JournaledEvent(
                 run_id=start.run_id, seq=seq, type=kind, recorded_at_us=at, effect_id=start.effect_id,

@@ -61,6 +61,21 @@ async def fan(ctx: bb.Context, count: int, background: bool = True, priority: in
     return count
 
 
+@bb.process("command")
+async def command(ctx: bb.Context, key: str) -> None:
+    await ctx.run(bb.shell("make", label="make"), key=key)
+
+
+@bb.process("adaptive")
+async def adaptive(ctx: bb.Context, count: int) -> int:
+    """Effects of an adaptive group that starts at 8, each tried twice."""
+    group = bb.group("fix", max_concurrency=8, strategy="adaptive")
+    again = bb.Retry(2, initial=60)
+    return len(
+        await bb.best_effort([ctx.start(probe(), key=f"fix/{i}", group=group, retry=again) for i in range(count)])
+    )
+
+
 @bb.process("unlimited-group")
 async def unlimited_group(ctx: bb.Context) -> int:
     handles = [ctx.start(probe(), key=f"fan/{i}", group=bb.group("g")) for i in range(5)]
@@ -93,6 +108,13 @@ async def sleeper(ctx: bb.Context, seconds: float) -> str:
     return "woke"
 
 
+@bb.process("rings")
+async def rings(ctx: bb.Context, seconds: float) -> str:
+    """Waits for a timer that is an effect."""
+    await ctx.run(bb.timer(ctx.now() + timedelta(seconds=seconds)), key="bell")
+    return "rang"
+
+
 @bb.process("raises")
 async def raises(ctx: bb.Context, how: str = "ValueError") -> None:
     """A bug, with an effect beside it."""
@@ -109,7 +131,7 @@ async def raises(ctx: bb.Context, how: str = "ValueError") -> None:
 async def exits_at_eviction(ctx: bb.Context) -> None:
     try:
         await ctx.run(probe(), key="it")
-    except GeneratorExit:
+    except bb.RunEvicted:
         raise SystemExit(3) from None
 
 

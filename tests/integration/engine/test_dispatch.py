@@ -5,8 +5,10 @@ import time
 
 import pytest
 
+from backburner.journal.v1 import journal_pb2
 from backburner.scheduler.v1 import dispatch_service_pb2 as pb
-from tests.integration.engine.executor import SUCCEEDED, ScriptedExecutor
+from backburner.scheduler.v1 import scheduler_service_pb2 as scheduler_pb
+from tests.integration.engine.executor import FAILED, SUCCEEDED, ScriptedExecutor
 from tests.integration.engine.world import World
 from tests.support.eventually import eventually
 
@@ -108,6 +110,34 @@ async def test_a_group_never_runs_more_than_its_limit(at: World, before: bool) -
     assert not at.engine.dispatcher._grouped, "settled effects are remembered for ever"
 
 
+async def test_who_waits_for_its_group_is_told_how_many_of_it_run(at: World) -> None:
+    executor = at.executor(pools={"functions": (20, 20)})
+    await executor.connect()
+    run_id = await at.create("adaptive", count=12)
+    await eventually(lambda: len(executor.starts) == 8)
+
+    async def waiting_on() -> set[str]:
+        run = (await at.client.GetRun(scheduler_pb.GetRunRequest(run_id=run_id))).run
+        return {cause.message.partition(": ")[2] for cause in run.waiting_on if "group" in cause.message}
+
+    assert await waiting_on() == {"group fix: 8 of 8 run"}
+    for start in executor.starts[:4]:
+        await executor.settle(start, **(FAILED | {"reason": "EFFECT_REASON_RATE_LIMITED"}))
+    assert await waiting_on() == {"group fix: 4 of 1 run (adaptive: up to 8)"}
+    await at.cancel(run_id)
+
+
+async def test_a_pause_before_the_next_attempt_leaves_its_place_to_others_at_once(at: World) -> None:
+    await at.restart(poll_seconds=30.0)
+    executor = at.executor(pools={"functions": (20, 20)})
+    await executor.connect()
+    run_id = await at.create("adaptive", count=9)
+    await eventually(lambda: len(executor.starts) == 8)
+    await executor.settle(executor.starts[0], **FAILED)
+    await executor.start_of("fix/8", timeout_s=5.0)
+    await at.cancel(run_id)
+
+
 async def test_a_group_without_a_limit_has_none(at: World) -> None:
     executor = at.executor()
     await executor.connect()
@@ -169,3 +199,55 @@ async def test_fallbacks_are_taken_when_only_they_are_there(at: World) -> None:
     await at.create("agents")
     assert (await first.start_of("it")).harness == "codex"
     assert len(second.starts) == 1, "the fallback was taken although the preferred harness had room"
+
+
+async def test_executors_and_clients_are_told_what_attempts_of_the_name_took(at: World) -> None:
+    """The median of the latest successes: known at once and, for other work than functions, after a restart too."""
+    executor = at.executor(pools={"shell": (10, 10)})
+    await executor.connect()
+    told = []
+    for key, took in (("a", 100.0), ("b", 2000.0), ("c", 300.0), ("d", 0.0)):
+        run_id = await at.create("command", key=key)
+        start = await executor.start_of(key)
+        told.append(start.expected_duration.seconds if start.HasField("expected_duration") else None)
+        await executor.settle(start, elapsed_s=took or 1.0, **({} if took else FAILED))
+        await at.result(run_id)
+    assert told == [None, 100, 1050, 300], "the median of those before"
+    await at.restart()
+    again = at.executor("y", pools={"shell": (10, 10)})
+    await again.connect()
+    run_id = await at.create("command", key="e")
+    assert (await again.start_of("e")).expected_duration.seconds == 300, "the failure says nothing about it"
+    for progress in (await shown(at, run_id), await watched(at, run_id)):
+        assert (progress.eta_estimated, 200 < progress.eta.seconds <= 300) == (True, True)
+    await at.cancel(run_id)
+
+
+async def shown(at: World, run_id: str) -> journal_pb2.Progress:
+    """The progress of the run's only effect, as it is listed."""
+    [effect] = (await at.client.ListEffects(scheduler_pb.ListEffectsRequest(run_id=run_id))).effects
+    return effect.progress
+
+
+async def watched(at: World, run_id: str) -> journal_pb2.Progress:
+    """The same, as a watch begins with it."""
+    call = at.client.WatchRun(scheduler_pb.WatchRunRequest(run_id=run_id))
+    try:
+        async for frame in call:
+            if frame.HasField("snapshot"):
+                [effect] = frame.snapshot.effects
+                return effect.progress
+    finally:
+        call.cancel()
+    raise AssertionError("no snapshot")
+
+
+async def test_an_attempt_that_outlives_its_session_tells_what_it_took(at: World) -> None:
+    executor = at.executor(pools={"shell": (10, 10)})
+    await executor.connect()
+    await at.create("command", key="a")
+    start = await executor.start_of("a")
+    await executor.hang_up()
+    await executor.connect([start])
+    await executor.settle(start, elapsed_s=70.0)
+    await eventually(lambda: at.engine.expected_duration("default", "make") == 70.0)

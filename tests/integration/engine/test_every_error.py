@@ -18,11 +18,11 @@ from grpc_status import rpc_status
 import backburner as bb
 from backburner.scheduler.v1 import dispatch_service_pb2 as dispatch_pb
 from backburner.scheduler.v1 import operator_service_pb2 as operator_pb
-from backburner.scheduler.v1 import operator_service_pb2_grpc as operator_grpc
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
 from scheduler_service.errors import DOMAIN, STATUS
 from scheduler_service.journal import JournalUnavailable
 from tests.integration.engine.world import World, world
+from tests.support.client_program import ClientProgram, external, function
 from tests.support.eventually import eventually
 
 NOWHERE: Final = "01890a5d-ac96-774b-bcce-b302099a8057"
@@ -86,6 +86,15 @@ async def no_run(at: Scene) -> None:
     await at.client.GetRun(pb.GetRunRequest(run_id=NOWHERE))
 
 
+async def pruned(at: Scene) -> None:
+    await at.end()
+    await at.at.query("SELECT backburner.prune_runs_v1(%s)",
+                      '{"older_than_s": 0, "states": [], "dry_run": false, "runs_max": 9, "rows_max": 999999,'
+                      ' "actor": "ada", "reason": ""}')  # fmt: skip
+    at.at.runs.clear()
+    await at.client.GetRun(pb.GetRunRequest(run_id=at.run_id))
+
+
 async def no_effect(at: Scene) -> None:
     await at.client.GetEffect(pb.GetEffectRequest(effect=at.effect("nothing")))
 
@@ -110,6 +119,49 @@ async def closed(at: Scene) -> None:
 
 async def not_parked(at: Scene) -> None:
     await at.client.ResumeRun(pb.ResumeRunRequest(run_id=at.run_id))
+
+
+async def halted(at: Scene) -> None:
+    program = await ClientProgram.start(at.client)
+    await at.client.HaltRun(pb.HaltRunRequest(run_id=program.run_id, reason="look"))
+    await program.finish()
+
+
+async def not_client_driven(at: Scene) -> None:
+    await ClientProgram(at.client, at.run_id, 1, created=False, head_seq=1).finish()
+
+
+async def client_superseded(at: Scene) -> None:
+    first = await ClientProgram.start(at.client, "errors/taken-over")
+    await ClientProgram.start(at.client, "errors/taken-over")
+    await first.request({"a": external()})
+
+
+async def effects_open(at: Scene) -> None:
+    program = await ClientProgram.start(at.client)
+    await program.request({"a": external(background=True)})
+    await program.finish()
+
+
+async def other_work(at: Scene) -> None:
+    program = await ClientProgram.start(at.client)
+    for choice in ("yes", "no"):
+        await program.request({"a": external(choice)})
+
+
+async def other_group(at: Scene) -> None:
+    program = await ClientProgram.start(at.client)
+    for key, most in (("a", 2), ("b", 3)):
+        await program.request({key: function(group={"id": "g", "max_concurrency": most})})
+
+
+async def queue_full(at: Scene) -> None:
+    program = await ClientProgram.start(at.client)
+    await at.at.query(
+        "UPDATE backburner.run_heads SET open_effects = backburner.open_effects_max() WHERE run_id = %s RETURNING 1",
+        program.run_id,
+    )
+    await program.request({"a": external()})
 
 
 async def long_history(at: Scene) -> None:
@@ -166,8 +218,46 @@ async def superseded(at: Scene) -> None:
     await ended(first)
 
 
-async def not_implemented(at: Scene) -> None:
-    await operator_grpc.OperatorServiceStub(at.at.channel).SetHold(operator_pb.SetHoldRequest())
+async def no_blob(at: Scene) -> None:
+    await at.at.client.ReadBlob(pb.ReadBlobRequest(run_id=at.run_id, digest="0" * 64)).read()
+
+
+async def no_executor(at: Scene) -> None:
+    await at.at.operator.DrainExecutor(operator_pb.DrainExecutorRequest(executor_id="nobody", drain=True))
+
+
+async def executor_restarted(at: Scene) -> None:
+    await at.at.executor("again").connect()
+    request = operator_pb.ExpireExecutorRequest(executor_id="again", incarnation="older")
+    await at.at.operator.ExpireExecutor(request)
+
+
+async def other_attempt(at: Scene) -> None:
+    request = operator_pb.SettleEffectRequest(effect=at.effect("sh"), attempt=7)
+    request.failed.message = "gone"
+    await at.at.operator.SettleEffect(request)
+
+
+async def without_executor(at: Scene) -> None:
+    request = operator_pb.SettleEffectRequest(effect=at.effect("ask"))
+    request.failed.message = "gone"
+    await at.at.operator.SettleEffect(request)
+
+
+async def no_hold(at: Scene) -> None:
+    request = operator_pb.SetHoldRequest(hold=operator_pb.Hold(hold_id=NOWHERE), release=True)
+    await at.at.operator.SetHold(request)
+
+
+async def too_many_holds(at: Scene) -> None:
+    await at.at.query(
+        "INSERT INTO backburner.dispatch_holds SELECT gen_random_uuid(), 'full', n::text, '', '{}', NULL, '', '', now()"
+        " FROM generate_series(1, backburner.holds_max()) n RETURNING 1"
+    )
+    try:
+        await at.at.operator.SetHold(operator_pb.SetHoldRequest())
+    finally:
+        await at.at.query("DELETE FROM backburner.dispatch_holds RETURNING 1")
 
 
 async def no_database(at: Scene) -> None:
@@ -211,20 +301,36 @@ PROVOKED: Final = {
     "PAYLOAD_TOO_LARGE": Provoked(too_large, names("violations"), ("input",)),
     "PROCESS_NOT_FOUND": Provoked(no_process, names("process")),
     "RUN_NOT_FOUND": Provoked(no_run, names("namespace", "run")),
-    "EFFECT_NOT_FOUND": Provoked(no_effect, names("namespace", "effect")),
+    "RUN_PRUNED": Provoked(pruned, names("namespace", "run_id")),
+    "EFFECT_NOT_FOUND": Provoked(no_effect, names("namespace", "run_id", "key", "count")),
     "RUN_KEY_CONFLICT": Provoked(other_input, names("namespace", "key", "recorded_digest", "asked_digest")),
     "REQUEST_ID_REUSED": Provoked(request_id_again, names("namespace", "request_id")),
     "RUN_CLOSED": Provoked(closed, names("run_id", "state")),
+    "RUN_HALTED": Provoked(halted, names("run_id", "halt_reason")),
+    "RUN_NOT_CLIENT_DRIVEN": Provoked(not_client_driven, names("run_id", "process")),
+    "CLIENT_SUPERSEDED": Provoked(client_superseded, names("run_id", "client_epoch", "newest_epoch")),
+    "EFFECTS_OPEN": Provoked(effects_open, names("run_id", "keys", "count")),
+    "EFFECT_KEY_CONFLICT": Provoked(
+        other_work, names("run_id", "key", "recorded_digest", "asked_digest", "keys", "count")
+    ),
+    "GROUP_CONFLICT": Provoked(other_group, names("run_id", "group_id", "declared", "key", "count")),
+    "QUEUE_FULL": Provoked(queue_full, names("run_id", "open_effects", "open_effects_max")),
     "NOT_PARKED": Provoked(not_parked, names("run_id", "state")),
     "HISTORY_LIMIT": Provoked(long_history, names("run_id", "head_seq")),
     "EFFECT_SETTLED": Provoked(settled, names("effect_id", "state")),
     "EFFECT_HAS_EXECUTOR": Provoked(has_executor, names("effect_id", "kind")),
     "CURSOR_AHEAD": Provoked(cursor_ahead, names("run_id", "after_seq", "head_seq")),
     "OFFSET_AHEAD": Provoked(offset_ahead, names("effect_id", "attempt", "offset", "size")),
+    "BLOB_NOT_FOUND": Provoked(no_blob, names("run_id", "digest")),
     "TOO_MANY_WATCHERS": Provoked(too_many_watchers, names("watchers_max")),
     "CONTRACT_UNSUPPORTED": Provoked(other_contract, names("contract", "served")),
-    "SESSION_SUPERSEDED": Provoked(superseded, names("executor_id", "session_no")),
-    "NOT_IMPLEMENTED": Provoked(not_implemented, names("what")),
+    "SESSION_SUPERSEDED": Provoked(superseded, names("executor_id", "session_no", "incarnation")),
+    "EXECUTOR_NOT_FOUND": Provoked(no_executor, names("executor_id")),
+    "EXECUTOR_RESTARTED": Provoked(executor_restarted, names("executor_id", "asked", "incarnation")),
+    "ATTEMPT_SUPERSEDED": Provoked(other_attempt, names("effect_id", "asked", "attempt")),
+    "EFFECT_WITHOUT_EXECUTOR": Provoked(without_executor, names("effect_id", "kind")),
+    "HOLD_NOT_FOUND": Provoked(no_hold, names("hold_id")),
+    "TOO_MANY_HOLDS": Provoked(too_many_holds),
     "DATABASE_UNAVAILABLE": Provoked(no_database),
     "INTERNAL": Provoked(a_bug, names("incident")),
     "DRAINING": Provoked(draining, names("scheduler_id")),  # last: nothing is taken afterwards

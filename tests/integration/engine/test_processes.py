@@ -8,8 +8,11 @@ import pytest
 
 import backburner as bb
 from backburner.journal.v1 import journal_pb2
+from scheduler_service.authoring import options
 from scheduler_service.authoring.definitions import AnyProcess
 from scheduler_service.iteration.runs import Phase
+from scheduler_service.journal import Append, AppendOutcome
+from scheduler_service.journal.verify import verify
 from tests.integration.engine import processes
 from tests.integration.engine.executor import CANCELLED, SUCCEEDED
 from tests.integration.engine.processes import ALL
@@ -70,6 +73,39 @@ async def test_a_run_without_its_process_waits_for_it(at: World, caplog: pytest.
     assert await at.value(run_id) == "back"
 
 
+@pytest.mark.invariant("I12")
+async def test_a_replay_that_asks_for_nothing_leaves_no_trace_of_its_time(at: World) -> None:
+    """What clears the strikes after it appends no row: the head stays that of the last one, and `verify` is content."""
+    run_id = await at.create("sleeper", seconds=1000)
+    await at.row(run_id, "TIMER_SET")
+    await at.restart()
+    await eventually(lambda: (run := at.engine.loop.runs.get(run_id)) and run.execution and run.phase is Phase.IDLE)
+    [(strikes,)] = await at.query("SELECT strikes FROM backburner.run_heads WHERE run_id = %s", run_id)
+    assert strikes == 0
+    assert [violation async for run in verify(at.dsn) for violation in run.violations] == []
+
+
+@pytest.mark.invariant("I1")
+async def test_a_timer_that_comes_due_while_it_is_being_written_fires_once_and_after_that(
+    at: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = at.engine.loop.journal
+    append = journal.append
+
+    async def late(item: Append) -> AppendOutcome:
+        for row in item.rows:
+            if row["type"] == "TIMER_SET":
+                due = datetime.fromisoformat(row["data"]["fire_at"]).timestamp()
+                await eventually(lambda: at.engine.loop.timers.now() > due + 0.1)  # noqa: B023 - awaited at once
+        return await append(item)
+
+    monkeypatch.setattr(journal, "append", late)
+    run_id = await at.create("sleeper", seconds=0.05)
+    assert await at.value(run_id) == "woke"
+    rows = [row.type for row in await at.rows(run_id)]
+    assert rows == ["RUN_CREATED", "TIMER_SET", "TIMER_FIRED", "RUN_COMPLETED"]
+
+
 @pytest.mark.invariant("I6")
 async def test_a_cancel_ends_a_run_whose_process_is_missing(at: World) -> None:
     run_id = await at.create("sleeper", seconds=1000)
@@ -102,11 +138,11 @@ async def test_a_parked_run_can_be_cancelled(at: World, restarted: bool) -> None
     await at.row(run_id, "RUN_CANCELLED")
 
 
-async def force_begun(at: World) -> tuple[str, Any]:
+async def force_begun(at: World, cleanup_s: float | None = 0.3) -> tuple[str, Any]:
     """A run whose cleanup takes too long, ended by its owner; the cancelled cleanup is not dead yet."""
     executor = at.executor()
     await executor.connect()
-    run_id = await at.create("slow-cleanup", cleanup_s=0.3)
+    run_id = await at.create("slow-cleanup", cleanup_s=cleanup_s)
     long = await executor.start_of("long")
     await at.cancel(run_id)
     await eventually(lambda: executor.cancels)
@@ -115,6 +151,13 @@ async def force_begun(at: World) -> tuple[str, Any]:
     closing = await at.row(run_id, "RUN_CLOSING")
     assert closing.data["outcome"] == "RUN_STATE_CANCELLED"
     return run_id, (executor, cleanup)
+
+
+async def test_the_time_for_cleanup_has_a_default(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(options, "CLEANUP_SECONDS_DEFAULT", 0.3)  # what GetServerInfo tells
+    run_id, (executor, cleanup) = await force_begun(at, cleanup_s=None)
+    await executor.settle(cleanup, **CANCELLED)
+    await at.row(run_id, "RUN_CANCELLED")
 
 
 @pytest.mark.invariant("I6")

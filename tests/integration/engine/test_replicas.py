@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,8 +13,11 @@ import pytest
 from google.protobuf import json_format
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from backburner.scheduler.v1 import dispatch_service_pb2 as dispatch_pb
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
 from backburner.scheduler.v1 import scheduler_service_pb2_grpc as pb_grpc
+from scheduler_service.iteration.shares import fair_share
+from scheduler_service.journal import shard_of
 from tests.integration.engine.executor import SUCCEEDED, ScriptedExecutor
 from tests.support.eventually import eventually
 from tests.support.journals import JournalRow, check_journal, journal_of, of_type
@@ -75,7 +79,7 @@ class Replica:
 
 @asynccontextmanager
 async def replicas(dsn: str, folder: Path, *names: str) -> AsyncIterator[list[Replica]]:
-    """Started one after the other, so that the first owns the shards."""
+    """Started one after the other."""
     made = [Replica(dsn, name, folder) for name in names]
     try:
         for replica in made:
@@ -86,10 +90,31 @@ async def replicas(dsn: str, folder: Path, *names: str) -> AsyncIterator[list[Re
             await replica.close()
 
 
-async def owners(dsn: str) -> set[str]:
+async def owners(dsn: str) -> dict[int, str]:
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
-        cursor = await connection.execute("SELECT DISTINCT owner FROM backburner.shards WHERE owner IS NOT NULL")
-        return {row[0] for row in await cursor.fetchall()}
+        cursor = await connection.execute("SELECT shard, owner FROM backburner.shards WHERE owner IS NOT NULL")
+        return dict(await cursor.fetchall())
+
+
+async def shared(dsn: str, *names: str) -> dict[int, str]:
+    """Who owns what, once these replicas have their shares."""
+
+    async def look() -> dict[int, str]:
+        now = await owners(dsn)
+        shares = {name: fair_share(name, names) for name in names}
+        return now if Counter(now.values()) == Counter(shares) else {}
+
+    return await eventually(look, timeout=30, message=lambda: "the shards are not shared")
+
+
+async def owned_runs(replica: Replica, many: int, process: str, **given: object) -> list[str]:
+    """So many runs in shards of this replica."""
+    made: list[str] = []
+    while len(made) < many:
+        run_id = await replica.create(process, **given)
+        if (await owners(replica.dsn))[shard_of(run_id)] == replica.name:
+            made.append(run_id)
+    return made
 
 
 async def journal_with(dsn: str, run_id: str, kind: str, timeout_s: float = 30.0) -> list[JournalRow]:
@@ -108,11 +133,11 @@ async def journal_with(dsn: str, run_id: str, kind: str, timeout_s: float = 30.0
 @pytest.mark.invariant("I5", "I6")
 async def test_the_standby_takes_over_from_a_killed_owner(database_url: str, tmp_path: Path) -> None:
     async with replicas(database_url, tmp_path, "first", "second") as (first, second):
-        assert await owners(database_url) == {"first"}
+        await shared(database_url, "first", "second")
         executor = await first.executor()
-        run_id = await first.create("replica-steps", count=4)
-        await executor.settle(await executor.start_of("step/0"), value=0)
-        running = await executor.start_of("step/1")
+        [run_id] = await owned_runs(first, 1, "replica-steps", count=4)
+        await executor.settle(await _start_in(executor, run_id, "step/0"), value=0)
+        running = await _start_in(executor, run_id, "step/1")
         first.service.kill()
         successor = await second.executor()
         successor.incarnation = executor.incarnation
@@ -120,37 +145,45 @@ async def test_the_standby_takes_over_from_a_killed_owner(database_url: str, tmp
         successor.answer = lambda start: SUCCEEDED | {"value": int(start.effect_key.removeprefix("step/"))}
         successor.notices = True
         assert await successor.settle(running, value=1) == "ok"
-        await eventually(lambda: _owned_by(database_url, "second"), timeout=6, message="no takeover within the lease")
+        await eventually(lambda: _owned_by(database_url, "second"), timeout=20, message="no takeover after the lease")
         rows = await journal_with(database_url, run_id, "RUN_COMPLETED")
     check_journal(rows)
     assert len(of_type(rows, "EFFECT_RESOLVED")) == 4
     assert len(of_type(rows, "EFFECT_DISPATCHED")) == 4
 
 
+async def _start_in(executor: ScriptedExecutor, run_id: str, key: str) -> dispatch_pb.StartAttempt:
+    def look() -> list[dispatch_pb.StartAttempt]:
+        return [start for start in executor.starts if (start.run_id, start.effect_key) == (run_id, key)]
+
+    return (await eventually(look, message=f"no start of {key}"))[0]
+
+
 async def _owned_by(dsn: str, name: str) -> bool:
-    return await owners(dsn) == {name}
+    return set((await owners(dsn)).values()) == {name}
 
 
 @pytest.mark.invariant("I2", "I5")
 async def test_an_owner_that_slept_through_its_lease_cannot_append(database_url: str, tmp_path: Path) -> None:
     """Stopped for longer than the lease, it wakes with its coroutines, its timers and its sessions still in memory."""
     async with replicas(database_url, tmp_path, "first", "second") as (first, second):
+        await shared(database_url, "first", "second")
         executor = await first.executor()
-        run_ids = [await first.create("replica-steps", count=3) for _ in range(5)]
-        await eventually(lambda: len(executor.starts) == 5)
+        run_ids = await owned_runs(first, 5, "replica-steps", count=3)
+        await eventually(lambda: {start.run_id for start in executor.starts} >= set(run_ids))
         first.service.send(signal.SIGSTOP)
-        await eventually(lambda: _owned_by(database_url, "second"), timeout=10)
+        await eventually(lambda: _owned_by(database_url, "second"), timeout=20)
         successor = ScriptedExecutor(second.channel, database_url, "x", incarnation=executor.incarnation)
         second.executors.append(successor)
         await successor.connect(executor.starts)
-        heard = list(executor.starts)
+        heard = [start for start in executor.starts if start.run_id in run_ids]
         for start in heard[:3]:
             assert await successor.settle(start, value=0) == "ok"
         first.service.send(signal.SIGCONT)
         for start in heard[3:]:
             assert await successor.settle(start, value=0) == "ok"
         successor.answer = lambda start: SUCCEEDED | {"value": 0}
-        for start in list(successor.starts):
+        for start in [*successor.starts, *(start for start in executor.starts if start.run_id not in run_ids)]:
             await successor.settle(start, value=0)
         for run_id in run_ids:
             rows = await journal_with(database_url, run_id, "RUN_COMPLETED")

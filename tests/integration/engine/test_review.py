@@ -18,7 +18,7 @@ async def test_an_iteration_whose_answer_was_lost_does_not_swallow_the_next(
     at: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The commit is there, its answer is not; meanwhile an effect settles, so the replay asks for something else."""
-    executor = at.executor()
+    executor = at.executor(reports=True)
     await executor.connect()
     journal = at.engine.journal
     real, doubts = journal.append, 0

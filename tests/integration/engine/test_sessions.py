@@ -1,6 +1,8 @@
 """Sessions and attempts: what a hello, a refusal, an absence and a return each mean for the attempts in question."""
 
 import asyncio
+import gc
+import logging
 from typing import Any
 
 import grpc
@@ -11,7 +13,7 @@ from grpc_status import rpc_status
 from backburner.scheduler.v1 import dispatch_service_pb2 as pb
 from scheduler_service.api import dispatch as servicer
 from scheduler_service.dispatch.sessions import Session
-from scheduler_service.journal import OpenAttempt
+from scheduler_service.journal import JournalUnavailable, OpenAttempt
 from tests.integration.engine.executor import CANCELLED, SUCCEEDED, ScriptedExecutor, Stream
 from tests.integration.engine.world import World
 from tests.support.eventually import eventually
@@ -95,7 +97,10 @@ async def test_what_is_dispatched_while_a_hello_is_reconciled_is_not_taken_for_l
 
 @pytest.mark.invariant("I3")
 @pytest.mark.parametrize("reason", [REJECTED.REASON_NO_SLOT, REJECTED.REASON_NO_SPOOL, REJECTED.REASON_DRAINING])
-async def test_a_rejected_attempt_is_queued_again_and_not_counted(at: World, reason: int) -> None:
+async def test_a_rejected_attempt_is_queued_again_and_not_counted(
+    at: World, reason: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scheduler_service.iteration.executor_news._FULL_SECONDS", 0.0)
     executor = at.executor()
     await executor.connect()
     run_id = await at.create("one")
@@ -104,6 +109,22 @@ async def test_a_rejected_attempt_is_queued_again_and_not_counted(at: World, rea
     assert await at.value(run_id) == 2
     lost = await at.row(run_id, "EFFECT_ATTEMPT_LOST", "it")
     assert (lost.data["reason"], lost.data["never_started"]) == ("EFFECT_REASON_REJECTED", True)
+
+
+async def test_what_an_executor_has_no_room_for_goes_elsewhere(at: World) -> None:
+    """Even though the full one has more free slots, and is asked no more until it may have room again."""
+    full, other = at.executor("full"), at.executor("other", pools={"functions": (1, 1)})
+    await full.connect()
+    run_id = await at.create("one")
+    start = await full.start_of("it")
+    await other.connect()
+    await full.reject(start, REJECTED.REASON_NO_SPOOL)
+    await other.settle(await other.start_of("it", attempt=2), value="elsewhere")
+    assert await at.value(run_id) == "elsewhere"
+    session = at.engine.sessions.get("full")
+    assert session is not None
+    assert not session.takes
+    assert len(full.starts) == 1
 
 
 @pytest.mark.invariant("I3")
@@ -287,9 +308,70 @@ async def test_a_newer_session_supersedes_the_older(at: World) -> None:
     assert await at.value(run_id) == 1
 
 
+async def test_a_session_with_another_replica_supersedes_the_older_here(at: World) -> None:
+    """Of another incarnation: that one is told whose it is, and will not dial again."""
+    older = at.executor()
+    await older.connect()
+    there = World(at.dsn)
+    await there.start()
+    try:
+        newer = there.executor()
+        await newer.connect()
+        assert (await refusal(older.stream))[2] == "SESSION_SUPERSEDED"
+        assert newer.incarnation in str(older.stream.error)
+        assert not newer.stream.ended.is_set()
+    finally:
+        await there.close()
+
+
+@pytest.mark.invariant("I3")
+async def test_a_hello_that_was_slow_does_not_speak_for_the_newer_session(at: World) -> None:
+    """What the newer was given is in no report of the older: by that alone it would be started a second time."""
+    executor = at.executor()
+    entered, go_on = asyncio.Event(), asyncio.Event()
+    open_attempts = at.engine.journal.open_attempts
+
+    async def slow(executor_id: str) -> list[OpenAttempt]:
+        if not entered.is_set():
+            entered.set()
+            await go_on.wait()
+        return await open_attempts(executor_id)
+
+    at.engine.journal.open_attempts = slow  # type: ignore[method-assign]
+    older = await executor.open(pb.ConnectRequest(hello=executor.hello()))
+    await entered.wait()
+    await executor.connect()
+    run_id = await at.create("one")
+    start = await executor.start_of("it")
+    go_on.set()
+    assert (await refusal(older))[2] == "SESSION_SUPERSEDED"
+    await executor.settle(start, value="once")
+    assert await at.value(run_id) == "once"
+    assert not await at.rows(run_id, "EFFECT_ATTEMPT_LOST")
+
+
 async def test_a_silent_session_is_ended(at: World) -> None:
     executor = at.executor(beat_s=0)
     stream = await executor.connect()
     await asyncio.wait_for(stream.ended.wait(), 10)
     assert stream.moved == "no frames"
     await eventually(lambda: len(at.engine.sessions) == 0)
+
+
+async def test_an_executor_that_goes_while_postgres_is_away_is_a_warning(
+    at: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Found by chaos: the error met a stream that was closed already, and nobody took it."""
+    executor = at.executor()
+    await executor.connect()
+
+    async def away(*_: object) -> None:
+        raise JournalUnavailable("restarted")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(at.engine.journal, "executor_gone", away)
+        await executor.hang_up()
+        await eventually(lambda: "is gone is not noted" in caplog.text)
+    await executor.connect()
+    gc.collect()
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []

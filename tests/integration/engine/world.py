@@ -10,6 +10,7 @@ import psycopg
 from google.protobuf import json_format
 
 from backburner.journal.v1 import journal_pb2
+from backburner.scheduler.v1 import operator_service_pb2_grpc as operator_grpc
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
 from backburner.scheduler.v1 import scheduler_service_pb2_grpc as pb_grpc
 from scheduler_service.authoring.definitions import AnyProcess
@@ -43,6 +44,7 @@ class World:
         await self.server.start()
         self.channel = grpc.aio.insecure_channel(self.server.address)
         self.client = pb_grpc.SchedulerServiceStub(self.channel)
+        self.operator = operator_grpc.OperatorServiceStub(self.channel)
 
     async def stop(self) -> None:
         await self.channel.close()

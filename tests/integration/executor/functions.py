@@ -25,6 +25,12 @@ async def echo(value: Any) -> Any:
     return value
 
 
+@bb.function(name="exec.text")
+async def text(size: int) -> str:
+    """A text that is so many bytes as JSON."""
+    return "x" * (size - 2)
+
+
 @bb.function(name="exec.noop")
 async def noop() -> None:
     return None
@@ -46,6 +52,11 @@ async def raises(message: str) -> None:
     raise LookupError(message.replace("<NUL>", "\0").replace("<SURROGATE>", "\ud800"))
 
 
+@bb.function(name="exec.refused")
+def refused(kind: str, retry_after: float | None = None) -> None:
+    raise {"rate": bb.RateLimited, "load": bb.Overloaded}[kind]("not now", retry_after=retry_after)
+
+
 @bb.function(name="exec.exits")
 def exits() -> None:
     raise SystemExit(3)
@@ -58,7 +69,7 @@ async def bad_result() -> Any:
 
 @bb.function(name="exec.too_large")
 async def too_large() -> str:
-    return "x" * (2 * 1024 * 1024)
+    return "x" * (17 * 1024 * 1024)
 
 
 @bb.function(name="exec.forever")
@@ -101,6 +112,18 @@ async def steps(names: list[str], pause_s: float) -> int:
     return len(names)
 
 
+@bb.function(name="exec.flood")
+async def flood(name: str, count: int, *, ends: bool) -> None:
+    """Reports a new step and a little more of the whole, so many times; then it ends, or waits."""
+    for n in range(1, count + 1):
+        progress(step=f"step {n}", step_index=n, percent=100 * n / count)
+        if n % 500 == 0:
+            await asyncio.sleep(0)
+    BEGAN[name].set()
+    if not ends:
+        await asyncio.Event().wait()
+
+
 @bb.function(name="exec.odd_text")
 async def odd_text(name: str) -> None:
     _say_odd_text()
@@ -126,3 +149,8 @@ def _say_odd_text() -> None:
 def steps_in_thread() -> int:
     progress(step="in a thread", percent=12.5)
     return threading.get_ident()
+
+
+@bb.function(name="exec.wrong_type")
+async def wrong_type() -> list[Point]:
+    return [Point(1, 2), Point("x", None)]  # type: ignore[arg-type]

@@ -46,6 +46,28 @@ async def test_exit_0_succeeds_with_output(scheduler: FakeScheduler) -> None:
     assert result["stdout"]["total_bytes"] == 4
 
 
+@pytest.mark.parametrize(
+    ("ending", "check", "reason"),
+    [
+        ("exit 3", True, "RATE_LIMITED"),
+        ("kill -9 $$", True, "RATE_LIMITED"),
+        ("exit 3", False, ""),
+        ("exit 0", True, ""),
+    ],
+)
+async def test_a_child_that_fails_may_say_why_and_when_to_try_again(
+    scheduler: FakeScheduler, ending: str, check: bool, reason: str
+) -> None:
+    said = '{"failure": {"reason": "RATE_LIMITED", "message": "quota spent", "retry_after_s": 3600}}'
+    settled = await scheduler.run(max_attempts=2, **sh(f"echo '::backburner {said}'; {ending}", check=check))
+    assert settled.reason == reason
+    if reason:
+        assert (settled.type, settled.data["error"]["message"]) == ("EFFECT_ATTEMPT_FAILED", "quota spent")
+        assert (
+            await scheduler.query("SELECT not_before > clock_timestamp() + interval '50 min' FROM backburner.effects")
+        ) == [(True,)]
+
+
 async def test_argv_is_run_without_a_shell(scheduler: FakeScheduler) -> None:
     settled = await scheduler.run(shell={"argv": ["printf", "%s|", "$HOME", "a b", "*"]})
     assert settled.data["result"]["stdout"]["tail"] == "$HOME|a b|*|"
@@ -81,6 +103,24 @@ async def test_what_cannot_be_started_says_why(scheduler: FakeScheduler, work: d
     settled = await scheduler.run(shell=work)
     assert settled.reason == reason
     assert "death" not in settled.data, "there was no child"
+
+
+@pytest.mark.parametrize(
+    ("work", "named"),
+    [
+        ({"argv": ["echo", "x", "y" * 131_072]}, "argument 2 with 131072"),
+        ({"command_line": "true " + "y" * 140_000}, "argument 2 with 140005"),
+        ({"argv": ["true"], "env": {"LARGE": "é" * 70_000}}, "variable LARGE with 140006"),
+    ],
+)
+async def test_what_is_too_large_to_be_started_is_named_and_not_tried_again(
+    scheduler: FakeScheduler, work: dict[str, Any], named: str
+) -> None:
+    settled = await scheduler.run(shell=work, retry={"max_attempts": 3})
+    assert settled.reason == "INVALID_WORK"
+    message = settled.data["error"]["message"]
+    assert named in message
+    assert "Give large data by stdin, or in a file" in message
 
 
 async def test_stdin_is_null_or_what_was_given(scheduler: FakeScheduler) -> None:

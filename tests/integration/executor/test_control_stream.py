@@ -358,6 +358,64 @@ async def test_drain_finishes_what_runs_and_refuses_the_rest(
     assert any(e.frees_slot for e in session.events_of(running)), "the notice went out before the end"
 
 
+async def test_progress_goes_on_while_an_executor_drains(
+    scheduler: FakeScheduler, start_executor: StartExecutor
+) -> None:
+    executor: ExecutorServer = await start_executor()
+    running = await scheduler.one(function={"function": "exec.steps", "args": [["a", "b", "c", "last"], 0.4]})
+    session = scheduler.sessions[-1]
+    await eventually(lambda: (running.effect_id, 1) in session.accepted)
+    stopping = asyncio.create_task(executor.stop(10.0))
+    await eventually(lambda: session.draining)
+    session.heartbeats.clear()
+    await eventually(lambda: any(a.progress.step == "last" for beat in session.heartbeats for a in beat.changed))
+    assert (await scheduler.settled(running)).value == 4
+    await stopping
+    assert await scheduler.rows(running, "EFFECT_PROGRESS")
+
+
+@pytest.mark.usefixtures("executor")
+async def test_hello_of_our_own_that_came_late_is_no_other_executor(scheduler: FakeScheduler) -> None:
+    """It has ended our newer session: we dial again, and take work as before."""
+    session = await scheduler.session()
+    session.supersede(session.hello.incarnation)
+    await scheduler.session(1)
+    assert (await scheduler.run(**echo("again"))).value == "again"
+
+
+@pytest.mark.usefixtures("executor")
+async def test_executor_whose_name_was_taken_over_finishes_what_it_runs_and_never_dials_again(
+    scheduler: FakeScheduler, caplog: pytest.LogCaptureFixture
+) -> None:
+    dispatch = await scheduler.one(function={"function": "exec.steps", "args": [["a"], 0.4]})
+    session = scheduler.sessions[-1]
+    await eventually(lambda: (dispatch.effect_id, 1) in session.accepted)
+    session.supersede("another")
+    await eventually(lambda: "another executor has the id of this one" in caplog.text)
+    assert (await scheduler.settled(dispatch)).value == 1
+    assert len(scheduler.sessions) == 1
+
+
+async def test_only_an_executor_that_is_asked_to_kills_when_it_is_cut_off(
+    scheduler: FakeScheduler, start_executor: StartExecutor, tmp_path: Path
+) -> None:
+    scheduler.grace_s = 1.0
+    await start_executor(executor_id="kills", kill_when_cut_off=True)
+    ended = await scheduler.one(max_attempts=2, **forever("ended"))
+    await begun("ended")
+    await start_executor(executor_id="keeps", state_dir=str(tmp_path / "keeps"))
+    await scheduler.session(1)
+    kept = await scheduler.one(**forever("kept"))
+    await begun("kept")
+    await scheduler.stop()
+    settled = await scheduler.settled(ended)
+    assert (settled.type, settled.reason) == ("EFFECT_ATTEMPT_FAILED", "EXECUTOR_LOST")
+    await scheduler.start()
+    [again, *_] = await eventually(lambda: [s for s in scheduler.sessions[2:] if s.hello.executor_id != "kills"])
+    running = executor_pb.Attempt.STATE_RUNNING
+    assert [(item.ref, item.state) for item in again.hello.attempts] == [(kept.ref, running)]
+
+
 async def test_drain_hands_back_what_does_not_finish(scheduler: FakeScheduler, start_executor: StartExecutor) -> None:
     executor: ExecutorServer = await start_executor()
     dispatch = await scheduler.one(max_attempts=2, **forever("drained"))

@@ -53,6 +53,24 @@ async def test_exception_is_a_failure_with_type_and_traceback(scheduler: FakeSch
     assert "executor_service" not in error["traceback"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "retry_after", "reason", "later"),
+    [
+        ("rate", 3600.0, "RATE_LIMITED", True),
+        ("load", None, "OVERLOADED", False),
+    ],
+)
+async def test_a_function_that_is_refused_says_so_and_when_to_try_again(
+    scheduler: FakeScheduler, kind: str, retry_after: float | None, reason: str, later: bool
+) -> None:
+    settled = await scheduler.run(max_attempts=2, **call("exec.refused", kind, retry_after))
+    assert (settled.type, settled.reason, settled.data["error"]["message"]) == (
+        "EFFECT_ATTEMPT_FAILED", reason, "not now",
+    )  # fmt: skip
+    paused = "SELECT not_before > clock_timestamp() + interval '30 min' FROM backburner.effects"
+    assert await scheduler.query(paused) == [(later,)], "a pause of its own, else the retry policy's minute"
+
+
 @pytest.mark.parametrize("size", [100, 1_000_000])
 async def test_message_of_any_length_is_stored_within_bounds(scheduler: FakeScheduler, size: int) -> None:
     error = (await scheduler.run(**call("exec.raises", "é" * size))).data["error"]
@@ -84,7 +102,30 @@ async def test_malformed_spec_is_invalid_work(scheduler: FakeScheduler) -> None:
     assert (await scheduler.settled(dispatch)).reason == "INVALID_WORK"
 
 
-@pytest.mark.parametrize(("name", "said"), [("exec.bad_result", "result.deep[1]"), ("exec.too_large", "at most")])
+@pytest.mark.parametrize(("size", "where"), [(65_536, "value"), (65_537, "blob"), (16 << 20, "blob")])
+async def test_large_result_is_stored_beside_the_journal(scheduler: FakeScheduler, size: int, where: str) -> None:
+    settled = await scheduler.run(**call("exec.text", size))
+    assert settled.data["state"] == "EFFECT_STATE_SUCCEEDED"
+    payload = settled.data["result"]["value"]
+    assert set(payload) == {where}
+    if where == "blob":
+        assert payload["blob"]["size_bytes"] == size
+
+
+async def test_result_beyond_the_limit_says_so(scheduler: FakeScheduler) -> None:
+    settled = await scheduler.run(**call("exec.text", (16 << 20) + 1))
+    assert settled.reason == "INVALID_RESULT"
+    assert "16777217 bytes as JSON; at most 16777216" in settled.data["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("exec.bad_result", "result.deep[1]"),
+        ("exec.wrong_type", "result[1].x: expected an integer, got text; result[1].y: "),
+        ("exec.too_large", "at most"),
+    ],
+)
 async def test_result_that_cannot_be_stored_is_an_invalid_result(
     scheduler: FakeScheduler, name: str, said: str
 ) -> None:

@@ -1,6 +1,5 @@
 """Progress: what children and functions report, what of it is durable, and what watchers see."""
 
-import asyncio
 import threading
 from collections.abc import AsyncIterator
 from typing import Any
@@ -123,6 +122,30 @@ async def test_result_that_cannot_be_stored_fails(
     assert executor.address
     settled = await scheduler.run(**sh(f"""echo '{{"result": {result}}}' >$BACKBURNER_PROGRESS"""))
     assert settled.reason == "INVALID_RESULT"
+
+
+PROJECTED = "SELECT progress, progress_ordinal, progress_rows FROM backburner.effects WHERE effect_id = %s"
+
+
+@pytest.mark.invariant("I11")
+@pytest.mark.usefixtures("executor")
+@pytest.mark.parametrize("ends", [False, True])
+async def test_a_flood_of_reports_is_few_rows_and_the_last_one_is_projected(
+    scheduler: FakeScheduler, *, ends: bool
+) -> None:
+    functions.BEGAN["flood"] = threading.Event()
+    dispatch = await scheduler.one(
+        function={"function": "exec.flood", "args": ["flood", 10_000], "kwargs": {"ends": ends}}
+    )
+
+    async def projected() -> bool:
+        [(_, ordinal, _)] = await scheduler.query(PROJECTED, dispatch.effect_id)
+        return bool(ordinal == 10_000)
+
+    await eventually(projected)
+    [(progress, _, rows)] = await scheduler.query(PROJECTED, dispatch.effect_id)
+    assert (progress["step"], progress["percent"], "eta" in progress) == ("step 10000", 100, False)
+    assert rows == len(await scheduler.rows(dispatch, "EFFECT_PROGRESS")) <= 10, "one commit a second"
 
 
 @pytest.mark.usefixtures("executor")
@@ -282,8 +305,7 @@ async def test_attempts_are_listed_and_drain_is_idempotent(
     scheduler: FakeScheduler, executor: ExecutorServer, stub: pb_grpc.ExecutorServiceStub
 ) -> None:
     dispatch = await scheduler.one(**sh("sleep 5"))
-    await held(executor, dispatch)
-    await asyncio.sleep(0)
+    await eventually(lambda: (attempt := executor.attempts.get(dispatch.effect_id, 1)) and attempt.pid)
     listed = await stub.ListAttempts(pb.ListAttemptsRequest())
     assert [(a.effect_id, a.attempt, a.state) for a in listed.attempts] == [
         (dispatch.effect_id, 1, pb.Attempt.STATE_RUNNING)

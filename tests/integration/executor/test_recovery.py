@@ -2,61 +2,31 @@
 
 import asyncio
 import os
+import shutil
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from executor_service import recovery
 from executor_service.errors import StartError
-from tests.support.children import ESCAPEE, STUBBORN, alive, pids_in, program
+from tests.integration.executor.conftest import NewExecutor, kill_who_watches, stderr_pids
+from tests.support.children import ESCAPEE, STUBBORN, alive, program
 from tests.support.eventually import eventually
-from tests.support.fake_scheduler import Dispatch, FakeScheduler, fake_scheduler
-from tests.support.postgres import DisposablePostgres
+from tests.support.fake_scheduler import FakeScheduler
 from tests.support.services import Service
-
-NewExecutor = Callable[..., Service]
-
-
-@pytest.fixture
-def new_executor(scheduler: FakeScheduler, tmp_path: Path) -> Iterator[NewExecutor]:
-    """Executors as processes of their own, all with one state directory; killed at the end."""
-    services: list[Service] = []
-
-    def new(**env: str) -> Service:
-        base = {
-            "DATABASE_URL": scheduler.dsn,
-            "BACKBURNER_SCHEDULER": scheduler.address,
-            "BACKBURNER_FUNCTION_MODULES": "tests.integration.executor.functions",
-            "BACKBURNER_STATE_DIR": str(tmp_path / "state"),
-        }
-        service = Service("executor_service", {**base, **env}, tmp_path / f"executor-{len(services)}.log")
-        services.append(service)
-        service.start()
-        return service
-
-    yield new
-    for service in services:
-        service.kill()
-
-
-async def stderr_pids(scheduler: FakeScheduler, dispatch: Dispatch) -> list[int]:
-    """The process ids that a child said, once its output is stored."""
-
-    async def look() -> list[int]:
-        return pids_in(b"".join(data for _, data in await scheduler.output(dispatch, 2)))
-
-    return await eventually(look, timeout=20)
 
 
 @pytest.mark.crash
 @pytest.mark.invariant("I10", "I13")
 async def test_successor_kills_what_a_killed_executor_left(scheduler: FakeScheduler, new_executor: NewExecutor) -> None:
+    """Even when the guard and the keepers were killed too: nobody but the successor is left to do it."""
     first = new_executor()
     before = await scheduler.session()
     children = [await scheduler.one(shell=program(source, "stay")) for source in (STUBBORN, ESCAPEE)]
     pids = [pid for child in children for pid in await stderr_pids(scheduler, child)]
+    first.send(signal.SIGSTOP)  # it must not start others
+    kill_who_watches(first.pid)
     first.kill()
     assert all(alive(pid) for pid in pids)
     new_executor()
@@ -85,6 +55,26 @@ async def test_two_executors_with_one_state_directory_leave_each_other_alone(
         assert not first.closed
     finally:
         os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.crash
+async def test_executor_with_a_copied_state_directory_harms_nobody(
+    scheduler: FakeScheduler, new_executor: NewExecutor, tmp_path: Path
+) -> None:
+    """The lock of a copy can be had, and proves nothing: the original lives."""
+    new_executor()
+    first = await scheduler.session()
+    child = await scheduler.one(shell=program(STUBBORN))
+    [pid] = await stderr_pids(scheduler, child)
+    await asyncio.to_thread(shutil.copytree, tmp_path / "state", tmp_path / "copy")
+    new_executor(BACKBURNER_STATE_DIR=str(tmp_path / "copy"))
+    second = await scheduler.session(1)
+    assert second.hello.executor_id != first.hello.executor_id
+    assert not second.hello.succeeds
+    assert alive(pid)
+    assert not first.closed
+    copied = tmp_path / "copy" / "incarnations" / first.hello.incarnation
+    await eventually(lambda: not copied.exists(), message="the copy is kept")
 
 
 @pytest.mark.crash
@@ -137,47 +127,6 @@ def _exit_code(executor: Service) -> int:
     return executor.process.wait(30)
 
 
-@pytest.fixture
-async def durable(postgres_server: DisposablePostgres) -> AsyncIterator[FakeScheduler]:
-    await postgres_server.migrate()
-    async with fake_scheduler(postgres_server.dsn) as started:
-        yield started
-
-
-@pytest.mark.crash
-@pytest.mark.invariant("I2", "I7")
-async def test_results_are_held_while_postgres_is_away(
-    durable: FakeScheduler, postgres_server: DisposablePostgres, tmp_path: Path
-) -> None:
-    env = {
-        "DATABASE_URL": durable.dsn,
-        "BACKBURNER_SCHEDULER": durable.address,
-        "BACKBURNER_FUNCTION_MODULES": "tests.integration.executor.functions",
-        "BACKBURNER_STATE_DIR": str(tmp_path / "state"),
-    }
-    executor = Service("executor_service", env, tmp_path / "executor.log")
-    executor.start()
-    try:
-        session = await durable.session()
-        held = await durable.one(send=False, function={"function": "exec.echo", "args": ["kept"]})
-        shell = await durable.one(send=False, shell={"command_line": "echo kept too"})
-        await asyncio.to_thread(postgres_server.kill)
-        session.start(held, shell)
-
-        def reported_finished() -> bool:
-            report = next((b for b in reversed(session.heartbeats) if b.report), None)
-            return report is not None and [a.state for a in report.attempts] == [4, 4]  # STATE_FINISHED
-
-        await eventually(reported_finished, timeout=15)
-        await asyncio.to_thread(postgres_server.start)
-        assert (await durable.settled(held)).value == "kept"
-        settled = await durable.settled(shell)
-        assert settled.data["result"]["stdout"]["tail"] == "kept too\n"
-        await eventually(lambda: len([e for e in session.events if e.frees_slot]) == 2)
-    finally:
-        executor.kill()
-
-
 def test_incarnations_are_locked_and_recycled(tmp_path: Path) -> None:
     first = recovery.begin(str(tmp_path), "")
     second = recovery.begin(str(tmp_path), "")
@@ -185,12 +134,40 @@ def test_incarnations_are_locked_and_recycled(tmp_path: Path) -> None:
     first.release()
     third = recovery.begin(str(tmp_path), "")
     assert third._dead == [], "an orderly end leaves nothing to succeed"
-    os.close(second._own.fd)  # as the kernel does when a process dies
+    second._own.leave()  # as the kernel does when a process dies
     fourth = recovery.begin(str(tmp_path), "")
     assert [dead.incarnation for dead in fourth._dead] == [second.incarnation]
     assert fourth.executor_id == second.executor_id
     for item in (third, fourth):
         item.release()
+
+
+def test_incarnation_of_an_earlier_boot_is_not_succeeded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clone of the machine has the same files: only on the boot that locked one does its lock say anything."""
+    monkeypatch.setattr(recovery, "_boot", lambda: "the boot before")
+    before = recovery.begin(str(tmp_path), "")
+    before._own.leave()
+    monkeypatch.undo()
+    begun = recovery.begin(str(tmp_path), "")
+    assert begun.executor_id == before.executor_id
+    assert [dead.proves_death for dead in begun._dead] == [False]
+    begun.release()
+
+
+async def test_files_of_children_that_cannot_be_killed_are_kept_for_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nobody_dies(_marker: str) -> bool:
+        return False
+
+    recovery.begin(str(tmp_path), "")._own.leave()
+    monkeypatch.setattr(recovery, "sweep", nobody_dies)
+    begun = recovery.begin(str(tmp_path), "")
+    await begun.sweep_dead()
+    begun.forget_dead()
+    assert begun.succeeds == []
+    assert len(list((tmp_path / "incarnations").iterdir())) == 2
+    begun.release()
 
 
 def test_unreadable_incarnation_is_survived(tmp_path: Path) -> None:

@@ -14,10 +14,7 @@ async def at(database_url: str) -> AsyncIterator[Desk]:
     """A desk; whatever the test did, at its end every journal of the database is in order."""
     async with desk(database_url) as made:
         yield made
-        for run in await made.rows("SELECT run_id FROM backburner.runs"):
-            [head] = await made.rows(checks.HEAD, run["run_id"])
-            journal, effects = [await made.rows(q, run["run_id"]) for q in (checks.ROWS, checks.EFFECTS)]
-            checks.check(list(journal), list(effects), head)
+    await checks.check_all(database_url)
 
 
 @pytest.fixture

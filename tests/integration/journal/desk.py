@@ -64,6 +64,24 @@ class Desk:
         assert made["outcome"] == "ok", made
         return str(made["run_id"])
 
+    async def client_run(self, *keys: str, fast: bool = True, reuse_from: str | None = None, **columns: Any) -> str:
+        """A new client-driven run whose client, of epoch 1, has asked for these; `fast` as in `request`."""
+        run_id = await self.create(
+            client_driven=True, process="", start_id="first", idle_timeout_s=3600.0, reuse_from=reuse_from
+        )
+        if keys:
+            session_no = self.session_no if fast else None
+            asked = items.client_request(run_id, *keys, session_no=session_no, **columns)
+            assert (await self.one("client_requests_v1", asked))["outcome"] == "ok"
+        return run_id
+
+    async def silence(self, run_id: str) -> Row:
+        """The client of a run is silent for too long, and the run's owner sees it."""
+        await self.connection.execute(
+            "UPDATE backburner.client_runs SET idle_at = clock_timestamp() WHERE run_id = %s", [run_id]
+        )
+        return await self.one("halt_idle_v1", items.idle(run_id, self.epoch(run_id)))
+
     def epoch(self, run_id: str) -> int:
         """Epoch of the run's shard."""
         return self.epochs[int(run_id[-2:], 16) % 16]

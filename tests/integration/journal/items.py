@@ -16,7 +16,7 @@ WAITING_KINDS: Final = ("EXTERNAL", "RUN", "TIMER")
 #: Columns of a requested effect, as an engine fills them in when nothing else was asked for.
 DEFAULTS: Final[Mapping[str, Any]] = {
     "kind": "FUNCTION", "name": "noop", "harness": "function", "pool": "functions", "capabilities": ["function/noop"],
-    "background": False, "priority": 0, "group_id": None, "group_max": None, "not_before": None,
+    "background": False, "priority": 0, "group_id": None, "group_max": None, "group_strategy": None, "not_before": None,
     "queue_timeout_s": None, "total_timeout_s": None, "max_attempts": 1, "initial_s": 0.0, "backoff": 2.0,
     "max_interval_s": 300.0, "non_retryable": [], "on_run_end": "WAIT", "labels": {}, "executor_labels": {},
     "poll_interval_s": 5.0, "dispatch": None,
@@ -62,6 +62,26 @@ def requested(run_id: str, key: str, *, cause: int = 1, **columns: Any) -> Item:
     }
 
 
+def child(run_id: str, key: str, child_id: str = "", *, cause: int = 1, **columns: Any) -> Item:
+    """An EFFECT_REQUESTED row for a child run."""
+    made = requested(run_id, key, cause=cause, kind="RUN", capabilities=[], pool="", **columns)
+    made["data"]["spec"] = {"name": "p", "run": {"process": "p"}}
+    data = {"process": "p", "parent_run_id": run_id, "parent_effect_id": made["effect_id"]}
+    made["x"]["child"] = {"run_id": child_id or later_than(run_id), "input_digest": "d", "data": data}
+    return made
+
+
+def continued(run_id: str, new_run_id: str = "", cause: int = 1, **data: Any) -> Item:
+    """A RUN_CONTINUED row."""
+    return row("RUN_CONTINUED", cause, new_run_id=new_run_id or later_than(run_id), input={"n": 2}, **data)
+
+
+def later_than(run_id: str) -> str:
+    """A fresh id that is greater than this one, as ids of later runs are."""
+    fresh = uuid.uuid4().int >> 64
+    return str(uuid.UUID(int=(uuid.UUID(run_id).int >> 64 << 64) + (1 << 64) + fresh))
+
+
 def dispatch(run_id: str, key: str, session_no: int) -> Item:
     """The executor that a request is to go to at once."""
     return {
@@ -94,7 +114,8 @@ def resolved(run_id: str, key: str, state: str = "TIMED_OUT", reason: str = "TIM
 
 def settled(run_id: str, key: str, outcome: str = "succeeded", attempt: int = 1, **fields: Any) -> Item:
     """An item of attempts_settle_v1."""
-    reason = None if outcome == "succeeded" else f"EFFECT_REASON_{fields.pop('why', 'EXIT_CODE')}"
+    why = fields.pop("why", "EXIT_CODE")
+    reason = None if outcome == "succeeded" else f"EFFECT_REASON_{why}"
     return attempt_of(run_id, key, attempt) | {
         "executor_id": EXECUTOR, "outcome": outcome, "reason": reason, "message": None,
         "result": {"value": {"value": key}}, "error": reason and {"reason": reason}, "death": None, "elapsed_s": 0.25,
@@ -139,6 +160,44 @@ def signal(run_id: str, request_id: str = "", **fields: Any) -> Item:
         "run_id": run_id, "namespace": NAMESPACE, "request_id": request_id or uuid.uuid4().hex, "digest": "d",
         "data": {"name": "go", "value": {"value": 1}}, "actor": "client/t",
     } | fields  # fmt: skip
+
+
+def client_start(run_id: str, **fields: Any) -> Item:
+    """An item of open_clients_v1: another start."""
+    return {"run_id": run_id, "start_id": uuid.uuid4().hex, "idle_timeout_s": 3600.0, "actor": "client/t"} | fields
+
+
+def client_request(
+    run_id: str,
+    *keys: str,
+    client_epoch: int = 1,
+    session_no: int | None = None,
+    digest: str = "d",
+    use_recorded: bool = False,
+    **columns: Any,
+) -> Item:
+    """An item of client_requests_v1; with a session the effects are to go to the executor at once."""
+    rows = []
+    for key in keys:
+        given = columns | ({"dispatch": dispatch(run_id, key, session_no)} if session_no else {})
+        row_ = requested(run_id, key, cause=0, **given) | {"use_recorded": use_recorded}
+        row_["data"] = row_["data"] | {"digest": digest}
+        rows.append(row_)
+    names = {"actor": "client/t", "owner": f"scheduler/{SCHEDULER}"}
+    return {"run_id": run_id, "client_epoch": client_epoch, "rows": rows} | names
+
+
+def finish(run_id: str, *, state: str = "COMPLETED", value: Any = 1, **fields: Any) -> Item:
+    """An item of finish_runs_v1."""
+    data = {"error": {"message": value}} if state == "FAILED" else {"result": {"value": value}}
+    return {
+        "run_id": run_id, "client_epoch": 1, "state": state, "data": data, "wait": False, "actor": "client/t",
+    } | fields  # fmt: skip
+
+
+def idle(run_id: str, epoch: int) -> Item:
+    """An item of halt_idle_v1."""
+    return {"run_id": run_id, "epoch": epoch, "actor": "scheduler/s1"}
 
 
 def answer(run_id: str, key: str, **fields: Any) -> Item:

@@ -105,7 +105,7 @@ def test_queued_effect_has_a_queue_row_and_waits_for_its_time(scene: Scene) -> N
     assert (effect["total_deadline"] - effect["requested_at"]).total_seconds() == 60.0
 
 
-@pytest.mark.parametrize("kind", ["EXTERNAL", "RUN", "TIMER"])
+@pytest.mark.parametrize("kind", ["EXTERNAL", "TIMER"])
 def test_effects_without_executor_wait_outside_the_queue(scene: Scene, executor: Session, kind: str) -> None:
     run_id = scene.run()
     _, attempt = scene.fast(executor, run_id, "a", kind=kind, capabilities=[])

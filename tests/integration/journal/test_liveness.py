@@ -147,7 +147,7 @@ async def test_a_run_that_somebody_holds_does_not_stall_the_others(scene: Scene,
 async def test_a_held_run_does_not_stop_the_leases(scene: Scene, other: Scene) -> None:
     held = scene.run()
     async with open_journal(scene.dsn, scheduler_id="s1") as journal:
-        assert len(await journal.claim_shards("s1", "", "", 60.0)) == 16
+        assert len(await journal.leases.claim("s1", address="", version="", ttl_s=60.0)) == 16
         with other.connection.transaction():
             other.query("SELECT 1 FROM backburner.run_heads WHERE run_id = %s FOR UPDATE", held)
             request = items.CancelRequest(
@@ -155,7 +155,7 @@ async def test_a_held_run_does_not_stop_the_leases(scene: Scene, other: Scene) -
             )
             stuck = asyncio.create_task(journal.request_cancel(request))
             async with asyncio.timeout(5):
-                assert len(await journal.renew_shards("s1", 60.0)) == 16
+                assert len(await journal.leases.renew("s1", address="", version="", ttl_s=60.0)) == 16
             assert not stuck.done()
         assert (await stuck).outcome == "ok"
 

@@ -16,23 +16,38 @@ EXAMPLES = [
     errors.InvalidRequest([errors.Violation("key", "is required"), errors.Violation("labels", "too many")]),
     errors.PayloadTooLarge([errors.Violation("input", "is 9 bytes")]),
     errors.ProcessNotFound("p", ["a", "b"]),
+    errors.RunPruned("default", "r"),
     errors.RunNotFound("default", "r"),
-    errors.EffectNotFound("default", "e"),
+    errors.EffectNotFound("default", effect_id="e"),
     errors.RunKeyConflict("default", "k", "aa", "bb"),
     errors.RequestIdReused("default", "q"),
     errors.RunClosed("r", "COMPLETED"),
+    errors.RunHalted("r", "look"),
+    errors.RunNotClientDriven("r", "p"),
+    errors.ClientSuperseded("r", 1, 2),
+    errors.EffectsOpen("r", ["a"], 2),
+    errors.EffectKeyConflict("r", [{"key": "a", "recorded_digest": "aa"}], {"a": "bb"}),
+    errors.GroupConflict("r", [{"key": "a", "group_id": "g", "strategy": "CONCURRENT", "max_concurrency": 2}]),
+    errors.QueueFull("r", 9, 9),
     errors.NotParked("r", "RUNNING"),
     errors.HistoryLimit("r", 200_000),
     errors.EffectSettled("e", "FAILED"),
     errors.EffectHasExecutor("e", "SHELL"),
     errors.CursorAhead("r", 9, 3),
     errors.OffsetAhead("e", 1, 9, 3),
+    errors.BlobOffsetAhead("0" * 64, 9, 1),
+    errors.BlobNotFound("r", "0" * 64),
     errors.TooManyWatchers(3),
+    errors.HoldNotFound("h"),
+    errors.ExecutorNotFound("x"),
+    errors.ExecutorRestarted("x", "i1", "i2"),
+    errors.AttemptSuperseded("e", 1, 2),
+    errors.EffectWithoutExecutor("e", "TIMER"),
+    errors.TooManyHolds(),
     errors.ContractUnsupported(2, "1..1"),
-    errors.SessionSuperseded("x", 4),
+    errors.SessionSuperseded("x", 4, "incarnation"),
     errors.Draining("s"),
     errors.DatabaseUnavailable(),
-    errors.NotImplementedYet("HaltRun"),
     errors.InternalError("abc"),
 ]
 
@@ -72,7 +87,7 @@ def test_errors_survive_pickling(error: errors.ServiceError) -> None:
 
 def test_only_what_waiting_helps_has_retry_info() -> None:
     with_retry = {type(error) for error in EXAMPLES if details(error, error_details_pb2.RetryInfo)}
-    assert with_retry == {errors.TooManyWatchers, errors.Draining, errors.DatabaseUnavailable}
+    assert with_retry == {errors.TooManyWatchers, errors.QueueFull, errors.Draining, errors.DatabaseUnavailable}
 
 
 def test_only_two_reasons_are_unavailable() -> None:

@@ -49,6 +49,27 @@ async def test_a_live_piece_that_lies_ahead_waits_for_the_record_of_what_is_befo
     assert not output.waits
 
 
+async def test_a_piece_without_bytes_brings_what_is_recorded_before_it(monkeypatch: Any) -> None:
+    """What a child wrote before the stream was opened comes with no other piece, perhaps for hours."""
+    monkeypatch.setattr(joined_output, "RETRY_SECONDS", 0.0)
+    reads = FakeReads()
+    output = joined(reads, at=0)
+    assert await taken(output.live(REF, live(2, b""))) == []
+    reads.chunks = [(0, b"up")]
+    assert await taken(output.due()) == [(REF, Piece(1, 0, b"up"))]
+    assert not output.waits
+    assert await taken(output.live(REF, live(2, b"down"))) == [Piece(1, 2, b"down")]
+
+
+async def test_without_bytes_to_send_nothing_is_skipped_that_may_be_recorded_late() -> None:
+    reads = FakeReads()
+    output = joined(reads, hold_s=0.0, at=0)
+    assert await taken(output.live(REF, live(2, b""))) == []
+    assert not output.waits
+    reads.chunks = [(0, b"up")]
+    assert await taken(output.recorded(REF)) == [Piece(1, 0, b"up")]
+
+
 async def test_what_is_never_recorded_is_announced_as_missing_and_skipped() -> None:
     output = joined(FakeReads(), hold_s=0.0, at=0)
     assert await taken(output.live(REF, live(10, b"klm"))) == [Piece(1, 10), Piece(1, 10, b"klm")]

@@ -19,7 +19,7 @@ from scheduler_service.api.checks import checked
 from scheduler_service.api.ids import new_run_id
 from scheduler_service.api.pages import decode_token, encode_token
 from scheduler_service.authoring.definitions import ProcessDefinition
-from scheduler_service.errors import InvalidRequest, NotImplementedYet, PayloadTooLarge
+from scheduler_service.errors import InvalidRequest, PayloadTooLarge
 
 STDOUT = executor_pb.OUTPUT_STREAM_STDOUT
 RUN = "01890a5d-ac96-774b-bcce-b302099a8057"
@@ -49,11 +49,12 @@ def test_empty_namespace_is_default() -> None:
     assert run_requests.new_run(pb.CreateRunRequest(process="p")).namespace == "default"
 
 
-def test_what_this_release_lacks_is_refused_by_name() -> None:
-    with pytest.raises(NotImplementedYet, match="reuse_from"):
-        run_requests.new_run(pb.CreateRunRequest(process="p", reuse_from=RUN))
-    with pytest.raises(NotImplementedYet, match="client"):
-        run_requests.new_run(pb.CreateRunRequest(client=pb.ClientDriven()))
+def test_a_client_driven_run_has_no_process_and_a_client_that_may_be_silent_for_a_day() -> None:
+    client = pb.ClientDriven(idle_timeout=Duration(seconds=0))
+    wrong = pb.CreateRunRequest(process="p", client=client, reuse_from="x")
+    assert set(fields(run_requests.new_run, wrong)) == {"process", "client.idle_timeout", "reuse_from"}
+    new = run_requests.new_run(pb.CreateRunRequest(client=pb.ClientDriven(), key="k", request_id=RUN))
+    assert (new.client_driven, new.process, new.idle_timeout_s) == (True, "", 86_400.0)
 
 
 def test_a_run_is_named_by_id_or_by_key() -> None:
@@ -74,8 +75,8 @@ def test_an_effect_is_named_by_id_or_by_run_and_key() -> None:
     assert "effect" in fields(effect_requests.effect_query, pb.GetEffectRequest())
     only_key = pb.EffectName(key="k")
     assert fields(effect_requests.effect_query, pb.GetEffectRequest(effect=only_key)) == ["effect.run_id"]
-    ref, _ = effect_requests.effect_query(pb.GetEffectRequest(effect=pb.EffectName(run_id=RUN, key="lint/a b.py")))
-    assert ref.key == "lint/a b.py"
+    asked = effect_requests.effect_query(pb.GetEffectRequest(effect=pb.EffectName(run_id=RUN, key="lint/a b.py")))
+    assert asked.effect.key == "lint/a b.py"
 
 
 def test_waits_are_capped_and_negative_ones_refused() -> None:
@@ -146,6 +147,10 @@ def test_an_input_is_bound_to_the_signature_with_the_path_of_what_is_wrong() -> 
         with pytest.raises(InvalidRequest) as caught:
             inputs.bind(process, given_)
         assert [item.field for item in caught.value.violations] == [path]
+    with pytest.raises(InvalidRequest) as caught:
+        inputs.bind(process, {"files": ["a", 3, None], "depth": "x", "other": 1})
+    told = [item.field for item in caught.value.violations]
+    assert told == ["input.files[1]", "input.files[2]", "input.depth", "input.other"], "all at once"
 
 
 def test_the_digest_of_an_input_does_not_depend_on_its_spelling() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 import scheduler_service.authoring as bb
 from scheduler_service.authoring.decoding import decode
-from scheduler_service.authoring.values import InvalidValue
+from scheduler_service.authoring.values import PROBLEMS_MAX, InvalidValue, problems_of
 
 
 class Mode(enum.Enum):
@@ -113,6 +113,42 @@ def test_bad_inputs_name_the_field(given: dict[str, Any], path: str) -> None:
     assert caught.value.path == path
 
 
+def test_everything_that_is_wrong_is_told_at_once() -> None:
+    async def takes(
+        ctx: Any, report: Report, options: Options, pair: tuple[int, int], *, maybe: Item | None, n: int
+    ) -> None: ...
+
+    given = {
+        "report": {"items": [{"size": "x"}, {"size": 1, "tags": ["a", 2]}, {}], "mode": "slow"},
+        "options": {"label": 1},
+        "pair": ["a", 2],
+        "maybe": {"size": None},
+        "more": 1,
+    }
+    with pytest.raises(InvalidValue) as caught:
+        bb.ProcessDefinition("p", takes).bind_input(given)
+    assert [problem.path for problem in problems_of(caught.value)] == [
+        "input.report.items[0].size",
+        "input.report.items[1].tags[1]",
+        "input.report.items[2].size",
+        "input.report.mode",
+        "input.options.depth",
+        "input.options.label",
+        "input.pair[0]",
+        "input.maybe.size",
+        "input.n",
+        "input.more",
+    ]
+    assert str(caught.value).startswith("input.report.items[0].size: expected an integer, got text; input.report.items")
+
+
+def test_what_is_told_at_once_is_bounded() -> None:
+    with pytest.raises(InvalidValue) as caught:
+        decode(["x"] * 100_000, list[int], "input")
+    assert len(problems_of(caught.value)) == PROBLEMS_MAX
+    assert str(caught.value).endswith("; and more")
+
+
 def test_unknown_inputs_are_refused() -> None:
     async def plain(ctx: bb.Context, a: int) -> None: ...
 
@@ -139,5 +175,7 @@ def test_arguments_and_results_of_functions_go_there_and_back() -> None:
     )
     stored = definition.encode_result(Report([Item(1)]))
     assert stored == {"items": [{"size": 1, "tags": []}], "mode": "fast"}
+    with pytest.raises(InvalidValue, match=r"result\.items: missing; Report requires it"):
+        definition.encode_result({"mode": "fast"})
     with pytest.raises(TypeError):
         there_and_back()  # type: ignore[call-arg]

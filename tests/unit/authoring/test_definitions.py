@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 import scheduler_service.authoring as bb
+from scheduler_service.authoring.definitions import check_annotations
+from scheduler_service.authoring.options import spec_fields
 
 
 @bb.function
@@ -66,6 +68,37 @@ def test_child_runs_take_their_input_by_signature_or_by_keyword() -> None:
 
 
 @pytest.mark.parametrize(
+    "group",
+    [
+        bb.group(""), bb.group("g", -1), bb.group("g", 2**31), bb.group("g", True), bb.group("g", 1.5),  # type: ignore[arg-type]
+        bb.group("g", strategy="adaptive"), bb.group("g", 2, "eager"), "g",  # type: ignore[arg-type]
+    ],
+)  # fmt: skip
+def test_a_group_that_cannot_be_is_refused(group: Any) -> None:
+    with pytest.raises(bb.OptionError, match="group="):
+        spec_fields({"group": group})
+
+
+def test_an_adaptive_group_starts_at_its_limit() -> None:
+    stored = {"id": "g", "strategy": "GROUP_STRATEGY_ADAPTIVE", "max_concurrency": 8}
+    assert spec_fields({"group": bb.group("g", 8, "adaptive")}) == {"group": stored}
+
+
+SESSION = bb.Session("codex", "s-1", "executor-1", "/src", "0190b3a0-0000-7000-8000-00000000000e")
+
+
+def test_a_session_is_continued_by_the_effect_that_left_it_and_by_what_it_is() -> None:
+    stored = {"harness": "codex", "session_id": "s-1", "executor_id": "executor-1", "workspace": "/src"}
+    assert spec_fields({"continue_from": SESSION}) == {"continue_from": SESSION.effect_id, "continue_session": stored}
+    assert spec_fields({"continue_from": bb.Session("codex", "s-1")}) == {
+        "continue_session": {"harness": "codex", "session_id": "s-1"}
+    }
+    for given in (bb.Session("codex"), "s-1", 3):
+        with pytest.raises(bb.OptionError, match="continue_from"):
+            spec_fields({"continue_from": given})
+
+
+@pytest.mark.parametrize(
     ("effect", "kind", "name", "work"),
     [
         (bb.shell("make test"), "shell", "make", {"command_line": "make test", "check": True}),
@@ -102,14 +135,12 @@ def test_specs_are_the_protos() -> None:
     """What the constructors and options write is read by the generated classes without loss."""
     json_format = pytest.importorskip("google.protobuf.json_format")
     journal = pytest.importorskip("backburner.journal.v1.journal_pb2")
-    from scheduler_service.authoring.options import spec_fields
-
     fields = spec_fields({
         "timeout": 3.5, "queue_timeout": 60, "silence_timeout": dt.timedelta(minutes=1), "total_timeout": 0.0005,
         "kill_grace": 5, "retry": bb.Retry(3, non_retryable=["RAISED"]), "priority": -3, "labels": {"a": "b"},
         "group": bb.group("g", max_concurrency=2, strategy="sequential"), "executor_labels": {"gpu": "1"},
         "fallbacks": ["codex"], "sleep_until": dt.datetime(2026, 1, 1, tzinfo=dt.UTC), "on_run_end": "detach",
-        "poll_interval": 1, "continue_from": bb.Session(effect_id="e"), "if_session_lost": "fail",
+        "poll_interval": 1, "continue_from": SESSION, "if_session_lost": "fail",
     })  # fmt: skip
     for effect in (
         plain("x"),
@@ -122,3 +153,11 @@ def test_specs_are_the_protos() -> None:
         message = json_format.ParseDict(spec, journal.EffectSpec())
         again = json_format.MessageToDict(message, preserving_proto_field_name=True)
         assert again == spec
+
+
+def test_annotations_that_name_nothing_are_found_when_a_module_is_loaded() -> None:
+    async def wrong(ctx: bb.Context, spec: "Missing") -> None: ...  # type: ignore[name-defined]  # noqa: F821
+
+    definition = bb.ProcessDefinition("wrong", wrong)
+    with pytest.raises(TypeError, match=r"annotations of <process wrong>: name 'Missing' is not defined"):
+        check_annotations({"wrong": definition})

@@ -24,6 +24,7 @@ from backburner.scheduler.v1 import (
 
 RUN = "0198f2c4-a1b2-7c3d-8e4f-0123456789ab"
 OTHER = "0198f2c4-a1b2-7c3d-8e4f-0000006789ab"
+HOLD = "01890a5d-ac96-774b-bcce-b302099a80aa"
 BLOB = bytes(range(256)) * 10
 EFFECT = "2ed6657d-e927-568b-95e1-2665a8aea6a2"
 
@@ -40,6 +41,8 @@ class PlayedEffect:
         self.cancelled = threading.Event()
         self.waits_for_cancel = False
         self.run_closed = False
+        self.behind = 0
+        """How many times the record is still behind what came live."""
 
     def live(self, stream: executor.OutputStream.ValueType, offset: int, data: bytes) -> None:
         frame = pb.WatchEffectResponse()
@@ -72,14 +75,20 @@ class FakeScheduler(
         self.played = PlayedEffect()
         self.not_parked = ""
         self.runs = [RUN, OTHER]
+        self.continues = False
+        self.blames = ""
+        self.findings: list[op.Finding] = []
 
     def run(self, run_id: str = RUN) -> pb.Run:
         run = pb.Run(run_id=run_id, process="build", key="rel/1", state=self.state, head_seq=3)
+        if self.continues and run_id == RUN:
+            run.state = journal.RUN_STATE_CONTINUED
+            return run
         run.create_time.GetCurrentTime()
         if self.state == journal.RUN_STATE_COMPLETED:
             run.result.value.struct_value.update({"passed": 3})
         else:
-            run.error.kind, run.error.message = "EFFECT_FAILED", "tests failed"
+            run.error.kind, run.error.message, run.error.effect_key = "EFFECT_FAILED", "tests failed", self.blames
         run.waiting_on.add(message="effect tests runs on local")
         return run
 
@@ -87,6 +96,10 @@ class FakeScheduler(
         effect = pb.Effect(effect_id=EFFECT, run_id=RUN, key=key, background=True)
         effect.state = journal.EFFECT_STATE_WAITING if key == "approve" else journal.EFFECT_STATE_RUNNING
         effect.waiting_on.message = "somebody has to answer" if key == "approve" else ""
+        if key == self.blames:
+            effect.state = journal.EFFECT_STATE_FAILED
+            effect.error.reason = journal.EFFECT_REASON_EXITED_NONZERO
+            effect.result.exit_code, effect.result.stderr.tail = 2, "no rule to make target\n"
         effect.request_time.GetCurrentTime()
         if key == "approve":
             effect.spec.external.prompt = "Deploy?"
@@ -130,13 +143,27 @@ class FakeScheduler(
         self.asked.append(request)
         created = journal.JournalEvent(seq=1, type=journal.EVENT_TYPE_RUN_CREATED)
         created.run_created.process = "build"
-        yield pb.WatchRunResponse(event=created)
+        if request.HasField("after_seq"):
+            yield pb.WatchRunResponse(event=created)
+        if self.continues and request.run_id == RUN:
+            yield from self.continued(with_event=request.HasField("after_seq"))
+            return
         while self.never_ends and context.is_active():
             yield pb.WatchRunResponse(heartbeat=pb.WatchHeartbeat(seq=1))
             time.sleep(0.05)
         parked = self.state in (journal.RUN_STATE_PROCESS_ERROR, journal.RUN_STATE_HALTED)
         reason = pb.WatchEnd.REASON_PARKED if parked else pb.WatchEnd.REASON_RUN_CLOSED
         yield pb.WatchRunResponse(end=pb.WatchEnd(reason=reason, run=self.run()))
+
+    def continued(self, *, with_event: bool) -> Any:
+        if with_event:
+            yield pb.WatchRunResponse(event=self.continuation())
+        yield pb.WatchRunResponse(end=pb.WatchEnd(reason=pb.WatchEnd.REASON_RUN_CLOSED, run=self.run()))
+
+    def continuation(self) -> journal.JournalEvent:
+        event = journal.JournalEvent(seq=2, type=journal.EVENT_TYPE_RUN_CONTINUED)
+        event.run_continued.new_run_id = OTHER
+        return event
 
     def RequestEffects(self, request: Any, context: Any) -> Any:
         self.asked.append(request)
@@ -174,6 +201,8 @@ class FakeScheduler(
             yield pb.ReadBlobResponse(offset=offset, data=BLOB[offset : offset + 1000])
 
     def ReadJournal(self, request: Any, context: Any) -> Any:
+        if self.continues:
+            return pb.ReadJournalResponse(events=[self.continuation()], head_seq=2, next_after_seq=2)
         event = journal.JournalEvent(seq=request.after_seq + 1, type=journal.EVENT_TYPE_RUN_CREATED)
         event.run_created.process = "build"
         seq = request.after_seq + 1
@@ -195,6 +224,9 @@ class FakeScheduler(
     def StreamOutput(self, request: Any, context: Any) -> Any:
         self.asked.append(request)
         if request.follow and request.stream:
+            if self.played.behind:
+                self.played.behind -= 1
+                refuse(context, grpc.StatusCode.OUT_OF_RANGE, "nothing is recorded there yet", "OFFSET_AHEAD")
             name = "stdout" if request.stream == executor.OUTPUT_STREAM_STDOUT else "stderr"
             frame = pb.StreamOutputResponse()
             frame.chunk.stream, frame.chunk.offset = request.stream, request.offset
@@ -208,10 +240,58 @@ class FakeScheduler(
             yield frame
 
     def ListExecutors(self, request: Any, context: Any) -> Any:
-        one = op.Executor(executor_id="local", state=op.Executor.STATE_CONNECTED)
+        one = op.Executor(executor_id="local", incarnation="i1", state=op.Executor.STATE_CONNECTED)
         one.pools.add(name="shell", slots=8)
         one.slots_taken["shell"] = 2
         return op.ListExecutorsResponse(executors=[one])
+
+    def PruneRuns(self, request: Any, context: Any) -> Any:
+        self.asked.append(request)
+        more = not request.dry_run and len(self.asked) < 4
+        return op.PruneRunsResponse(runs=5, journal_rows=40, more=more)
+
+    def Diagnose(self, request: Any, context: Any) -> Any:
+        return op.DiagnoseResponse(findings=self.findings)
+
+    def BulkAction(self, request: Any, context: Any) -> Any:
+        self.asked.append(request)
+        if request.dry_run:
+            return op.BulkActionResponse(applied=2)
+        if not request.page_token:
+            return op.BulkActionResponse(applied=1, remaining=1, next_page_token="more")
+        return op.BulkActionResponse(refused=1)
+
+    def DrainExecutor(self, request: Any, context: Any) -> Any:
+        self.asked.append(request)
+        state = op.Executor.STATE_DRAINING if request.drain else op.Executor.STATE_CONNECTED
+        return op.DrainExecutorResponse(executor=op.Executor(executor_id=request.executor_id, state=state))
+
+    def ExpireExecutor(self, request: Any, context: Any) -> Any:
+        self.asked.append(request)
+        return op.ExpireExecutorResponse(attempts_lost=3)
+
+    def SettleEffect(self, request: Any, context: Any) -> Any:
+        self.asked.append(request)
+        effect = self.effect("tests")
+        effect.state = journal.EFFECT_STATE_FAILED if request.HasField("failed") else journal.EFFECT_STATE_SUCCEEDED
+        return op.SettleEffectResponse(effect=effect)
+
+    def SetHold(self, request: Any, context: Any) -> Any:
+        self.asked.append(request)
+        hold = op.Hold()
+        hold.CopyFrom(request.hold)
+        hold.hold_id = hold.hold_id or HOLD
+        return op.SetHoldResponse(hold=hold)
+
+    def ListHolds(self, request: Any, context: Any) -> Any:
+        hold = op.Hold(hold_id=HOLD, harness="codex", reason="provider is down", actor="ada")
+        hold.create_time.GetCurrentTime()
+        return op.ListHoldsResponse(holds=[hold])
+
+    def ListAudit(self, request: Any, context: Any) -> Any:
+        self.asked.append(request)
+        entry = op.AuditEntry(audit_id="1", action="SET_HOLD", subject=HOLD, actor="ada", reason="provider is down")
+        return op.ListAuditResponse(entries=[entry], next_page_token="" if request.page_token else "more")
 
 
 def refuse(context: Any, code: grpc.StatusCode, message: str, reason: str) -> None:

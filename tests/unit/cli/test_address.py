@@ -1,12 +1,13 @@
 from pathlib import Path
 
-from scheduler_service.cli.address import DEFAULT_ADDRESS, find_address, remove_address, write_address
+from scheduler_service.cli.address import DEFAULT_ADDRESS, find_address, find_database, remove_address, write_address
 
 
 def with_file(folder: Path, address: str) -> Path:
     data_dir = folder / ".backburner"
     data_dir.mkdir()
-    return write_address(data_dir, address)
+    write_address(data_dir, address, "postgresql://here")
+    return data_dir / "address"
 
 
 def test_the_flag_goes_before_everything(tmp_path: Path) -> None:
@@ -31,6 +32,14 @@ def test_a_file_that_was_taken_back_is_not_used(tmp_path: Path) -> None:
     remove_address(tmp_path / ".backburner")
     remove_address(tmp_path / ".backburner")
     assert find_address(None, {}, tmp_path) == (DEFAULT_ADDRESS, "the default address")
+
+
+def test_the_database_is_found_with_it_and_is_nobody_elses_business(tmp_path: Path) -> None:
+    path = with_file(tmp_path, "file:1")
+    assert find_database(tmp_path) == "postgresql://here"
+    assert (path.parent / "database").stat().st_mode & 0o077 == 0
+    remove_address(path.parent)
+    assert find_database(tmp_path) is None
 
 
 def test_an_empty_file_or_variable_counts_as_none(tmp_path: Path) -> None:

@@ -42,6 +42,23 @@ def test_the_exit_code_says_how_the_run_ended(shell: Shell, state: Any, code: An
     assert shell("run", "build")[0] == code
 
 
+@pytest.mark.parametrize("command", [("run", "build"), ("watch", RUN), ("watch", RUN, "--after", "0")])
+def test_a_run_that_goes_on_as_another_is_followed_there(shell: Shell, command: Any) -> None:
+    shell.fake.continues = True
+    code, out, err = shell(*command)
+    assert (code, json.loads(out)) == (0, {"passed": 3})
+    assert f"run {RUN} continued as {OTHER}" in err
+    watched = [asked.run_id for asked in shell.fake.asked if isinstance(asked, pb.WatchRunRequest)]
+    assert watched == [RUN, OTHER]
+
+
+@pytest.mark.parametrize("command", [("run", "build"), ("watch", RUN), ("show", RUN)])
+def test_a_failed_run_shows_what_the_effect_to_blame_had_written(shell: Shell, command: Any) -> None:
+    shell.fake.state, shell.fake.blames = journal.RUN_STATE_FAILED, "tests"
+    _, out, err = shell(*command)
+    assert "effect tests failed: EXITED_NONZERO, exit code 2\n  stderr │ no rule to make target" in out + err
+
+
 def test_run_as_json_prints_the_run(shell: Shell) -> None:
     code, out, _ = shell("run", "build", "--json")
     assert (code, json.loads(out)["run_id"]) == (0, RUN)
@@ -77,6 +94,14 @@ def test_an_unknown_process_names_those_there_are_and_how_to_load_it(shell: Shel
     assert code == 2
     assert "it has: build, deploy" in err
     assert "backburner dev --process-module shop.processes" in err
+
+
+def test_an_earlier_run_is_found_by_its_name_and_taken_over(shell: Shell) -> None:
+    assert shell("run", "build", "--reuse-from", RUN[:-1])[0] == 0
+    [request] = [asked for asked in shell.fake.asked if isinstance(asked, pb.CreateRunRequest)]
+    assert request.reuse_from == RUN
+    code, _, err = shell("run", "build", "--reuse-from", "key:nobody")
+    assert (code, "no such run" in err) == (2, True), err
 
 
 def test_nobody_there_is_exit_code_6(shell: Shell) -> None:
@@ -205,4 +230,15 @@ def test_help_needs_neither_grpc_nor_a_server() -> None:
 def test_every_command_explains_itself_with_an_example(shell: Shell, command: Any) -> None:
     code, out, _ = shell(command, "--help")
     assert code == 0
-    assert len(out.splitlines()) > 6
+    assert "Example" in out
+    assert f"backburner {command}" in out.partition("Example")[2]
+
+
+def test_a_mistyped_command_is_answered_with_the_near_one(shell: Shell) -> None:
+    code, _, err = shell("wacth")
+    assert (code, "did you mean watch?" in err) == (2, True)
+
+
+def test_options_before_a_subcommand_are_not_silently_dropped(shell: Shell) -> None:
+    code, _, err = shell("approvals", "--address", "127.0.0.1:1", "answer", f"{RUN}/approve", "yes")
+    assert (code, "after `answer`" in err) == (2, True)

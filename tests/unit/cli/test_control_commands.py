@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import shutil
 import subprocess
 import sys
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 import pytest
 
 from backburner.journal.v1 import journal_pb2 as journal
+from backburner.scheduler.v1 import operator_service_pb2 as op
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
+from scheduler_service.cli.commands.ps import families
 from tests.unit.cli.conftest import Shell
 from tests.unit.cli.fake_scheduler import BLOB, OTHER, RUN
 
@@ -27,20 +30,25 @@ def test_halt_and_resume_send_their_reason_and_say_the_state(shell: Shell) -> No
 
 
 def test_many_runs_are_changed_by_filter_only_when_that_is_meant(shell: Shell) -> None:
-    code, _, err = shell("resume", "--state", "process_error", "--process", "build")
+    which = ("resume", "--state", "process_error", "--process", "build", "--label", "a=b", "--reason", "fixed")
+    code, _, err = shell(*which)
     assert (code, "this would resume 2 runs" in err, "--yes" in err) == (2, True, True)
+    assert shell(*which, "--dry-run")[:2] == (0, "would resume 2 runs\n")
+    assert all(request.dry_run for request in asked(shell, op.BulkActionRequest))
+    code, out, err = shell(*which, "--yes", "--by", "ada")
+    assert (code, out) == (0, "resume: 1 runs, 1 had changed meanwhile\n")
+    assert ("resume 2 runs" in err, "1 done, 1 left" in err) == (True, True)
+    first, second = [request for request in asked(shell, op.BulkActionRequest) if not request.dry_run]
+    assert (first.states, first.processes) == ([journal.RUN_STATE_PROCESS_ERROR], ["build"])
+    assert (first.action, first.reason, first.actor) == (op.BulkActionRequest.ACTION_RESUME, "fixed", "ada")
+    assert (dict(first.labels), first.page_token, second.page_token) == ({"a": "b"}, "", "more")
     assert not asked(shell, pb.ResumeRunRequest)
-    code, out, err = shell("resume", "--state", "process_error", "--process", "build", "--yes")
-    assert (code, len(out.splitlines()), "resume 2 runs" in err) == (0, 2, True)
-    listed = asked(shell, pb.ListRunsRequest)[-1]
-    assert (listed.states, listed.processes) == ([journal.RUN_STATE_PROCESS_ERROR], ["build"])
-    assert {request.run_id for request in asked(shell, pb.ResumeRunRequest)} == {RUN, OTHER}
 
 
-def test_a_filter_without_states_means_those_that_can_be_changed(shell: Shell) -> None:
-    shell("resume", "--process", "build", "--yes")
-    parked = {journal.RUN_STATE_HALTED, journal.RUN_STATE_PROCESS_ERROR}
-    assert set(asked(shell, pb.ListRunsRequest)[-1].states) == parked
+def test_a_dry_run_is_of_a_filter(shell: Shell) -> None:
+    for command in ("halt", "resume", "cancel"):
+        assert shell(command, RUN, "--dry-run")[0] == 2
+    assert not asked(shell, pb.HaltRunRequest)
 
 
 def test_a_refusal_among_many_is_shown_and_the_others_are_done(shell: Shell) -> None:
@@ -106,15 +114,50 @@ def test_a_terminal_is_asked_for_the_answer(shell: Shell) -> None:
     assert request.succeeded.value.struct_value["comment"] == "not today"
 
 
+@pytest.mark.parametrize(("no_color", "coloured"), [("1", False), ("", True)])
+def test_errors_are_coloured_on_terminals_only_and_not_with_no_color(
+    shell: Shell, no_color: str, coloured: bool
+) -> None:
+    shell.env["NO_COLOR"] = no_color
+    code, said = at_a_terminal(shell, b"", "show", "key:nobody")
+    assert (code, "error:" in said, "\x1b[" in said) == (2, True, coloured)
+    assert "\x1b[" not in shell("show", "key:nobody")[2]
+
+
 def test_a_terminal_is_asked_before_many_runs_are_changed(shell: Shell) -> None:
     code, said = at_a_terminal(shell, b"n\n", "cancel", "--process", "build")
     assert (code, "cancel 2 runs?" in said, asked(shell, pb.CancelRunRequest)) == (130, True, [])
 
 
 @pytest.mark.parametrize("name", ["bash", "zsh", "fish"])
-def test_completion_scripts_are_printed(shell: Shell, name: str) -> None:
+def test_completion_scripts_are_ones_that_their_shell_can_read(shell: Shell, name: str) -> None:
     code, out, _ = shell("completion", name)
     assert (code, "_BACKBURNER_COMPLETE" in out) == (0, True)
+    if program := shutil.which(name):
+        subprocess.run([program, "-n"], input=out, text=True, check=True)
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash here")
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("backburner ru", ["run"]),
+        ("backburner show key:re", ["rel/1"]),  # bash has set `key:` aside
+        ("backburner logs key:rel/1/t", ["rel/1/tests"]),
+        ("backburner signal ", ["key:rel/1", RUN, OTHER]),
+    ],
+)
+def test_a_real_bash_completes_names_with_colons(shell: Shell, line: str, found: list[str]) -> None:
+    program = f'''
+        backburner() {{ {sys.executable} -m scheduler_service.cli "$@"; }}
+        source /dev/stdin <<< "$(backburner completion bash)"
+        COMP_LINE="{line}" COMP_POINT={len(line)}
+        _backburner_completion backburner
+        printf '%s\\n' "${{COMPREPLY[@]}}"'''
+    done = subprocess.run(
+        ["bash", "--norc", "-c", program], cwd=shell.folder, env=shell.env, capture_output=True, text=True, check=True
+    )
+    assert (done.stdout.splitlines(), done.stderr) == (found, "")
 
 
 @pytest.mark.parametrize(
@@ -164,3 +207,13 @@ def at_a_terminal(shell: Shell, typed: bytes, *arguments: str) -> tuple[int, str
     finally:
         os.close(ours)
     return process.wait(30), shown.decode()
+
+
+def test_children_stand_below_their_parents_the_oldest_first() -> None:
+    runs = [
+        pb.Run(run_id=name, parent_run_id=parent)
+        for name, parent in (("e", "a"), ("d", "b"), ("c", "gone"), ("b", "a"), ("a", ""))
+    ]  # newest first
+    assert [(depth, run.run_id) for depth, run in families(runs)] == [
+        (0, "c"), (0, "a"), (1, "b"), (2, "d"), (1, "e"),
+    ]  # fmt: skip

@@ -42,6 +42,15 @@ def test_live_output_with_holes_and_repetitions_is_written_whole_and_in_order(sh
     assert shell("exec", "make")[:3] == (0, "abcdefghijklm", "warning")
 
 
+def test_a_record_that_is_behind_the_live_output_is_waited_for(shell: Shell) -> None:
+    played = shell.fake.played
+    played.live(OUT, 0, b"abc")
+    played.wrote("stdout", b"abcdef")
+    played.end.result.exit_code, played.behind = 9, 2
+    played.end.state, played.end.error.reason = journal.EFFECT_STATE_FAILED, journal.EFFECT_REASON_EXITED_NONZERO
+    assert shell("exec", "make") == (9, "abcdef", "")
+
+
 def test_output_that_nobody_kept_is_said_and_not_waited_for(shell: Shell) -> None:
     class Lossy(dict[str, bytes]):
         def __getitem__(self, name: str) -> bytes:

@@ -92,9 +92,9 @@ def test_an_older_progress_never_replaces_a_newer_one(feeder: Feeder) -> None:
 
 def test_a_question_shows_how_to_answer_it(feeder: Feeder) -> None:
     feeder.request("approve", background=True, prompt="Deploy?")
-    assert "backburner resolve run-1/approve --choice yes" in drawn(feeder.view, width=200)
+    assert "backburner approvals answer run-1/approve yes" in drawn(feeder.view, width=200)
     feeder.settle("approve")
-    assert "backburner resolve" not in drawn(feeder.view, width=200)
+    assert "backburner approvals answer" not in drawn(feeder.view, width=200)
 
 
 def test_failures_are_bad_news_and_successes_are_not(feeder: Feeder) -> None:
@@ -174,3 +174,82 @@ def test_lines_sum_the_foreground_up_and_print_failures_whole(feeder: Feeder) ->
     assert any("half way" in line for line in lines)
     assert any("51 done, 0 open" in line for line in lines)
     assert "\x1b" not in file.getvalue()
+
+
+def exited(tail: str) -> journal.EffectResolved:
+    settled = journal.EffectResolved(state=journal.EFFECT_STATE_FAILED)
+    settled.error.reason, settled.error.message = journal.EFFECT_REASON_EXITED_NONZERO, "the child exited with code 3"
+    settled.result.exit_code = 3
+    settled.result.stderr.tail = tail
+    return settled
+
+
+def test_a_failure_is_shown_with_the_end_of_its_output(feeder: Feeder) -> None:
+    feeder.request("tests", background=True)
+    notice = feeder.event("EFFECT_RESOLVED", exited("".join(f"{n}\n" for n in range(9))), "tests", 1)[0]
+    assert notice.details == tuple(f"stderr │ {n}" for n in range(4, 9))
+    assert feeder.view.explained == {"tests"}
+
+
+def test_of_many_failures_only_the_first_are_shown_with_their_output(feeder: Feeder) -> None:
+    for number in range(30):
+        feeder.request(f"fix/{number}", background=True)
+    shown = [feeder.event("EFFECT_RESOLVED", exited("no\n"), f"fix/{n}", 1)[0].details for n in range(30)]
+    assert sum(map(bool, shown)) == 10
+    assert len(feeder.view.explained) == 10
+
+
+def test_a_line_screen_shows_the_output_below_the_failure(feeder: Feeder) -> None:
+    out = io.StringIO()
+    screen = LineScreen(Console(file=out, width=120, highlight=False), feeder.view)
+    feeder.request("tests", background=True)
+    screen.show(feeder.event("EFFECT_RESOLVED", exited("[bold]not markup[/]\n"), "tests", 1))
+    assert out.getvalue().splitlines()[-1].strip() == "stderr │ [bold]not markup[/]"
+
+
+def test_progress_that_says_nothing_makes_no_line(feeder: Feeder) -> None:
+    feeder.request("tests", background=True)
+    assert feeder.event("EFFECT_PROGRESS", journal.EffectProgress(), "tests", 1) == []
+
+
+def test_a_run_that_goes_on_as_another_says_as_which(feeder: Feeder) -> None:
+    feeder.event("RUN_CONTINUED", journal.RunContinued(new_run_id="run-2"))
+    assert feeder.view.continued_as == "run-2"
+
+
+def test_an_eta_counts_down_and_is_marked_when_it_is_an_estimate(feeder: Feeder) -> None:
+    feeder.request("tests", background=True)
+    feeder.event("EFFECT_DISPATCHED", journal.EffectDispatched(), "tests", 1)
+    told = journal.Progress(ordinal=1, step="link", eta_estimated=True)
+    told.eta.FromSeconds(80)
+    feeder.event("EFFECT_PROGRESS", journal.EffectProgress(progress=told), "tests", 1)  # at 12:00:04
+    assert "ETA ~24.0s" in drawn(feeder.view), "drawn at 12:01:00"
+    told.eta.FromSeconds(50)
+    told.ordinal = 2
+    feeder.event("EFFECT_PROGRESS", journal.EffectProgress(progress=told), "tests", 1)
+    assert "ETA" not in drawn(feeder.view), "it has run out, and nothing better is known"
+
+
+def test_the_progress_of_another_attempt_begins_anew(feeder: Feeder) -> None:
+    feeder.request("tests", background=True)
+    feeder.event("EFFECT_DISPATCHED", journal.EffectDispatched(), "tests", 1)
+    feeder.progress("tests", 90, 50)
+    feeder.event("EFFECT_ATTEMPT_FAILED", journal.EffectAttemptFailed(), "tests", 1)
+    feeder.event("EFFECT_DISPATCHED", journal.EffectDispatched(), "tests", 2)
+    feeder.progress("tests", 3, 1)
+    assert feeder.view.open["tests"].progress.percent == 3
+
+
+def test_a_question_is_shown_wherever_one_looks_with_the_command_that_answers_it(feeder: Feeder) -> None:
+    out = io.StringIO()
+    screen = LineScreen(Console(file=out, width=120, highlight=False), feeder.view)
+    screen.show(feeder.request("approve", background=False, prompt="Deploy?"))
+    said = out.getvalue().splitlines()
+    assert said[-2].endswith("asks: Deploy? [yes/no]")
+    assert said[-1].strip() == "answer it: backburner approvals answer run-1/approve yes"
+
+
+def test_of_a_wide_fan_out_the_first_requests_are_listed(feeder: Feeder) -> None:
+    said = [notice for n in range(500) for notice in feeder.request(f"fix/{n}", background=True)]
+    assert len(said) == 20
+    assert said[-1].message == "requested; more are not listed one by one"

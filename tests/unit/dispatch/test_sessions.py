@@ -1,5 +1,7 @@
 """Slots, the choice of an executor, and the bounded outbox of a session."""
 
+from dataclasses import replace
+
 import pytest
 
 from backburner.scheduler.v1 import dispatch_service_pb2 as pb
@@ -28,6 +30,20 @@ def among(*several: Session) -> Sessions:
     for one in several:
         made.add(one)
     return made
+
+
+def test_newer_session_of_an_executor_counts_whichever_is_added_first() -> None:
+    """Two hellos may be on their way at a time, and the older arrive last."""
+    older, newer = session(session_no=1, incarnation="a"), session(session_no=2, incarnation="b")
+    made = Sessions()
+    assert made.add(newer)
+    assert not made.add(older)
+    assert (older.superseded_by, newer.superseded_by) == ("b", "")
+    assert made.get("x") is newer
+    newest = session(session_no=3, incarnation="c")
+    assert made.add(newest)
+    assert newer.superseded_by == "c"
+    assert newer.closed
 
 
 @pytest.mark.parametrize(
@@ -81,6 +97,15 @@ def test_the_preferred_alternative_is_chosen_before_the_most_room() -> None:
     assert second is not None
     assert (first.session, first.harness) == (preferred, "agent/codex")
     assert (second.session, second.harness) == (fallback, "agent/claude-code")
+
+
+def test_a_session_is_continued_where_it_is_while_there_is_room() -> None:
+    home = session("home", slots=1, capabilities=frozenset({"agent/claude-code"}))
+    large = session("large", slots=9, capabilities=frozenset({"agent/codex"}))
+    several = among(large, home)
+    wanted = replace(work("agent/codex", "agent/claude-code"), continues_on="home")
+    taken = [reservation.session for _ in range(2) if (reservation := several.reserve(wanted))]
+    assert taken == [home, large]
 
 
 @pytest.mark.parametrize(

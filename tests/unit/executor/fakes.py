@@ -1,6 +1,7 @@
 """Stand-ins for what surrounds the writers of the journal: a lane that a test scripts, a holder, finished attempts."""
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -10,6 +11,7 @@ from executor_service.assignment import Assignment, Ref
 from executor_service.invocation import Invocation
 from executor_service.outcome import Outcome
 from executor_service.recording import OUTPUT, PROGRESS, SETTLE, STARTED, Lane
+from executor_service.spool import Spool
 
 KINDS = {STARTED: "started", PROGRESS: "progress", SETTLE: "settle", OUTPUT: "output"}
 Item = dict[str, Any]
@@ -90,3 +92,8 @@ def invocation(effect_id: str, outcome: Outcome | None = None) -> Invocation:
     made = Invocation(assignment, "incarnation", FakeHolder())
     made.outcome = outcome
     return made
+
+
+def idle_spool() -> Spool:
+    """A spool that never writes anything."""
+    return Spool(Path("/nowhere"), bytes_max=1_000_000, entries_max=100)

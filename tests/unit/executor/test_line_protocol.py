@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from executor_service import line_protocol
 from executor_service.line_protocol import LINE_BYTES_MAX, BadReport, LineScanner, Report, clean, parse
+from executor_service.outcome import Failure
 from executor_service.progress import ProgressState
 
 
@@ -32,6 +33,12 @@ def test_all_fields_are_read() -> None:
     assert report.usage == {"input_tokens": 3, "cost_usd": 0.25, "turns": 2, "model": "m"}
 
 
+def test_a_child_may_say_why_it_fails() -> None:
+    said = parse(b'{"failure": {"reason": "RATE_LIMITED", "message": "quota", "retry_after_s": 12}}').failure
+    assert said == Failure("RATE_LIMITED", "quota", retry_after_s=12)
+    assert parse(b'{"failure": {"reason": "OVERLOADED"}}').failure == Failure("OVERLOADED", "the child was refused")
+
+
 @pytest.mark.parametrize(("given", "read"), [(-5, 0), (250, 100), (33.3, 33.3)])
 def test_percent_is_clamped(given: float, read: float) -> None:
     assert parse(b'{"percent": %f}' % given).percent == pytest.approx(read)
@@ -44,6 +51,9 @@ def test_percent_is_clamped(given: float, read: float) -> None:
         b'{"percent": NaN}', b'{"step": 3}', b'{"step_index": 1.5}', b'{"step_index": -1}', b'{"eta_s": "1"}',
         b'{"data": []}', b'{"usage": 3}', b'{"usage": {"turns": "x"}}', b'{"data": {"a": 9007199254740993}}',
         b'{"data": {"a": ' + b"[" * 200 + b"]" * 200 + b"}}", b'{"data": {"a": "' + b"x" * 20_000 + b'"}}',
+        b'{"failure": "RATE_LIMITED"}', b'{"failure": {"reason": "EXECUTOR_LOST"}}', b'{"failure": {}}',
+        b'{"failure": {"reason": "OVERLOADED", "retry_after_s": "soon"}}',
+        b'{"failure": {"reason": "OVERLOADED", "message": 3}}',
         b"[" * 100_000, b'{"step": "\xff"}',
     ],
 )  # fmt: skip

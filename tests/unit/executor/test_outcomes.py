@@ -11,12 +11,12 @@ from executor_service.outcome import Outcome
 from executor_service.outcomes import Outcomes
 from executor_service.recording import Busy, Refused
 from tests.support.eventually import eventually
-from tests.unit.executor.fakes import FakeHolder, FakeLane, Item, invocation
+from tests.unit.executor.fakes import FakeHolder, FakeLane, Item, idle_spool, invocation
 
 
 @asynccontextmanager
 async def running(lane: FakeLane, holder: FakeHolder) -> AsyncIterator[Outcomes]:
-    writer = Outcomes(lane, holder, lambda _: None, "executor")
+    writer = Outcomes(lane, holder, lambda _: None, idle_spool(), "executor")
     task = asyncio.create_task(writer.run())
     try:
         yield writer

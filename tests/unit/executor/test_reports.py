@@ -9,18 +9,19 @@ import pytest
 
 from executor_service import reports
 from executor_service.line_protocol import Report
+from executor_service.outcome import Outcome
 from executor_service.outcomes import Outcomes
 from executor_service.output import Capture
 from executor_service.recording import Busy, Refused
 from executor_service.reports import Reports
 from tests.support.eventually import eventually
-from tests.unit.executor.fakes import Answer, FakeHolder, FakeLane, Item, invocation
+from tests.unit.executor.fakes import Answer, FakeHolder, FakeLane, Item, idle_spool, invocation
 
 
 @asynccontextmanager
 async def running(lane: FakeLane) -> AsyncIterator[Reports]:
     holder = FakeHolder()
-    writer = Reports(lane, holder, lambda _: None, Outcomes(lane, holder, lambda _: None, "executor"))
+    writer = Reports(lane, holder, lambda _: None, Outcomes(lane, holder, lambda _: None, idle_spool(), "executor"))
     task = asyncio.create_task(writer.run())
     try:
         yield writer
@@ -126,3 +127,18 @@ async def test_busy_reports_are_tried_again(monkeypatch: pytest.MonkeyPatch, how
         for kind in ("started", "progress"):
             await eventually(partial(wrote, lane, kind, ["free", "free too", "busy"]))
         assert all(item["durable"] for item in lane.written["progress"]), "the row is still due"
+
+
+async def test_outcome_does_not_wait_for_output_while_postgres_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has to be on disk before this process may die of anything."""
+    monkeypatch.setattr(reports, "_LAST_OUTPUT_SECONDS", 600.0)
+    lane = FakeLane(refuse("it", kind="output", error=lambda: Busy("away")))
+    lane._failures = 1
+    ended = invocation("it", Outcome())
+    capture = Capture(1, 100)
+    capture.write(b"said")
+    ended.captures[1] = capture
+    async with running(lane) as writer:
+        writer.settle(ended)
+        waiting = writer._outcomes._waiting
+        await eventually(lambda: [settlement.invocation for settlement in waiting] == [ended])

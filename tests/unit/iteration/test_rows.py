@@ -55,6 +55,12 @@ def test_options() -> None:
     assert work.total_timeout_s == 60.0
 
 
+@pytest.mark.parametrize("work", [{"external": {}}, {"run": {"process": "p"}}, {"timer": {"fire_at": "x"}}])
+def test_what_begins_with_its_request_has_one_bound_in_time(work: dict[str, Any]) -> None:
+    x = projection(work | {"timeouts": {"start_to_close": "5s", "total": "60s"}})
+    assert x["total_timeout_s"] == 5.0
+
+
 @pytest.mark.parametrize(
     ("group", "most"),
     [
@@ -68,6 +74,7 @@ def test_options() -> None:
 def test_limits_of_groups(group: dict[str, Any], most: int) -> None:
     x = projection({"shell": {}, "group": group})
     assert (x["group_id"], x["group_max"]) == ("g", most)
+    assert x["group_strategy"] == group["strategy"].removeprefix("GROUP_STRATEGY_")
 
 
 def test_work_of_no_kind_is_refused() -> None:

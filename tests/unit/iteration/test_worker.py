@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from scheduler_service.iteration.events import error_of
 from scheduler_service.iteration.worker import STUCK_THREADS_MAX, Blocked, IterationThreads
 from tests.support.eventually import eventually
 
@@ -67,6 +68,14 @@ async def test_a_blocked_step_is_given_up_and_the_next_job_runs_on_a_fresh_threa
     assert LIMIT <= blocked.seconds < 2
     assert "spin_until_raised" in blocked.stack
     assert told == [blocked.stack]
+    line = spin_until_raised.__code__.co_firstlineno
+    assert blocked.line in (f"{__file__}:{line + 1}", f"{__file__}:{line + 2}")
+    assert error_of(blocked) == {
+        "kind": "BLOCKED",
+        "message": f"{blocked.line}: a step of process code ran for {blocked.seconds:.1f} s without waiting, and holds "
+        "up all runs of its scheduler; move long computation and blocking calls into a @bb.function",
+        "traceback": blocked.stack,
+    }
     assert await after != before
     assert threads.healthy
 

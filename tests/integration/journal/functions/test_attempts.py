@@ -84,6 +84,39 @@ async def test_run_has_ten_durable_progress_rows_a_second(at: Desk) -> None:
 
 
 @pytest.mark.invariant("I11")
+async def test_ten_rows_a_second_also_between_many_other_rows(at: Desk) -> None:
+    run_id = await at.running("a")
+    said = []
+    for n in range(1, 13):
+        said.append((await progress(at, run_id, n))["outcome"])
+        await at.append(run_id, *({"type": "PROCESS_LOG", "cause": 1, "data": {"message": "m"}} for _ in range(60)))
+    rows = await at.rows("SELECT recorded_at AS at FROM backburner.journal WHERE type = 'EFFECT_PROGRESS' ORDER BY seq")
+    spans = [last["at"] - first["at"] for first, last in zip(rows, rows[10:], strict=False)]
+    assert said[:10] == ["ok"] * 10
+    assert all(span.total_seconds() >= 1 for span in spans), "eleven rows take at least a second"
+
+
+@pytest.mark.invariant("I11")
+async def test_what_a_run_may_have_is_shared_by_its_effects(at: Desk) -> None:
+    """Of 15 that report at once ten get a row; a second later it is the others' turn."""
+    keys = [f"k{n}" for n in range(15)]
+    run_id = await at.running(*keys)
+
+    async def all_report(ordinal: int) -> None:
+        said = {"ordinal": ordinal, "progress": {"percent": ordinal}, "usage": None, "durable": True}
+        answers = await at.call("attempts_progress_v1", [items.attempt_of(run_id, key) | said for key in keys])
+        assert {a["outcome"] for a in answers} == {"ok", "thinned"}
+
+    await all_report(1)
+    await at.connection.execute("ALTER TABLE backburner.journal DISABLE TRIGGER ALL")
+    await at.rows("UPDATE backburner.journal SET recorded_at = recorded_at - interval '1 min' RETURNING 1")
+    await at.connection.execute("ALTER TABLE backburner.journal ENABLE TRIGGER ALL")
+    await all_report(2)
+    counts = await at.rows("SELECT progress_rows AS n FROM backburner.effects ORDER BY 1")
+    assert [row["n"] for row in counts] == [1] * 10 + [2] * 5
+
+
+@pytest.mark.invariant("I11")
 async def test_attempt_has_a_hundred_durable_progress_rows(at: Desk) -> None:
     run_id = await at.running("a")
     await start(at, run_id)

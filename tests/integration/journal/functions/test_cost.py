@@ -16,7 +16,7 @@ READ: Final[LiteralString] = (
     "SELECT coalesce(sum(idx_tup_read), 0)::int AS entries, "
     "(SELECT coalesce(sum(seq_tup_read), 0)::int FROM pg_stat_user_tables "
     " WHERE relname IN ('journal', 'effects')) AS seq "
-    "FROM pg_stat_user_indexes WHERE relname IN ('journal', 'effects', 'dispatch_queue', 'run_heads')"
+    "FROM pg_stat_user_indexes WHERE relname IN ('journal', 'effects', 'dispatch_queue', 'run_heads', 'run_groups')"
 )
 
 CALLS: Final[dict[str, Callable[[Desk, str, str], Awaitable[Any]]]] = {

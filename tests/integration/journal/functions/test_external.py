@@ -46,7 +46,7 @@ async def test_failure_from_outside_carries_its_reason(at: Desk) -> None:
     assert (effect["state"], effect["reason"]) == ("FAILED", "REJECTED")
 
 
-@pytest.mark.parametrize("kind", ["FUNCTION", "SHELL", "AGENT", "RUN", "TIMER"])
+@pytest.mark.parametrize("kind", ["FUNCTION", "SHELL", "AGENT", "TIMER"])
 async def test_effect_that_is_not_external_is_not_resolved_from_outside(at: Desk, kind: str) -> None:
     run_id = await at.create()
     await at.request(run_id, "a", kind=kind)

@@ -38,9 +38,10 @@ def names_of(enum: Any, prefix: str) -> set[str]:
     return {name.removeprefix(prefix) for name in enum.keys()} - {"UNSPECIFIED"}  # noqa: SIM118
 
 
-def test_files_are_numbered_without_gaps_and_named_after_what_they_hold() -> None:
+def test_files_are_numbered_upwards_and_named_after_what_they_hold() -> None:
     found = migrations()
-    assert [item.version for item in found] == list(range(1, len(found) + 1))
+    versions = [item.version for item in found]
+    assert versions == sorted(set(versions))
     assert all(re.fullmatch(r"\d{4}_[a-z_]+\.sql", item.name) for item in found)
 
 
@@ -73,7 +74,7 @@ def test_function_that_is_called_from_outside_is_versioned_runs_as_its_owner_and
     database_url: str,
 ) -> None:
     for name, definer, config, _ in rows(database_url, FUNCTIONS):
-        if name.endswith("_v1") and name != "contract_v1":
+        if re.search(r"_v\d+$", name) and name != "contract_v1":
             assert definer, f"{name} is no SECURITY DEFINER"
             assert "search_path=backburner, pg_temp" in config, f"{name} has an open search_path"
         else:

@@ -35,6 +35,14 @@ CALLS: Final[dict[str, tuple[LiteralString, Make]]] = {
         lambda _, run, key: items.attempt_of(run, key) | {"ordinal": 1, "durable": True},
     ),
 }
+#: The same about client-driven runs, which calls of clients need.
+CLIENT_CALLS: Final[dict[str, tuple[LiteralString, Make]]] = {
+    "client_start": ("open_clients_v1", lambda _, run, key: items.client_start(run)),
+    "client_request": ("client_requests_v1", lambda _, run, key: items.client_request(run, f"{key}/more")),
+    "finish": ("finish_runs_v1", lambda _, run, key: items.finish(run, state="FAILED")),
+    "halt_idle": ("halt_idle_v1", lambda at, run, key: items.idle(run, at.epoch(run))),
+}
+ALL_CALLS: Final = CALLS | CLIENT_CALLS
 READOPT: Final[tuple[LiteralString, Make]] = (
     "readopt_v1",
     lambda at, run, key: (
@@ -43,14 +51,14 @@ READOPT: Final[tuple[LiteralString, Make]] = (
     ),
 )
 #: These answer `busy` for a head that is held, when they are about many runs. The others wait, in id order.
-SKIPPING: Final = {"append", "cancel", "resolve", "lost", "settle"}
+SKIPPING: Final = {"append", "cancel", "resolve", "lost", "settle", *CLIENT_CALLS}
 
 
 @pytest.fixture
 async def at(database_url: str) -> AsyncIterator[Desk]:
     async with desk(database_url) as made:
         for run_id in (LOW, HIGH):
-            await made.create(run_id)
+            await made.create(run_id, client_driven=True, start_id="first", idle_timeout_s=3600.0)
             await made.request(run_id, "a", "b", fast=True)
             await made.request(run_id, "queued")
         yield made
@@ -88,17 +96,17 @@ async def is_free(at: Desk, statement: LiteralString, row: str) -> bool:
         return True
 
 
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("name", ALL_CALLS)
 async def test_effect_and_queue_row_are_not_locked_before_the_head(at: Desk, name: str) -> None:
-    function, make = CALLS[name]
+    function, make = ALL_CALLS[name]
     async with holding(at, HEAD, LOW), waiting(at, function, [make(at, LOW, "a")]):
         assert await is_free(at, EFFECT, items.effect_id(LOW, "a"))
         assert await is_free(at, QUEUE, LOW)
 
 
-@pytest.mark.parametrize("name", sorted(set(CALLS) - SKIPPING))
+@pytest.mark.parametrize("name", sorted(set(ALL_CALLS) - SKIPPING))
 async def test_heads_are_locked_in_id_order_whatever_order_was_sent(at: Desk, name: str) -> None:
-    function, make = CALLS[name]
+    function, make = ALL_CALLS[name]
     async with holding(at, HEAD, LOW), waiting(at, function, [make(at, HIGH, "a"), make(at, LOW, "a")]):
         assert await is_free(at, HEAD, HIGH)
         assert await is_free(at, EFFECT, items.effect_id(HIGH, "a"))
@@ -106,7 +114,7 @@ async def test_heads_are_locked_in_id_order_whatever_order_was_sent(at: Desk, na
 
 @pytest.mark.parametrize("name", sorted(SKIPPING))
 async def test_held_head_is_handed_back_with_its_effect_untouched(at: Desk, name: str) -> None:
-    function, make = CALLS[name]
+    function, make = ALL_CALLS[name]
     held = items.effect_id(LOW, "a")
     async with holding(at, HEAD, LOW), holding(at, EFFECT, held), asyncio.timeout(5):
         answers = await at.call(function, [make(at, HIGH, "a"), make(at, LOW, "a")])
@@ -116,7 +124,7 @@ async def test_held_head_is_handed_back_with_its_effect_untouched(at: Desk, name
 @pytest.mark.parametrize("name", ["append", "cancel", "lost", "settle", "started", "progress"])
 async def test_effects_of_a_run_are_locked_in_id_order(at: Desk, name: str) -> None:
     low, high = sorted(("a", "b"), key=lambda key: items.effect_id(LOW, key))
-    function, make = CALLS[name]
+    function, make = ALL_CALLS[name]
     sent = [make(at, LOW, high), make(at, LOW, low)]
     if name == "append":
         sent = [at.appending(LOW, items.cancel(LOW, high), items.cancel(LOW, low))]

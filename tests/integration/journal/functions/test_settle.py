@@ -241,6 +241,12 @@ async def test_pause_grows_and_keeps_its_bounds(at: Desk) -> None:
         assert drawn["n"] > 100, "no jitter"
 
 
+async def test_no_policy_is_too_large_for_a_pause(at: Desk) -> None:
+    for initial in (0, 1e-9, 315_360_000):
+        [drawn] = await at.rows("SELECT backburner.retry_pause(%s, 1e308, 315360000, 1000) AS p", initial)
+        assert 0 <= drawn["p"] <= 315_360_000
+
+
 async def test_proposed_pause_is_kept(at: Desk) -> None:
     run_id = await at.running("a", max_attempts=2)
     row = await at.settle(run_id, "a", "failed", retry_after_s=600.0)

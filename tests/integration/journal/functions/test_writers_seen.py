@@ -6,8 +6,8 @@ wrongly. A type that turns up elsewhere breaks the table; one that never turns u
 
 import re
 from collections import defaultdict
-from collections.abc import AsyncIterator
-from typing import Final
+from collections.abc import AsyncIterator, Callable
+from typing import Final, LiteralString
 
 import pytest
 
@@ -17,30 +17,43 @@ from tests.integration.journal.desk import Desk, desk
 
 #: Rows that only the run's owner asks for, with its epoch and the number of its iteration.
 OWNERS: Final = (
-    "EFFECT_REQUESTED", "TIMER_SET", "TIMER_FIRED", "PROCESS_LOG", "PATCH_MARKED", "CHILD_RUN_STARTED", "RUN_CLOSING",
+    "EFFECT_REQUESTED", "TIMER_SET", "TIMER_FIRED", "PROCESS_LOG", "PATCH_MARKED", "RUN_CLOSING",
     "RUN_COMPLETED", "RUN_FAILED", "RUN_CANCELLED", "RUN_CONTINUED", "RUN_REPORTED", "PROCESS_RUNTIME_ERROR",
 )  # fmt: skip
 
 WRITERS: Final[dict[str, set[str]]] = {type_: {"append_v1"} for type_ in OWNERS} | {
-    "RUN_CREATED": {"create_runs_v1"},
-    "RUN_CANCEL_REQUESTED": {"request_cancels_v1"},
+    # Child runs, and the runs that runs go on as: with what asks for them, and with what they are told at once.
+    "RUN_CREATED": {"create_runs_v1", "append_v1", "client_requests_v1"},
+    "RUN_CANCEL_REQUESTED": {"request_cancels_v1", "append_v1", "finish_runs_v1"},
+    "CHILD_RUN_STARTED": {"append_v1", "client_requests_v1"},
     # By the process, or from outside; going on is always asked for from outside.
-    "RUN_HALTED": {"append_v1", "halt_runs_v1"},
-    "RUN_RESUMED": {"resume_runs_v1"},
-    "SIGNAL_RECEIVED": {"signal_runs_v1"},
-    "EFFECT_CANCEL_REQUESTED": {"append_v1", "request_cancels_v1"},
-    "EFFECT_DISPATCHED": {"append_v1", "claim_v1"},
+    "RUN_HALTED": {"append_v1", "halt_runs_v1", "halt_idle_v1"},
+    "RUN_RESUMED": {"resume_runs_v1", "open_clients_v1", "client_requests_v1", "finish_runs_v1"},
+    # By the process's owner, or by the client of a client-driven run.
+    "RUN_CLOSING": {"append_v1", "finish_runs_v1"},
+    "RUN_COMPLETED": {"append_v1", "finish_runs_v1"},
+    "RUN_FAILED": {"append_v1", "finish_runs_v1"},
+    "EFFECT_REQUESTED": {"append_v1", "client_requests_v1"},
+    "EFFECT_REUSED": {"append_v1", "client_requests_v1"},
+    "SIGNAL_RECEIVED": {"signal_runs_v1", "append_v1"},
+    "EFFECT_CANCEL_REQUESTED": {"append_v1", "request_cancels_v1", "finish_runs_v1"},
+    "EFFECT_DISPATCHED": {"append_v1", "claim_v1", "client_requests_v1"},
     "EFFECT_STARTED": {"attempts_started_v1"},
     "EFFECT_PROGRESS": {"attempts_progress_v1"},
     "EFFECT_ATTEMPT_FAILED": {"attempts_settle_v1"},
     "EFFECT_ATTEMPT_LOST": {"attempts_lost_v1"},
     # The attempt's executor; whoever settles what no executor has; the owner, with the loss of the last attempt.
-    "EFFECT_RESOLVED": {"attempts_settle_v1", "append_v1", "resolve_external_v1", "attempts_lost_v1"},
-    "EFFECT_CANCELLED": {"attempts_settle_v1", "append_v1", "request_cancels_v1", "attempts_lost_v1"},
+    "EFFECT_RESOLVED": {
+        "attempts_settle_v1",
+        "append_v1",
+        "resolve_external_v1",
+        "attempts_lost_v1",
+        "client_requests_v1",
+    },
+    "EFFECT_CANCELLED": {"attempts_settle_v1", "append_v1", "request_cancels_v1", "attempts_lost_v1", "finish_runs_v1"},
     "EFFECT_SUPERSEDED": {"attempts_settle_v1", "append_v1"},
     # Known to the protos, and written by nobody yet.
     "EFFECT_PARKED": set(),
-    "EFFECT_REUSED": set(),
 }
 EXECUTORS: Final = {"attempts_started_v1", "attempts_progress_v1", "attempts_settle_v1"}
 
@@ -75,6 +88,7 @@ async def test_types_are_written_by_the_functions_of_the_table_and_by_no_other(a
     await owners_rows(at)
     await executors_rows(at)
     await outsiders_rows(at)
+    await clients_rows(at)
     seen: dict[str, set[str]] = defaultdict(set)
     for row in await at.rows("SELECT DISTINCT type, writer, stack FROM backburner.seen"):
         function = re.findall(r"function (?:backburner\.)?(\w+_v1)\(", row["stack"])[-1]
@@ -99,9 +113,15 @@ async def test_owner_cannot_append_what_is_not_the_owners(at: Desk, type_: str) 
 
 async def owners_rows(at: Desk) -> None:
     """Everything of the owner, its fast path and its settlements included."""
-    for ending in ("RUN_COMPLETED", "RUN_FAILED", "RUN_CANCELLED", "RUN_CONTINUED"):
+    for ending in ("RUN_COMPLETED", "RUN_FAILED", "RUN_CANCELLED"):
         run_id = await at.create()
         await at.append(run_id, items.row(ending))
+    run_id = await at.create()
+    await at.one("signal_runs_v1", items.signal(run_id))
+    await at.append(run_id, items.continued(run_id, signal_seqs=[2]))
+    run_id = await at.create()
+    await at.append(run_id, items.child(run_id, "child"))
+    await at.append(run_id, items.cancel(run_id, "child"))
     run_id = await at.running("a")
     await at.request(run_id, "b", "c")
     plain = [
@@ -142,3 +162,27 @@ async def outsiders_rows(at: Desk) -> None:
     await at.one("resolve_external_v1", items.answer(run_id, "a"))
     for key in ("b", None):
         await at.one("request_cancels_v1", items.cancel_request(run_id, key))
+
+
+async def clients_rows(at: Desk) -> None:
+    """Requests, ends and starts of clients, each also of a client that was silent; and what an earlier run answers."""
+    old = await at.client_run("a")
+    await at.settle(old, "a")
+    await at.request(await at.create(reuse_from=old), "a")
+    await at.client_run("a", reuse_from=old)
+    calls: list[tuple[LiteralString, Callable[[str], items.Item]]] = [
+        ("open_clients_v1", items.client_start),
+        ("client_requests_v1", lambda run_id: items.client_request(run_id, "more")),
+        ("finish_runs_v1", items.finish),
+    ]
+    for function, item in calls:
+        run_id = await at.client_run()
+        await at.silence(run_id)
+        await at.one(function, item(run_id))
+    await at.one("finish_runs_v1", items.finish(await at.client_run("queued", fast=False), state="FAILED"))
+    await at.one("finish_runs_v1", items.finish(await at.client_run("runs"), wait=True))
+    run_id = await at.client_run()
+    refused = items.requested(run_id, "refused", cause=0, kind="RUN", capabilities=[], pool="")
+    rows = [row | {"use_recorded": False} for row in (items.child(run_id, "child", cause=0), refused)]
+    await at.one("client_requests_v1", items.client_request(run_id) | {"rows": rows})
+    await at.one("finish_runs_v1", items.finish(run_id, state="FAILED"))

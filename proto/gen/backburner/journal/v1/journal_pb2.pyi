@@ -26,6 +26,11 @@ if sys.version_info >= (3, 11):
 else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
+if sys.version_info >= (3, 13):
+    from warnings import deprecated as _deprecated
+else:
+    from typing_extensions import deprecated as _deprecated
+
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class _EventType:
@@ -39,16 +44,20 @@ class _EventTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventType.V
     EVENT_TYPE_RUN_CREATED: _EventType.ValueType  # 1
     """The run exists. Always seq 1. Writer: any scheduler replica."""
     EVENT_TYPE_RUN_CLOSING: _EventType.ValueType  # 2
-    """The process returned while effects were open; the run ends when they have settled. Writer: the owner."""
+    """The process returned while effects were open; the run ends when they have settled. Writer: the owner or, for its
+    client, any replica.
+    """
     EVENT_TYPE_RUN_COMPLETED: _EventType.ValueType  # 3
-    """The run ended well. Terminal. Writer: the owner."""
+    """The run ended well. Terminal. Writer: the owner or, for its client, any replica."""
     EVENT_TYPE_RUN_FAILED: _EventType.ValueType  # 4
-    """The run ended with an error of its effects or of its own (bb.Fail). Terminal. Writer: the owner."""
+    """The run ended with an error of its effects or of its own (bb.Fail). Terminal. Writer: the owner or, for its client,
+    any replica.
+    """
     EVENT_TYPE_RUN_CANCELLED: _EventType.ValueType  # 5
     """The run ended because it was cancelled. Terminal. Writer: the owner."""
     EVENT_TYPE_RUN_HALTED: _EventType.ValueType  # 6
-    """The run is paused: no iteration, no dispatch, until RUN_RESUMED. Writer: the owner (ctx.halt) or, for a request
-    from outside, any replica.
+    """The run is paused: no iteration, no dispatch, until RUN_RESUMED. Writer: the owner (ctx.halt, CLIENT_IDLE) or, for a
+    request from outside, any replica.
     """
     EVENT_TYPE_RUN_RESUMED: _EventType.ValueType  # 7
     """A halted or parked run goes on. Writer: any scheduler replica."""
@@ -67,7 +76,7 @@ class _EventTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventType.V
     EVENT_TYPE_SIGNAL_RECEIVED: _EventType.ValueType  # 14
     """A message from outside. Writer: any scheduler replica."""
     EVENT_TYPE_EFFECT_REQUESTED: _EventType.ValueType  # 20
-    """An effect was asked for. Writer: the owner."""
+    """An effect was asked for. Writer: the owner or, for a client, any replica."""
     EVENT_TYPE_EFFECT_DISPATCHED: _EventType.ValueType  # 21
     """An attempt was assigned to an executor's session. Writer: the replica that holds the session."""
     EVENT_TYPE_EFFECT_STARTED: _EventType.ValueType  # 22
@@ -81,15 +90,17 @@ class _EventTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventType.V
     EVENT_TYPE_EFFECT_CANCEL_REQUESTED: _EventType.ValueType  # 26
     """Somebody asked for the effect's cancel. Writer: the owner or, for a request from outside, any replica."""
     EVENT_TYPE_EFFECT_RESOLVED: _EventType.ValueType  # 27
-    """The effect settled: it succeeded, failed or timed out. Exactly one RESOLVED or CANCELLED an effect."""
+    """The effect settled: it succeeded, failed or timed out. Exactly one RESOLVED, CANCELLED or REUSED an effect."""
     EVENT_TYPE_EFFECT_CANCELLED: _EventType.ValueType  # 28
-    """The effect settled as cancelled. Exactly one RESOLVED or CANCELLED an effect."""
+    """The effect settled as cancelled. Exactly one RESOLVED, CANCELLED or REUSED an effect."""
     EVENT_TYPE_EFFECT_PARKED: _EventType.ValueType  # 29
     """The effect waits for a known time (quota reset) and holds no slot. Writer: the executor."""
     EVENT_TYPE_EFFECT_SUPERSEDED: _EventType.ValueType  # 30
     """A result came too late to count; kept as evidence. Writer: the executor."""
     EVENT_TYPE_EFFECT_REUSED: _EventType.ValueType  # 31
-    """The result was taken from an earlier run (reuse_from). Writer: the owner."""
+    """The effect settled as succeeded, with the result of an equal one of an earlier run (reuse_from). In the commit of its
+    request, by the writer of that.
+    """
     EVENT_TYPE_CHILD_RUN_STARTED: _EventType.ValueType  # 32
     """The run that an effect of kind `run` stands for exists. Writer: the owner."""
     EVENT_TYPE_TIMER_SET: _EventType.ValueType  # 40
@@ -105,16 +116,20 @@ EVENT_TYPE_UNSPECIFIED: EventType.ValueType  # 0
 EVENT_TYPE_RUN_CREATED: EventType.ValueType  # 1
 """The run exists. Always seq 1. Writer: any scheduler replica."""
 EVENT_TYPE_RUN_CLOSING: EventType.ValueType  # 2
-"""The process returned while effects were open; the run ends when they have settled. Writer: the owner."""
+"""The process returned while effects were open; the run ends when they have settled. Writer: the owner or, for its
+client, any replica.
+"""
 EVENT_TYPE_RUN_COMPLETED: EventType.ValueType  # 3
-"""The run ended well. Terminal. Writer: the owner."""
+"""The run ended well. Terminal. Writer: the owner or, for its client, any replica."""
 EVENT_TYPE_RUN_FAILED: EventType.ValueType  # 4
-"""The run ended with an error of its effects or of its own (bb.Fail). Terminal. Writer: the owner."""
+"""The run ended with an error of its effects or of its own (bb.Fail). Terminal. Writer: the owner or, for its client,
+any replica.
+"""
 EVENT_TYPE_RUN_CANCELLED: EventType.ValueType  # 5
 """The run ended because it was cancelled. Terminal. Writer: the owner."""
 EVENT_TYPE_RUN_HALTED: EventType.ValueType  # 6
-"""The run is paused: no iteration, no dispatch, until RUN_RESUMED. Writer: the owner (ctx.halt) or, for a request
-from outside, any replica.
+"""The run is paused: no iteration, no dispatch, until RUN_RESUMED. Writer: the owner (ctx.halt, CLIENT_IDLE) or, for a
+request from outside, any replica.
 """
 EVENT_TYPE_RUN_RESUMED: EventType.ValueType  # 7
 """A halted or parked run goes on. Writer: any scheduler replica."""
@@ -133,7 +148,7 @@ EVENT_TYPE_PATCH_MARKED: EventType.ValueType  # 13
 EVENT_TYPE_SIGNAL_RECEIVED: EventType.ValueType  # 14
 """A message from outside. Writer: any scheduler replica."""
 EVENT_TYPE_EFFECT_REQUESTED: EventType.ValueType  # 20
-"""An effect was asked for. Writer: the owner."""
+"""An effect was asked for. Writer: the owner or, for a client, any replica."""
 EVENT_TYPE_EFFECT_DISPATCHED: EventType.ValueType  # 21
 """An attempt was assigned to an executor's session. Writer: the replica that holds the session."""
 EVENT_TYPE_EFFECT_STARTED: EventType.ValueType  # 22
@@ -147,15 +162,17 @@ EVENT_TYPE_EFFECT_ATTEMPT_LOST: EventType.ValueType  # 25
 EVENT_TYPE_EFFECT_CANCEL_REQUESTED: EventType.ValueType  # 26
 """Somebody asked for the effect's cancel. Writer: the owner or, for a request from outside, any replica."""
 EVENT_TYPE_EFFECT_RESOLVED: EventType.ValueType  # 27
-"""The effect settled: it succeeded, failed or timed out. Exactly one RESOLVED or CANCELLED an effect."""
+"""The effect settled: it succeeded, failed or timed out. Exactly one RESOLVED, CANCELLED or REUSED an effect."""
 EVENT_TYPE_EFFECT_CANCELLED: EventType.ValueType  # 28
-"""The effect settled as cancelled. Exactly one RESOLVED or CANCELLED an effect."""
+"""The effect settled as cancelled. Exactly one RESOLVED, CANCELLED or REUSED an effect."""
 EVENT_TYPE_EFFECT_PARKED: EventType.ValueType  # 29
 """The effect waits for a known time (quota reset) and holds no slot. Writer: the executor."""
 EVENT_TYPE_EFFECT_SUPERSEDED: EventType.ValueType  # 30
 """A result came too late to count; kept as evidence. Writer: the executor."""
 EVENT_TYPE_EFFECT_REUSED: EventType.ValueType  # 31
-"""The result was taken from an earlier run (reuse_from). Writer: the owner."""
+"""The effect settled as succeeded, with the result of an equal one of an earlier run (reuse_from). In the commit of its
+request, by the writer of that.
+"""
 EVENT_TYPE_CHILD_RUN_STARTED: EventType.ValueType  # 32
 """The run that an effect of kind `run` stands for exists. Writer: the owner."""
 EVENT_TYPE_TIMER_SET: EventType.ValueType  # 40
@@ -217,7 +234,9 @@ class _GroupStrategyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GroupSt
     GROUP_STRATEGY_CONCURRENT: _GroupStrategy.ValueType  # 2
     """Up to max_concurrency."""
     GROUP_STRATEGY_ADAPTIVE: _GroupStrategy.ValueType  # 3
-    """Starts at max_concurrency, halves on overload, grows on success."""
+    """Starts at max_concurrency; halves, down to 1, with each attempt that fails as RATE_LIMITED or OVERLOADED; grows by
+    one, up to max_concurrency, with every 10 successes since.
+    """
 
 class GroupStrategy(_GroupStrategy, metaclass=_GroupStrategyEnumTypeWrapper):
     """How a group uses its concurrency."""
@@ -229,7 +248,9 @@ GROUP_STRATEGY_SEQUENTIAL: GroupStrategy.ValueType  # 1
 GROUP_STRATEGY_CONCURRENT: GroupStrategy.ValueType  # 2
 """Up to max_concurrency."""
 GROUP_STRATEGY_ADAPTIVE: GroupStrategy.ValueType  # 3
-"""Starts at max_concurrency, halves on overload, grows on success."""
+"""Starts at max_concurrency; halves, down to 1, with each attempt that fails as RATE_LIMITED or OVERLOADED; grows by
+one, up to max_concurrency, with every 10 successes since.
+"""
 Global___GroupStrategy: _TypeAlias = GroupStrategy  # noqa: Y015
 
 class _OnRunEnd:
@@ -422,6 +443,12 @@ class _EffectReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EffectRe
     """Rejected by the one who was asked (external effects)."""
     EFFECT_REASON_CHILD_RUN_FAILED: _EffectReason.ValueType  # 41
     """A child run did not complete."""
+    EFFECT_REASON_RATE_LIMITED: _EffectReason.ValueType  # 50
+    """Who does the work for the child (a model's provider, a service) refuses for now: too many requests, quota spent."""
+    EFFECT_REASON_OVERLOADED: _EffectReason.ValueType  # 51
+    """Who does the work for the child is overloaded."""
+    EFFECT_REASON_SESSION_LOST: _EffectReason.ValueType  # 52
+    """The session to continue is gone, and the effect was not to start a fresh one (if_session_lost)."""
 
 class EffectReason(_EffectReason, metaclass=_EffectReasonEnumTypeWrapper):
     """Why an effect failed, was cancelled or timed out, or why an attempt ended."""
@@ -474,6 +501,12 @@ EFFECT_REASON_REJECTED_BY_RESOLVER: EffectReason.ValueType  # 40
 """Rejected by the one who was asked (external effects)."""
 EFFECT_REASON_CHILD_RUN_FAILED: EffectReason.ValueType  # 41
 """A child run did not complete."""
+EFFECT_REASON_RATE_LIMITED: EffectReason.ValueType  # 50
+"""Who does the work for the child (a model's provider, a service) refuses for now: too many requests, quota spent."""
+EFFECT_REASON_OVERLOADED: EffectReason.ValueType  # 51
+"""Who does the work for the child is overloaded."""
+EFFECT_REASON_SESSION_LOST: EffectReason.ValueType  # 52
+"""The session to continue is gone, and the effect was not to start a fresh one (if_session_lost)."""
 Global___EffectReason: _TypeAlias = EffectReason  # noqa: Y015
 
 class _Death:
@@ -797,6 +830,10 @@ class EffectSpec(_message.Message):
     """Everything that is asked of an effect. Immutable once requested.
     The digest that a repeated key is checked against covers `name` and `work`, not the scheduling hints: a changed
     timeout is not another effect.
+
+    Effects that no executor takes (external, run, timer) begin with their request. They cannot have what only means
+    something to one that is queued and run: timeouts.schedule_to_start, timeouts.silence, timeouts.kill_grace, retry,
+    priority, group, executor_labels, fallbacks, sleep_until, continue_from, continue_session, if_session_lost.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -861,6 +898,7 @@ class EffectSpec(_message.Message):
     POLL_INTERVAL_FIELD_NUMBER: _builtins.int
     CONTINUE_FROM_FIELD_NUMBER: _builtins.int
     IF_SESSION_LOST_FIELD_NUMBER: _builtins.int
+    CONTINUE_SESSION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name for people and for ETA history: the function's name, the harness, argv[0], or the author's label."""
     background: _builtins.bool
@@ -929,6 +967,12 @@ class EffectSpec(_message.Message):
     def poll_interval(self) -> _duration_pb2.Duration:
         """Hint for pollers: how long to wait between two polls. Default 5 s."""
 
+    @_builtins.property
+    def continue_session(self) -> Global___HarnessSession:
+        """The session that `continue_from` names, as the earlier effect's result gave it. Clients may leave it out:
+        RequestEffects takes it from that effect. When that left none, the session counts as gone.
+        """
+
     def __init__(
         self,
         *,
@@ -952,10 +996,11 @@ class EffectSpec(_message.Message):
         poll_interval: _duration_pb2.Duration | None = ...,
         continue_from: _builtins.str = ...,
         if_session_lost: _builtins.str = ...,
+        continue_session: Global___HarnessSession | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "external", b"external", "function", b"function", "group", b"group", "poll_interval", b"poll_interval", "retry", b"retry", "run", b"run", "shell", b"shell", "sleep_until", b"sleep_until", "timeouts", b"timeouts", "timer", b"timer", "work", b"work"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "continue_session", b"continue_session", "external", b"external", "function", b"function", "group", b"group", "poll_interval", b"poll_interval", "retry", b"retry", "run", b"run", "shell", b"shell", "sleep_until", b"sleep_until", "timeouts", b"timeouts", "timer", b"timer", "work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "background", b"background", "continue_from", b"continue_from", "executor_labels", b"executor_labels", "external", b"external", "fallbacks", b"fallbacks", "function", b"function", "group", b"group", "if_session_lost", b"if_session_lost", "labels", b"labels", "name", b"name", "on_run_end", b"on_run_end", "poll_interval", b"poll_interval", "priority", b"priority", "retry", b"retry", "run", b"run", "shell", b"shell", "sleep_until", b"sleep_until", "timeouts", b"timeouts", "timer", b"timer", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "background", b"background", "continue_from", b"continue_from", "continue_session", b"continue_session", "executor_labels", b"executor_labels", "external", b"external", "fallbacks", b"fallbacks", "function", b"function", "group", b"group", "if_session_lost", b"if_session_lost", "labels", b"labels", "name", b"name", "on_run_end", b"on_run_end", "poll_interval", b"poll_interval", "priority", b"priority", "retry", b"retry", "run", b"run", "shell", b"shell", "sleep_until", b"sleep_until", "timeouts", b"timeouts", "timer", b"timer", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_work: _TypeAlias = _typing.Literal["shell", "function", "agent", "external", "run", "timer"]  # noqa: Y015
     _WhichOneofArgType_work: _TypeAlias = _typing.Literal["work", b"work"]  # noqa: Y015
@@ -1116,7 +1161,9 @@ class AgentWork(_message.Message):
 
     @_builtins.property
     def output_schema(self) -> _struct_pb2.Struct:
-        """JSON schema of the structured answer."""
+        """JSON schema of the structured answer. Of its keywords, type, enum, const, properties, required,
+        additionalProperties, items, prefixItems, anyOf, oneOf, allOf and $ref into the schema are checked.
+        """
 
     @_builtins.property
     def options(self) -> _struct_pb2.Struct:
@@ -1250,7 +1297,9 @@ class Timeouts(_message.Message):
 
     @_builtins.property
     def start_to_close(self) -> _duration_pb2.Duration:
-        """From the start of an attempt to its end, by the executor's monotonic clock. Reason TIMEOUT_START_TO_CLOSE."""
+        """From the start of an attempt to its end, by the executor's monotonic clock. Reason TIMEOUT_START_TO_CLOSE. What no
+        executor takes starts with its request: there it is another `total`.
+        """
 
     @_builtins.property
     def silence(self) -> _duration_pb2.Duration:
@@ -1295,7 +1344,7 @@ class RetryPolicy(_message.Message):
     max_attempts: _builtins.int
     """Most attempts that may start, the first included. 0 and 1: one."""
     backoff: _builtins.float
-    """Factor from one pause to the next. Default 2."""
+    """Factor from one pause to the next, from 1 to 1,000. Default 2."""
     @_builtins.property
     def initial(self) -> _duration_pb2.Duration:
         """Pause before the second attempt. Default 1 s."""
@@ -1533,12 +1582,15 @@ class EffectResult(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     SESSION_FIELD_NUMBER: _builtins.int
     CHOICE_FIELD_NUMBER: _builtins.int
+    SESSION_LOST_FIELD_NUMBER: _builtins.int
     exit_code: _builtins.int
     """Exit code. Unset when there was no child, or a signal ended it."""
     signal: _builtins.int
     """Signal that ended the child. Unset otherwise."""
     choice: _builtins.str
     """For external effects: the choice."""
+    session_lost: _builtins.bool
+    """True when the session to continue was gone and a fresh one was started instead (if_session_lost)."""
     @_builtins.property
     def value(self) -> Global___Payload:
         """The structured result: a function's return value, an agent's answer, what a child reported by the line protocol."""
@@ -1570,10 +1622,11 @@ class EffectResult(_message.Message):
         usage: Global___Usage | None = ...,
         session: Global___HarnessSession | None = ...,
         choice: _builtins.str = ...,
+        session_lost: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "_signal", b"_signal", "exit_code", b"exit_code", "session", b"session", "signal", b"signal", "stderr", b"stderr", "stdout", b"stdout", "usage", b"usage", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "_signal", b"_signal", "choice", b"choice", "exit_code", b"exit_code", "session", b"session", "signal", b"signal", "stderr", b"stderr", "stdout", b"stdout", "usage", b"usage", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "_signal", b"_signal", "choice", b"choice", "exit_code", b"exit_code", "session", b"session", "session_lost", b"session_lost", "signal", b"signal", "stderr", b"stderr", "stdout", b"stdout", "usage", b"usage", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exit_code: _TypeAlias = _typing.Literal["exit_code"]  # noqa: Y015
     _WhichOneofArgType__exit_code: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code"]  # noqa: Y015
@@ -1658,6 +1711,7 @@ class RunCreated(_message.Message):
     IDLE_TIMEOUT_FIELD_NUMBER: _builtins.int
     REUSE_FROM_FIELD_NUMBER: _builtins.int
     CLEANUP_TIMEOUT_FIELD_NUMBER: _builtins.int
+    PREVIOUS_RUN_ID_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Namespace, `default` by default."""
     key: _builtins.str
@@ -1674,6 +1728,8 @@ class RunCreated(_message.Message):
     """True for a run whose effects are requested by a client."""
     reuse_from: _builtins.str
     """Run whose succeeded effects are taken over."""
+    previous_run_id: _builtins.str
+    """Run that went on as this one. Empty: none."""
     @_builtins.property
     def input(self) -> _struct_pb2.Struct:
         """Input object, bound to the process's signature."""
@@ -1705,10 +1761,11 @@ class RunCreated(_message.Message):
         idle_timeout: _duration_pb2.Duration | None = ...,
         reuse_from: _builtins.str = ...,
         cleanup_timeout: _duration_pb2.Duration | None = ...,
+        previous_run_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cleanup_timeout", b"cleanup_timeout", "idle_timeout", b"idle_timeout", "input", b"input"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cleanup_timeout", b"cleanup_timeout", "client_driven", b"client_driven", "idle_timeout", b"idle_timeout", "input", b"input", "input_digest", b"input_digest", "key", b"key", "labels", b"labels", "namespace", b"namespace", "parent_effect_id", b"parent_effect_id", "parent_run_id", b"parent_run_id", "process", b"process", "reuse_from", b"reuse_from"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cleanup_timeout", b"cleanup_timeout", "client_driven", b"client_driven", "idle_timeout", b"idle_timeout", "input", b"input", "input_digest", b"input_digest", "key", b"key", "labels", b"labels", "namespace", b"namespace", "parent_effect_id", b"parent_effect_id", "parent_run_id", b"parent_run_id", "previous_run_id", b"previous_run_id", "process", b"process", "reuse_from", b"reuse_from"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1820,10 +1877,11 @@ class RunError(_message.Message):
     TRACEBACK_FIELD_NUMBER: _builtins.int
     EFFECT_KEY_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
     """What kind: EFFECT_FAILED, EFFECT_TIMED_OUT, EFFECT_CANCELLED, QUORUM_NOT_REACHED, ALL_FAILED, TIMEOUT, FAIL,
     GROUP for runs that failed; EXCEPTION, DIVERGENCE, DETERMINISM, BLOCKED, STRIKES, UNKNOWN_PROCESS, INVALID_INPUT,
-    INVALID_RESULT, HISTORY_LIMIT for parked ones.
+    INVALID_RESULT, HISTORY_LIMIT, BLOBS_MISSING for parked ones.
     """
     message: _builtins.str
     """One sentence for people."""
@@ -1837,6 +1895,10 @@ class RunError(_message.Message):
     def data(self) -> _struct_pb2.Value:
         """What bb.Fail carried, or the details of a divergence (seq, recorded, asked)."""
 
+    @_builtins.property
+    def session(self) -> Global___HarnessSession:
+        """Harness session of the effect whose error it is. Unset: none."""
+
     def __init__(
         self,
         *,
@@ -1846,10 +1908,11 @@ class RunError(_message.Message):
         traceback: _builtins.str = ...,
         effect_key: _builtins.str = ...,
         data: _struct_pb2.Value | None = ...,
+        session: Global___HarnessSession | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "effect_key", b"effect_key", "exception_type", b"exception_type", "kind", b"kind", "message", b"message", "traceback", b"traceback"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "effect_key", b"effect_key", "exception_type", b"exception_type", "kind", b"kind", "message", b"message", "session", b"session", "traceback", b"traceback"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1888,16 +1951,22 @@ class RunHalted(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REASON_FIELD_NUMBER: _builtins.int
+    CLIENT_IDLE_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
     """Why."""
+    client_idle: _builtins.bool
+    """True when it is because the run's client was silent (CLIENT_IDLE): then the next call of that client lets it go on.
+    Without it, only ResumeRun does.
+    """
     def __init__(
         self,
         *,
         reason: _builtins.str = ...,
+        client_idle: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_idle", b"client_idle", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1993,21 +2062,36 @@ class RunContinued(_message.Message):
 
     NEW_RUN_ID_FIELD_NUMBER: _builtins.int
     INPUT_FIELD_NUMBER: _builtins.int
+    SIGNALS_FIELD_NUMBER: _builtins.int
+    SIGNAL_SEQS_FIELD_NUMBER: _builtins.int
     new_run_id: _builtins.str
     """The new run."""
     @_builtins.property
     def input(self) -> _struct_pb2.Struct:
         """Its input."""
 
+    @_builtins.property
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def signals(self) -> _containers.RepeatedCompositeFieldContainer[Global___SignalReceived]:
+        """Not written: see signal_seqs."""
+
+    @_builtins.property
+    def signal_seqs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Seqs, in this journal, of the signals that the process had not taken: the new run begins with them, and with those
+        that came after `cause`.
+        """
+
     def __init__(
         self,
         *,
         new_run_id: _builtins.str = ...,
         input: _struct_pb2.Struct | None = ...,
+        signals: _abc.Iterable[Global___SignalReceived] | None = ...,
+        signal_seqs: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "new_run_id", b"new_run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "new_run_id", b"new_run_id", "signal_seqs", b"signal_seqs", "signals", b"signals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -200,6 +200,7 @@ class Hello(_message.Message):
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
     CLOCK_TIME_FIELD_NUMBER: _builtins.int
+    DIAL_FIELD_NUMBER: _builtins.int
     executor_id: _builtins.str
     """Stable name of the executor, chosen by its operator; default: host name and a random suffix."""
     incarnation: _builtins.str
@@ -214,6 +215,10 @@ class Hello(_message.Message):
     """Address of its ExecutorService as others reach it, `host:port`. Empty: not dialable."""
     draining: _builtins.bool
     """True when it drains: it takes nothing new."""
+    dial: _builtins.int
+    """How many sessions this incarnation has tried to open, this one included. A hello that a later one has overtaken is
+    refused, for what it reports is old. 0: not counted.
+    """
     @_builtins.property
     def succeeds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Incarnations whose children this executor has proved dead, holding their lock."""
@@ -259,10 +264,11 @@ class Hello(_message.Message):
         attempts: _abc.Iterable[Global___ReportedAttempt] | None = ...,
         draining: _builtins.bool = ...,
         clock_time: _timestamp_pb2.Timestamp | None = ...,
+        dial: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["clock_time", b"clock_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "attempts", b"attempts", "clock_time", b"clock_time", "contract", b"contract", "draining", b"draining", "executor_id", b"executor_id", "functions", b"functions", "harnesses", b"harnesses", "incarnation", b"incarnation", "labels", b"labels", "namespace", b"namespace", "pools", b"pools", "succeeds", b"succeeds", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "attempts", b"attempts", "clock_time", b"clock_time", "contract", b"contract", "dial", b"dial", "draining", b"draining", "executor_id", b"executor_id", "functions", b"functions", "harnesses", b"harnesses", "incarnation", b"incarnation", "labels", b"labels", "namespace", b"namespace", "pools", b"pools", "succeeds", b"succeeds", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -728,7 +734,9 @@ class StartAttempt(_message.Message):
     attempt: _builtins.int
     """Number of the attempt, from 1."""
     token: _builtins.bytes
-    """The attempt's secret, 16 random bytes: progress, output and settlement need it. MUST NOT be logged or stored."""
+    """The attempt's secret, 16 random bytes: progress, output and settlement need it. MUST NOT be logged, nor stored but
+    beside a result that waits for its commit, where only the executor can read it.
+    """
     harness: _builtins.str
     """Harness that runs it."""
     pool: _builtins.str

@@ -56,7 +56,8 @@ class DispatchServiceServicer:
         Errors:
         * INVALID_ARGUMENT: the first frame is not hello, or the hello is malformed.
         * FAILED_PRECONDITION (CONTRACT_UNSUPPORTED): this scheduler does not serve the executor's contract.
-        * ABORTED (SESSION_SUPERSEDED): a newer session of the same executor exists.
+        * ABORTED (SESSION_SUPERSEDED): a newer session of the same executor exists; metadata `incarnation` is whose. Of
+        another incarnation than the caller's, two executors have one name: the caller MUST NOT dial again.
         * UNAVAILABLE (DRAINING, DATABASE_UNAVAILABLE): dial again, elsewhere if possible.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -24,11 +24,13 @@ _sym_db = _symbol_database.Default()
 
 from backburner.journal.v1 import journal_pb2 as backburner_dot_journal_dot_v1_dot_journal__pb2
 from backburner.scheduler.v1 import dispatch_service_pb2 as backburner_dot_scheduler_dot_v1_dot_dispatch__service__pb2
+from backburner.scheduler.v1 import scheduler_service_pb2 as backburner_dot_scheduler_dot_v1_dot_scheduler__service__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.backburner/scheduler/v1/operator_service.proto\x12\x17\x62\x61\x63kburner.scheduler.v1\x1a#backburner/journal/v1/journal.proto\x1a.backburner/scheduler/v1/dispatch_service.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa5\x06\n\x08\x45xecutor\x12\x13\n\x0b\x65xecutor_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x36\n\x05state\x18\x03 \x01(\x0e\x32\'.backburner.scheduler.v1.Executor.State\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x0e\n\x06holder\x18\x05 \x01(\t\x12\x11\n\tnamespace\x18\x06 \x01(\t\x12,\n\x05pools\x18\x07 \x03(\x0b\x32\x1d.backburner.scheduler.v1.Pool\x12\x46\n\x0bslots_taken\x18\x08 \x03(\x0b\x32\x31.backburner.scheduler.v1.Executor.SlotsTakenEntry\x12\x33\n\tharnesses\x18\t \x03(\x0b\x32 .backburner.scheduler.v1.Harness\x12\x11\n\tfunctions\x18\n \x03(\t\x12=\n\x06labels\x18\x0b \x03(\x0b\x32-.backburner.scheduler.v1.Executor.LabelsEntry\x12\x0f\n\x07version\x18\x0c \x01(\t\x12\x30\n\x0c\x63onnect_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tseen_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\nclock_skew\x18\x0f \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nsession_no\x18\x10 \x01(\x05\x1a\x31\n\x0fSlotsTakenEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"o\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fSTATE_CONNECTED\x10\x01\x12\x16\n\x12STATE_DISCONNECTED\x10\x02\x12\x12\n\x0eSTATE_DRAINING\x10\x03\x12\x0e\n\nSTATE_LOST\x10\x04\"v\n\x14ListExecutorsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x37\n\x06states\x18\x03 \x03(\x0e\x32\'.backburner.scheduler.v1.Executor.State\"f\n\x15ListExecutorsResponse\x12\x34\n\texecutors\x18\x01 \x03(\x0b\x32!.backburner.scheduler.v1.Executor\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"Y\n\x14\x44rainExecutorRequest\x12\x13\n\x0b\x65xecutor_id\x18\x01 \x01(\t\x12\r\n\x05\x64rain\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\"L\n\x15\x44rainExecutorResponse\x12\x33\n\x08\x65xecutor\x18\x01 \x01(\x0b\x32!.backburner.scheduler.v1.Executor\"`\n\x15\x45xpireExecutorRequest\x12\x13\n\x0b\x65xecutor_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\"/\n\x16\x45xpireExecutorResponse\x12\x15\n\rattempts_lost\x18\x01 \x01(\x05\"\xda\x01\n\x04Hold\x12\x0f\n\x07hold_id\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x0f\n\x07harness\x18\x03 \x01(\t\x12\x13\n\x0b\x65xecutor_id\x18\x04 \x01(\t\x12\r\n\x05label\x18\x05 \x01(\t\x12)\n\x05until\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x08 \x01(\t\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"N\n\x0eSetHoldRequest\x12+\n\x04hold\x18\x01 \x01(\x0b\x32\x1d.backburner.scheduler.v1.Hold\x12\x0f\n\x07release\x18\x02 \x01(\x08\">\n\x0fSetHoldResponse\x12+\n\x04hold\x18\x01 \x01(\x0b\x32\x1d.backburner.scheduler.v1.Hold\"\x12\n\x10ListHoldsRequest\"A\n\x11ListHoldsResponse\x12,\n\x05holds\x18\x01 \x03(\x0b\x32\x1d.backburner.scheduler.v1.Hold\"\xbc\x03\n\x11\x42ulkActionRequest\x12\x41\n\x06\x61\x63tion\x18\x01 \x01(\x0e\x32\x31.backburner.scheduler.v1.BulkActionRequest.Action\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12/\n\x06states\x18\x03 \x03(\x0e\x32\x1f.backburner.journal.v1.RunState\x12\x11\n\tprocesses\x18\x04 \x03(\t\x12\x46\n\x06labels\x18\x05 \x03(\x0b\x32\x36.backburner.scheduler.v1.BulkActionRequest.LabelsEntry\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x07 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x08 \x01(\x08\x12\r\n\x05limit\x18\t \x01(\x05\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"W\n\x06\x41\x63tion\x12\x16\n\x12\x41\x43TION_UNSPECIFIED\x10\x00\x12\x11\n\rACTION_CANCEL\x10\x01\x12\x0f\n\x0b\x41\x43TION_HALT\x10\x02\x12\x11\n\rACTION_RESUME\x10\x03\"8\n\x12\x42ulkActionResponse\x12\x0f\n\x07\x61pplied\x18\x01 \x01(\x05\x12\x11\n\tremaining\x18\x02 \x01(\x05\"\x11\n\x0f\x44iagnoseRequest\"F\n\x10\x44iagnoseResponse\x12\x32\n\x08\x66indings\x18\x01 \x03(\x0b\x32 .backburner.scheduler.v1.Finding\"\xed\x01\n\x07\x46inding\x12;\n\x08severity\x18\x01 \x01(\x0e\x32).backburner.scheduler.v1.Finding.Severity\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x0e\n\x06remedy\x18\x04 \x01(\t\x12\x10\n\x08subjects\x18\x05 \x03(\t\"d\n\x08Severity\x12\x18\n\x14SEVERITY_UNSPECIFIED\x10\x00\x12\x11\n\rSEVERITY_INFO\x10\x01\x12\x14\n\x10SEVERITY_WARNING\x10\x02\x12\x15\n\x11SEVERITY_CRITICAL\x10\x03\x32\xee\x05\n\x0fOperatorService\x12n\n\rListExecutors\x12-.backburner.scheduler.v1.ListExecutorsRequest\x1a..backburner.scheduler.v1.ListExecutorsResponse\x12n\n\rDrainExecutor\x12-.backburner.scheduler.v1.DrainExecutorRequest\x1a..backburner.scheduler.v1.DrainExecutorResponse\x12q\n\x0e\x45xpireExecutor\x12..backburner.scheduler.v1.ExpireExecutorRequest\x1a/.backburner.scheduler.v1.ExpireExecutorResponse\x12\\\n\x07SetHold\x12\'.backburner.scheduler.v1.SetHoldRequest\x1a(.backburner.scheduler.v1.SetHoldResponse\x12\x62\n\tListHolds\x12).backburner.scheduler.v1.ListHoldsRequest\x1a*.backburner.scheduler.v1.ListHoldsResponse\x12\x65\n\nBulkAction\x12*.backburner.scheduler.v1.BulkActionRequest\x1a+.backburner.scheduler.v1.BulkActionResponse\x12_\n\x08\x44iagnose\x12(.backburner.scheduler.v1.DiagnoseRequest\x1a).backburner.scheduler.v1.DiagnoseResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.backburner/scheduler/v1/operator_service.proto\x12\x17\x62\x61\x63kburner.scheduler.v1\x1a#backburner/journal/v1/journal.proto\x1a.backburner/scheduler/v1/dispatch_service.proto\x1a/backburner/scheduler/v1/scheduler_service.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa5\x06\n\x08\x45xecutor\x12\x13\n\x0b\x65xecutor_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x36\n\x05state\x18\x03 \x01(\x0e\x32\'.backburner.scheduler.v1.Executor.State\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x0e\n\x06holder\x18\x05 \x01(\t\x12\x11\n\tnamespace\x18\x06 \x01(\t\x12,\n\x05pools\x18\x07 \x03(\x0b\x32\x1d.backburner.scheduler.v1.Pool\x12\x46\n\x0bslots_taken\x18\x08 \x03(\x0b\x32\x31.backburner.scheduler.v1.Executor.SlotsTakenEntry\x12\x33\n\tharnesses\x18\t \x03(\x0b\x32 .backburner.scheduler.v1.Harness\x12\x11\n\tfunctions\x18\n \x03(\t\x12=\n\x06labels\x18\x0b \x03(\x0b\x32-.backburner.scheduler.v1.Executor.LabelsEntry\x12\x0f\n\x07version\x18\x0c \x01(\t\x12\x30\n\x0c\x63onnect_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tseen_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\nclock_skew\x18\x0f \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nsession_no\x18\x10 \x01(\x05\x1a\x31\n\x0fSlotsTakenEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"o\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fSTATE_CONNECTED\x10\x01\x12\x16\n\x12STATE_DISCONNECTED\x10\x02\x12\x12\n\x0eSTATE_DRAINING\x10\x03\x12\x0e\n\nSTATE_LOST\x10\x04\"v\n\x14ListExecutorsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x37\n\x06states\x18\x03 \x03(\x0e\x32\'.backburner.scheduler.v1.Executor.State\"f\n\x15ListExecutorsResponse\x12\x34\n\texecutors\x18\x01 \x03(\x0b\x32!.backburner.scheduler.v1.Executor\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"Y\n\x14\x44rainExecutorRequest\x12\x13\n\x0b\x65xecutor_id\x18\x01 \x01(\t\x12\r\n\x05\x64rain\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\"L\n\x15\x44rainExecutorResponse\x12\x33\n\x08\x65xecutor\x18\x01 \x01(\x0b\x32!.backburner.scheduler.v1.Executor\"`\n\x15\x45xpireExecutorRequest\x12\x13\n\x0b\x65xecutor_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\"/\n\x16\x45xpireExecutorResponse\x12\x15\n\rattempts_lost\x18\x01 \x01(\x05\"\xa4\x02\n\x13SettleEffectRequest\x12\x33\n\x06\x65\x66\x66\x65\x63t\x18\x01 \x01(\x0b\x32#.backburner.scheduler.v1.EffectName\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x14\n\x07\x61ttempt\x18\x03 \x01(\x05H\x01\x88\x01\x01\x12=\n\tsucceeded\x18\x04 \x01(\x0b\x32(.backburner.scheduler.v1.ExternalSuccessH\x00\x12:\n\x06\x66\x61iled\x18\x05 \x01(\x0b\x32(.backburner.scheduler.v1.ExternalFailureH\x00\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x07 \x01(\tB\t\n\x07outcomeB\n\n\x08_attempt\"G\n\x14SettleEffectResponse\x12/\n\x06\x65\x66\x66\x65\x63t\x18\x01 \x01(\x0b\x32\x1f.backburner.scheduler.v1.Effect\"\xda\x01\n\x04Hold\x12\x0f\n\x07hold_id\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x0f\n\x07harness\x18\x03 \x01(\t\x12\x13\n\x0b\x65xecutor_id\x18\x04 \x01(\t\x12\r\n\x05label\x18\x05 \x01(\t\x12)\n\x05until\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x08 \x01(\t\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"N\n\x0eSetHoldRequest\x12+\n\x04hold\x18\x01 \x01(\x0b\x32\x1d.backburner.scheduler.v1.Hold\x12\x0f\n\x07release\x18\x02 \x01(\x08\">\n\x0fSetHoldResponse\x12+\n\x04hold\x18\x01 \x01(\x0b\x32\x1d.backburner.scheduler.v1.Hold\"\x12\n\x10ListHoldsRequest\"A\n\x11ListHoldsResponse\x12,\n\x05holds\x18\x01 \x03(\x0b\x32\x1d.backburner.scheduler.v1.Hold\"\xd0\x03\n\x11\x42ulkActionRequest\x12\x41\n\x06\x61\x63tion\x18\x01 \x01(\x0e\x32\x31.backburner.scheduler.v1.BulkActionRequest.Action\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12/\n\x06states\x18\x03 \x03(\x0e\x32\x1f.backburner.journal.v1.RunState\x12\x11\n\tprocesses\x18\x04 \x03(\t\x12\x46\n\x06labels\x18\x05 \x03(\x0b\x32\x36.backburner.scheduler.v1.BulkActionRequest.LabelsEntry\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x07 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x08 \x01(\x08\x12\r\n\x05limit\x18\t \x01(\x05\x12\x12\n\npage_token\x18\n \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"W\n\x06\x41\x63tion\x12\x16\n\x12\x41\x43TION_UNSPECIFIED\x10\x00\x12\x11\n\rACTION_CANCEL\x10\x01\x12\x0f\n\x0b\x41\x43TION_HALT\x10\x02\x12\x11\n\rACTION_RESUME\x10\x03\"b\n\x12\x42ulkActionResponse\x12\x0f\n\x07\x61pplied\x18\x01 \x01(\x05\x12\x11\n\tremaining\x18\x02 \x01(\x05\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\x12\x0f\n\x07refused\x18\x04 \x01(\x05\"\xb5\x01\n\x10PruneRunsRequest\x12-\n\nolder_than\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12/\n\x06states\x18\x03 \x03(\x0e\x32\x1f.backburner.journal.v1.RunState\x12\x0f\n\x07\x64ry_run\x18\x04 \x01(\x08\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x06 \x01(\t\"E\n\x11PruneRunsResponse\x12\x0c\n\x04runs\x18\x01 \x01(\x05\x12\x14\n\x0cjournal_rows\x18\x02 \x01(\x03\x12\x0c\n\x04more\x18\x03 \x01(\x08\"\x11\n\x0f\x44iagnoseRequest\"F\n\x10\x44iagnoseResponse\x12\x32\n\x08\x66indings\x18\x01 \x03(\x0b\x32 .backburner.scheduler.v1.Finding\"\xed\x01\n\x07\x46inding\x12;\n\x08severity\x18\x01 \x01(\x0e\x32).backburner.scheduler.v1.Finding.Severity\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x0e\n\x06remedy\x18\x04 \x01(\t\x12\x10\n\x08subjects\x18\x05 \x03(\t\"d\n\x08Severity\x12\x18\n\x14SEVERITY_UNSPECIFIED\x10\x00\x12\x11\n\rSEVERITY_INFO\x10\x01\x12\x14\n\x10SEVERITY_WARNING\x10\x02\x12\x15\n\x11SEVERITY_CRITICAL\x10\x03\"\xb8\x01\n\nAuditEntry\x12\x10\n\x08\x61udit_id\x18\x01 \x01(\t\x12/\n\x0brecord_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x61\x63tion\x18\x03 \x01(\t\x12\x0f\n\x07subject\x18\x04 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\'\n\x06\x64\x65tail\x18\x07 \x01(\x0b\x32\x17.google.protobuf.Struct\"J\n\x10ListAuditRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0f\n\x07subject\x18\x03 \x01(\t\"b\n\x11ListAuditResponse\x12\x34\n\x07\x65ntries\x18\x01 \x03(\x0b\x32#.backburner.scheduler.v1.AuditEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xa3\x08\n\x0fOperatorService\x12n\n\rListExecutors\x12-.backburner.scheduler.v1.ListExecutorsRequest\x1a..backburner.scheduler.v1.ListExecutorsResponse\x12n\n\rDrainExecutor\x12-.backburner.scheduler.v1.DrainExecutorRequest\x1a..backburner.scheduler.v1.DrainExecutorResponse\x12q\n\x0e\x45xpireExecutor\x12..backburner.scheduler.v1.ExpireExecutorRequest\x1a/.backburner.scheduler.v1.ExpireExecutorResponse\x12k\n\x0cSettleEffect\x12,.backburner.scheduler.v1.SettleEffectRequest\x1a-.backburner.scheduler.v1.SettleEffectResponse\x12\\\n\x07SetHold\x12\'.backburner.scheduler.v1.SetHoldRequest\x1a(.backburner.scheduler.v1.SetHoldResponse\x12\x62\n\tListHolds\x12).backburner.scheduler.v1.ListHoldsRequest\x1a*.backburner.scheduler.v1.ListHoldsResponse\x12\x65\n\nBulkAction\x12*.backburner.scheduler.v1.BulkActionRequest\x1a+.backburner.scheduler.v1.BulkActionResponse\x12\x62\n\tPruneRuns\x12).backburner.scheduler.v1.PruneRunsRequest\x1a*.backburner.scheduler.v1.PruneRunsResponse\x12_\n\x08\x44iagnose\x12(.backburner.scheduler.v1.DiagnoseRequest\x1a).backburner.scheduler.v1.DiagnoseResponse\x12\x62\n\tListAudit\x12).backburner.scheduler.v1.ListAuditRequest\x1a*.backburner.scheduler.v1.ListAuditResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,52 +43,66 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXECUTOR_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_BULKACTIONREQUEST_LABELSENTRY']._loaded_options = None
   _globals['_BULKACTIONREQUEST_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_EXECUTOR']._serialized_start=226
-  _globals['_EXECUTOR']._serialized_end=1031
-  _globals['_EXECUTOR_SLOTSTAKENENTRY']._serialized_start=822
-  _globals['_EXECUTOR_SLOTSTAKENENTRY']._serialized_end=871
-  _globals['_EXECUTOR_LABELSENTRY']._serialized_start=873
-  _globals['_EXECUTOR_LABELSENTRY']._serialized_end=918
-  _globals['_EXECUTOR_STATE']._serialized_start=920
-  _globals['_EXECUTOR_STATE']._serialized_end=1031
-  _globals['_LISTEXECUTORSREQUEST']._serialized_start=1033
-  _globals['_LISTEXECUTORSREQUEST']._serialized_end=1151
-  _globals['_LISTEXECUTORSRESPONSE']._serialized_start=1153
-  _globals['_LISTEXECUTORSRESPONSE']._serialized_end=1255
-  _globals['_DRAINEXECUTORREQUEST']._serialized_start=1257
-  _globals['_DRAINEXECUTORREQUEST']._serialized_end=1346
-  _globals['_DRAINEXECUTORRESPONSE']._serialized_start=1348
-  _globals['_DRAINEXECUTORRESPONSE']._serialized_end=1424
-  _globals['_EXPIREEXECUTORREQUEST']._serialized_start=1426
-  _globals['_EXPIREEXECUTORREQUEST']._serialized_end=1522
-  _globals['_EXPIREEXECUTORRESPONSE']._serialized_start=1524
-  _globals['_EXPIREEXECUTORRESPONSE']._serialized_end=1571
-  _globals['_HOLD']._serialized_start=1574
-  _globals['_HOLD']._serialized_end=1792
-  _globals['_SETHOLDREQUEST']._serialized_start=1794
-  _globals['_SETHOLDREQUEST']._serialized_end=1872
-  _globals['_SETHOLDRESPONSE']._serialized_start=1874
-  _globals['_SETHOLDRESPONSE']._serialized_end=1936
-  _globals['_LISTHOLDSREQUEST']._serialized_start=1938
-  _globals['_LISTHOLDSREQUEST']._serialized_end=1956
-  _globals['_LISTHOLDSRESPONSE']._serialized_start=1958
-  _globals['_LISTHOLDSRESPONSE']._serialized_end=2023
-  _globals['_BULKACTIONREQUEST']._serialized_start=2026
-  _globals['_BULKACTIONREQUEST']._serialized_end=2470
-  _globals['_BULKACTIONREQUEST_LABELSENTRY']._serialized_start=873
-  _globals['_BULKACTIONREQUEST_LABELSENTRY']._serialized_end=918
-  _globals['_BULKACTIONREQUEST_ACTION']._serialized_start=2383
-  _globals['_BULKACTIONREQUEST_ACTION']._serialized_end=2470
-  _globals['_BULKACTIONRESPONSE']._serialized_start=2472
-  _globals['_BULKACTIONRESPONSE']._serialized_end=2528
-  _globals['_DIAGNOSEREQUEST']._serialized_start=2530
-  _globals['_DIAGNOSEREQUEST']._serialized_end=2547
-  _globals['_DIAGNOSERESPONSE']._serialized_start=2549
-  _globals['_DIAGNOSERESPONSE']._serialized_end=2619
-  _globals['_FINDING']._serialized_start=2622
-  _globals['_FINDING']._serialized_end=2859
-  _globals['_FINDING_SEVERITY']._serialized_start=2759
-  _globals['_FINDING_SEVERITY']._serialized_end=2859
-  _globals['_OPERATORSERVICE']._serialized_start=2862
-  _globals['_OPERATORSERVICE']._serialized_end=3612
+  _globals['_EXECUTOR']._serialized_start=305
+  _globals['_EXECUTOR']._serialized_end=1110
+  _globals['_EXECUTOR_SLOTSTAKENENTRY']._serialized_start=901
+  _globals['_EXECUTOR_SLOTSTAKENENTRY']._serialized_end=950
+  _globals['_EXECUTOR_LABELSENTRY']._serialized_start=952
+  _globals['_EXECUTOR_LABELSENTRY']._serialized_end=997
+  _globals['_EXECUTOR_STATE']._serialized_start=999
+  _globals['_EXECUTOR_STATE']._serialized_end=1110
+  _globals['_LISTEXECUTORSREQUEST']._serialized_start=1112
+  _globals['_LISTEXECUTORSREQUEST']._serialized_end=1230
+  _globals['_LISTEXECUTORSRESPONSE']._serialized_start=1232
+  _globals['_LISTEXECUTORSRESPONSE']._serialized_end=1334
+  _globals['_DRAINEXECUTORREQUEST']._serialized_start=1336
+  _globals['_DRAINEXECUTORREQUEST']._serialized_end=1425
+  _globals['_DRAINEXECUTORRESPONSE']._serialized_start=1427
+  _globals['_DRAINEXECUTORRESPONSE']._serialized_end=1503
+  _globals['_EXPIREEXECUTORREQUEST']._serialized_start=1505
+  _globals['_EXPIREEXECUTORREQUEST']._serialized_end=1601
+  _globals['_EXPIREEXECUTORRESPONSE']._serialized_start=1603
+  _globals['_EXPIREEXECUTORRESPONSE']._serialized_end=1650
+  _globals['_SETTLEEFFECTREQUEST']._serialized_start=1653
+  _globals['_SETTLEEFFECTREQUEST']._serialized_end=1945
+  _globals['_SETTLEEFFECTRESPONSE']._serialized_start=1947
+  _globals['_SETTLEEFFECTRESPONSE']._serialized_end=2018
+  _globals['_HOLD']._serialized_start=2021
+  _globals['_HOLD']._serialized_end=2239
+  _globals['_SETHOLDREQUEST']._serialized_start=2241
+  _globals['_SETHOLDREQUEST']._serialized_end=2319
+  _globals['_SETHOLDRESPONSE']._serialized_start=2321
+  _globals['_SETHOLDRESPONSE']._serialized_end=2383
+  _globals['_LISTHOLDSREQUEST']._serialized_start=2385
+  _globals['_LISTHOLDSREQUEST']._serialized_end=2403
+  _globals['_LISTHOLDSRESPONSE']._serialized_start=2405
+  _globals['_LISTHOLDSRESPONSE']._serialized_end=2470
+  _globals['_BULKACTIONREQUEST']._serialized_start=2473
+  _globals['_BULKACTIONREQUEST']._serialized_end=2937
+  _globals['_BULKACTIONREQUEST_LABELSENTRY']._serialized_start=952
+  _globals['_BULKACTIONREQUEST_LABELSENTRY']._serialized_end=997
+  _globals['_BULKACTIONREQUEST_ACTION']._serialized_start=2850
+  _globals['_BULKACTIONREQUEST_ACTION']._serialized_end=2937
+  _globals['_BULKACTIONRESPONSE']._serialized_start=2939
+  _globals['_BULKACTIONRESPONSE']._serialized_end=3037
+  _globals['_PRUNERUNSREQUEST']._serialized_start=3040
+  _globals['_PRUNERUNSREQUEST']._serialized_end=3221
+  _globals['_PRUNERUNSRESPONSE']._serialized_start=3223
+  _globals['_PRUNERUNSRESPONSE']._serialized_end=3292
+  _globals['_DIAGNOSEREQUEST']._serialized_start=3294
+  _globals['_DIAGNOSEREQUEST']._serialized_end=3311
+  _globals['_DIAGNOSERESPONSE']._serialized_start=3313
+  _globals['_DIAGNOSERESPONSE']._serialized_end=3383
+  _globals['_FINDING']._serialized_start=3386
+  _globals['_FINDING']._serialized_end=3623
+  _globals['_FINDING_SEVERITY']._serialized_start=3523
+  _globals['_FINDING_SEVERITY']._serialized_end=3623
+  _globals['_AUDITENTRY']._serialized_start=3626
+  _globals['_AUDITENTRY']._serialized_end=3810
+  _globals['_LISTAUDITREQUEST']._serialized_start=3812
+  _globals['_LISTAUDITREQUEST']._serialized_end=3886
+  _globals['_LISTAUDITRESPONSE']._serialized_start=3888
+  _globals['_LISTAUDITRESPONSE']._serialized_end=3986
+  _globals['_OPERATORSERVICE']._serialized_start=3989
+  _globals['_OPERATORSERVICE']._serialized_end=5048
 # @@protoc_insertion_point(module_scope)

@@ -5,10 +5,12 @@ What operators see and do."""
 
 from backburner.journal.v1 import journal_pb2 as _journal_pb2
 from backburner.scheduler.v1 import dispatch_service_pb2 as _dispatch_service_pb2
+from backburner.scheduler.v1 import scheduler_service_pb2 as _scheduler_service_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -352,7 +354,7 @@ class ExpireExecutorResponse(_message.Message):
 
     ATTEMPTS_LOST_FIELD_NUMBER: _builtins.int
     attempts_lost: _builtins.int
-    """Attempts declared lost."""
+    """Attempts that it had: the owners of their runs declare them lost now."""
     def __init__(
         self,
         *,
@@ -365,6 +367,89 @@ class ExpireExecutorResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExpireExecutorResponse: _TypeAlias = ExpireExecutorResponse  # noqa: Y015
+
+@_typing.final
+class SettleEffectRequest(_message.Message):
+    """Request of SettleEffect."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EFFECT_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    SUCCEEDED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Namespace. Empty: `default`."""
+    attempt: _builtins.int
+    """The attempt that the operator has seen, 0 for none: another one is left alone. Unset: the newest."""
+    reason: _builtins.str
+    """Why."""
+    actor: _builtins.str
+    """Who."""
+    @_builtins.property
+    def effect(self) -> _scheduler_service_pb2.EffectName:
+        """The effect."""
+
+    @_builtins.property
+    def succeeded(self) -> _scheduler_service_pb2.ExternalSuccess:
+        """It succeeded, with this value."""
+
+    @_builtins.property
+    def failed(self) -> _scheduler_service_pb2.ExternalFailure:
+        """It failed, for good."""
+
+    def __init__(
+        self,
+        *,
+        effect: _scheduler_service_pb2.EffectName | None = ...,
+        namespace: _builtins.str = ...,
+        attempt: _builtins.int | None = ...,
+        succeeded: _scheduler_service_pb2.ExternalSuccess | None = ...,
+        failed: _scheduler_service_pb2.ExternalFailure | None = ...,
+        reason: _builtins.str = ...,
+        actor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_attempt", b"_attempt", "attempt", b"attempt", "effect", b"effect", "failed", b"failed", "outcome", b"outcome", "succeeded", b"succeeded"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attempt", b"_attempt", "actor", b"actor", "attempt", b"attempt", "effect", b"effect", "failed", b"failed", "namespace", b"namespace", "outcome", b"outcome", "reason", b"reason", "succeeded", b"succeeded"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__attempt: _TypeAlias = _typing.Literal["attempt"]  # noqa: Y015
+    _WhichOneofArgType__attempt: _TypeAlias = _typing.Literal["_attempt", b"_attempt"]  # noqa: Y015
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["succeeded", "failed"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__attempt) -> _WhichOneofReturnType__attempt | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___SettleEffectRequest: _TypeAlias = SettleEffectRequest  # noqa: Y015
+
+@_typing.final
+class SettleEffectResponse(_message.Message):
+    """Answer of SettleEffect."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EFFECT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def effect(self) -> _scheduler_service_pb2.Effect:
+        """The effect."""
+
+    def __init__(
+        self,
+        *,
+        effect: _scheduler_service_pb2.Effect | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["effect", b"effect"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effect", b"effect"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SettleEffectResponse: _TypeAlias = SettleEffectResponse  # noqa: Y015
 
 @_typing.final
 class Hold(_message.Message):
@@ -436,7 +521,9 @@ class SetHoldRequest(_message.Message):
     """True releases it."""
     @_builtins.property
     def hold(self) -> Global___Hold:
-        """The hold; hold_id is set for a release."""
+        """The hold. For a release its hold_id, and who and why; else hold_id is empty, and a hold on the same as one that is
+        in force takes that one's place.
+        """
 
     def __init__(
         self,
@@ -579,6 +666,7 @@ class BulkActionRequest(_message.Message):
     ACTOR_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     action: Global___BulkActionRequest.Action.ValueType
     """What to do."""
     namespace: _builtins.str
@@ -591,6 +679,8 @@ class BulkActionRequest(_message.Message):
     """True: count only."""
     limit: _builtins.int
     """Most runs in this call. Default and at most 1,000."""
+    page_token: _builtins.str
+    """Token of the step before: so each run is taken once, and what was interrupted goes on where it was."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_journal_pb2.RunState.ValueType]:
         """Only these states."""
@@ -615,10 +705,11 @@ class BulkActionRequest(_message.Message):
         actor: _builtins.str = ...,
         dry_run: _builtins.bool = ...,
         limit: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "dry_run", b"dry_run", "labels", b"labels", "limit", b"limit", "namespace", b"namespace", "processes", b"processes", "reason", b"reason", "states", b"states"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "dry_run", b"dry_run", "labels", b"labels", "limit", b"limit", "namespace", b"namespace", "page_token", b"page_token", "processes", b"processes", "reason", b"reason", "states", b"states"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -632,23 +723,107 @@ class BulkActionResponse(_message.Message):
 
     APPLIED_FIELD_NUMBER: _builtins.int
     REMAINING_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
     applied: _builtins.int
     """Runs that the action was applied to, or would be."""
     remaining: _builtins.int
-    """Runs that match and remain."""
+    """Runs that match and remain after this step."""
+    next_page_token: _builtins.str
+    """Token of the next step. Empty: this was the last."""
+    refused: _builtins.int
+    """Runs of this step that were refused, because they have changed since they were listed."""
     def __init__(
         self,
         *,
         applied: _builtins.int = ...,
         remaining: _builtins.int = ...,
+        next_page_token: _builtins.str = ...,
+        refused: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "remaining", b"remaining"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "next_page_token", b"next_page_token", "refused", b"refused", "remaining", b"remaining"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BulkActionResponse: _TypeAlias = BulkActionResponse  # noqa: Y015
+
+@_typing.final
+class PruneRunsRequest(_message.Message):
+    """Request of PruneRuns."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OLDER_THAN_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Only this namespace. Empty: `default`."""
+    dry_run: _builtins.bool
+    """True: count only."""
+    reason: _builtins.str
+    """Why."""
+    actor: _builtins.str
+    """Who."""
+    @_builtins.property
+    def older_than(self) -> _duration_pb2.Duration:
+        """Only runs that ended so long ago. Required."""
+
+    @_builtins.property
+    def states(self) -> _containers.RepeatedScalarFieldContainer[_journal_pb2.RunState.ValueType]:
+        """Only these states. Empty: all in which runs have ended."""
+
+    def __init__(
+        self,
+        *,
+        older_than: _duration_pb2.Duration | None = ...,
+        namespace: _builtins.str = ...,
+        states: _abc.Iterable[_journal_pb2.RunState.ValueType] | None = ...,
+        dry_run: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+        actor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["older_than", b"older_than"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "dry_run", b"dry_run", "namespace", b"namespace", "older_than", b"older_than", "reason", b"reason", "states", b"states"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PruneRunsRequest: _TypeAlias = PruneRunsRequest  # noqa: Y015
+
+@_typing.final
+class PruneRunsResponse(_message.Message):
+    """Answer of PruneRuns."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUNS_FIELD_NUMBER: _builtins.int
+    JOURNAL_ROWS_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    runs: _builtins.int
+    """Runs that were removed in this step, or would be in all."""
+    journal_rows: _builtins.int
+    """Rows of the journal that went with them."""
+    more: _builtins.bool
+    """True when others match, or another one prunes just now: call again."""
+    def __init__(
+        self,
+        *,
+        runs: _builtins.int = ...,
+        journal_rows: _builtins.int = ...,
+        more: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["journal_rows", b"journal_rows", "more", b"more", "runs", b"runs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PruneRunsResponse: _TypeAlias = PruneRunsResponse  # noqa: Y015
 
 @_typing.final
 class DiagnoseRequest(_message.Message):
@@ -757,3 +932,111 @@ class Finding(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Finding: _TypeAlias = Finding  # noqa: Y015
+
+@_typing.final
+class AuditEntry(_message.Message):
+    """Something that an operator did."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AUDIT_ID_FIELD_NUMBER: _builtins.int
+    RECORD_TIME_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    audit_id: _builtins.str
+    """Id, increasing."""
+    action: _builtins.str
+    """What was done, UPPER_SNAKE: SET_HOLD, RELEASE_HOLD, ..."""
+    subject: _builtins.str
+    """To what: a hold, an executor, an effect; for bulk actions the namespace."""
+    actor: _builtins.str
+    """Who."""
+    reason: _builtins.str
+    """Why."""
+    @_builtins.property
+    def record_time(self) -> _timestamp_pb2.Timestamp:
+        """When, by the database's clock."""
+
+    @_builtins.property
+    def detail(self) -> _struct_pb2.Struct:
+        """More of it, by action."""
+
+    def __init__(
+        self,
+        *,
+        audit_id: _builtins.str = ...,
+        record_time: _timestamp_pb2.Timestamp | None = ...,
+        action: _builtins.str = ...,
+        subject: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        detail: _struct_pb2.Struct | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "record_time", b"record_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "audit_id", b"audit_id", "detail", b"detail", "reason", b"reason", "record_time", b"record_time", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditEntry: _TypeAlias = AuditEntry  # noqa: Y015
+
+@_typing.final
+class ListAuditRequest(_message.Message):
+    """Request of ListAudit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """Default 100, at most 1,000."""
+    page_token: _builtins.str
+    """Token of the page before."""
+    subject: _builtins.str
+    """Only of this subject. Empty: all."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        subject: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuditRequest: _TypeAlias = ListAuditRequest  # noqa: Y015
+
+@_typing.final
+class ListAuditResponse(_message.Message):
+    """Answer of ListAudit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page. Empty: this was the last."""
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditEntry]:
+        """Entries, newest first."""
+
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[Global___AuditEntry] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuditResponse: _TypeAlias = ListAuditResponse  # noqa: Y015

@@ -51,6 +51,11 @@ class OperatorServiceStub:
                 request_serializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.ExpireExecutorRequest.SerializeToString,
                 response_deserializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.ExpireExecutorResponse.FromString,
                 _registered_method=True)
+        self.SettleEffect = channel.unary_unary(
+                '/backburner.scheduler.v1.OperatorService/SettleEffect',
+                request_serializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.SettleEffectRequest.SerializeToString,
+                response_deserializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.SettleEffectResponse.FromString,
+                _registered_method=True)
         self.SetHold = channel.unary_unary(
                 '/backburner.scheduler.v1.OperatorService/SetHold',
                 request_serializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.SetHoldRequest.SerializeToString,
@@ -66,10 +71,20 @@ class OperatorServiceStub:
                 request_serializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.BulkActionRequest.SerializeToString,
                 response_deserializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.BulkActionResponse.FromString,
                 _registered_method=True)
+        self.PruneRuns = channel.unary_unary(
+                '/backburner.scheduler.v1.OperatorService/PruneRuns',
+                request_serializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.PruneRunsRequest.SerializeToString,
+                response_deserializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.PruneRunsResponse.FromString,
+                _registered_method=True)
         self.Diagnose = channel.unary_unary(
                 '/backburner.scheduler.v1.OperatorService/Diagnose',
                 request_serializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.DiagnoseRequest.SerializeToString,
                 response_deserializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.DiagnoseResponse.FromString,
+                _registered_method=True)
+        self.ListAudit = channel.unary_unary(
+                '/backburner.scheduler.v1.OperatorService/ListAudit',
+                request_serializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.ListAuditRequest.SerializeToString,
+                response_deserializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.ListAuditResponse.FromString,
                 _registered_method=True)
 
 
@@ -86,7 +101,7 @@ class OperatorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DrainExecutor(self, request, context):
-        """Lets an executor take nothing new, or ends that.
+        """Lets an executor take nothing new, or ends that. Lasts over its restarts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -94,6 +109,23 @@ class OperatorServiceServicer:
 
     def ExpireExecutor(self, request, context):
         """Declares an executor dead without waiting for the grace: the operator vouches for it.
+        What was dispatched to this incarnation is lost, whatever it reports later; policy decides about retries.
+        Errors:
+        * NOT_FOUND (EXECUTOR_NOT_FOUND): no such executor.
+        * FAILED_PRECONDITION (EXECUTOR_RESTARTED): it has another incarnation.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SettleEffect(self, request, context):
+        """Settles an effect that is stuck with an executor, or in the queue. The owner of its run does it: the attempt is
+        declared lost first, in the same commit, and what its executor says later is kept as EFFECT_SUPERSEDED. Answers when
+        the effect has settled, or after a few seconds with the effect as it is: the order stands.
+        Errors:
+        * FAILED_PRECONDITION (EFFECT_SETTLED): it has settled otherwise.
+        * FAILED_PRECONDITION (ATTEMPT_SUPERSEDED): it has another attempt than the one that was named.
+        * FAILED_PRECONDITION (EFFECT_WITHOUT_EXECUTOR): no executor runs effects of its kind.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -114,7 +146,17 @@ class OperatorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BulkAction(self, request, context):
-        """Cancels, halts or resumes runs by filter, in bounded steps.
+        """Cancels, halts or resumes runs by filter, newest first, in bounded steps: repeat it with the token until there is none.
+        Runs that are so already (cancelled, halted) do not match.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PruneRuns(self, request, context):
+        """Removes whole runs that ended long ago, those first that ended first, in bounded steps: repeat it while there is more.
+        A removed run leaves a tombstone: whoever names it, or creates one with its key, gets NOT_FOUND (RUN_PRUNED).
+        Runs with an open effect, an open parent, or an open run that reuses them are left.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -122,6 +164,13 @@ class OperatorServiceServicer:
 
     def Diagnose(self, request, context):
         """Says what is wrong and what to do about it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAudit(self, request, context):
+        """Lists what operators did, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -145,6 +194,11 @@ def add_OperatorServiceServicer_to_server(servicer, server):
                     request_deserializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.ExpireExecutorRequest.FromString,
                     response_serializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.ExpireExecutorResponse.SerializeToString,
             ),
+            'SettleEffect': grpc.unary_unary_rpc_method_handler(
+                    servicer.SettleEffect,
+                    request_deserializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.SettleEffectRequest.FromString,
+                    response_serializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.SettleEffectResponse.SerializeToString,
+            ),
             'SetHold': grpc.unary_unary_rpc_method_handler(
                     servicer.SetHold,
                     request_deserializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.SetHoldRequest.FromString,
@@ -160,10 +214,20 @@ def add_OperatorServiceServicer_to_server(servicer, server):
                     request_deserializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.BulkActionRequest.FromString,
                     response_serializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.BulkActionResponse.SerializeToString,
             ),
+            'PruneRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.PruneRuns,
+                    request_deserializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.PruneRunsRequest.FromString,
+                    response_serializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.PruneRunsResponse.SerializeToString,
+            ),
             'Diagnose': grpc.unary_unary_rpc_method_handler(
                     servicer.Diagnose,
                     request_deserializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.DiagnoseRequest.FromString,
                     response_serializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.DiagnoseResponse.SerializeToString,
+            ),
+            'ListAudit': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAudit,
+                    request_deserializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.ListAuditRequest.FromString,
+                    response_serializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.ListAuditResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -260,6 +324,33 @@ class OperatorService:
             _registered_method=True)
 
     @staticmethod
+    def SettleEffect(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/backburner.scheduler.v1.OperatorService/SettleEffect',
+            backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.SettleEffectRequest.SerializeToString,
+            backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.SettleEffectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def SetHold(request,
             target,
             options=(),
@@ -341,6 +432,33 @@ class OperatorService:
             _registered_method=True)
 
     @staticmethod
+    def PruneRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/backburner.scheduler.v1.OperatorService/PruneRuns',
+            backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.PruneRunsRequest.SerializeToString,
+            backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.PruneRunsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Diagnose(request,
             target,
             options=(),
@@ -357,6 +475,33 @@ class OperatorService:
             '/backburner.scheduler.v1.OperatorService/Diagnose',
             backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.DiagnoseRequest.SerializeToString,
             backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.DiagnoseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAudit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/backburner.scheduler.v1.OperatorService/ListAudit',
+            backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.ListAuditRequest.SerializeToString,
+            backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.ListAuditResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -21,17 +21,40 @@ class OperatorServiceStub:
     ListExecutors: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.ListExecutorsRequest, _operator_service_pb2.ListExecutorsResponse]
     """Lists executors, connected or not."""
     DrainExecutor: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.DrainExecutorRequest, _operator_service_pb2.DrainExecutorResponse]
-    """Lets an executor take nothing new, or ends that."""
+    """Lets an executor take nothing new, or ends that. Lasts over its restarts."""
     ExpireExecutor: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.ExpireExecutorRequest, _operator_service_pb2.ExpireExecutorResponse]
-    """Declares an executor dead without waiting for the grace: the operator vouches for it."""
+    """Declares an executor dead without waiting for the grace: the operator vouches for it.
+    What was dispatched to this incarnation is lost, whatever it reports later; policy decides about retries.
+    Errors:
+    * NOT_FOUND (EXECUTOR_NOT_FOUND): no such executor.
+    * FAILED_PRECONDITION (EXECUTOR_RESTARTED): it has another incarnation.
+    """
+    SettleEffect: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.SettleEffectRequest, _operator_service_pb2.SettleEffectResponse]
+    """Settles an effect that is stuck with an executor, or in the queue. The owner of its run does it: the attempt is
+    declared lost first, in the same commit, and what its executor says later is kept as EFFECT_SUPERSEDED. Answers when
+    the effect has settled, or after a few seconds with the effect as it is: the order stands.
+    Errors:
+    * FAILED_PRECONDITION (EFFECT_SETTLED): it has settled otherwise.
+    * FAILED_PRECONDITION (ATTEMPT_SUPERSEDED): it has another attempt than the one that was named.
+    * FAILED_PRECONDITION (EFFECT_WITHOUT_EXECUTOR): no executor runs effects of its kind.
+    """
     SetHold: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.SetHoldRequest, _operator_service_pb2.SetHoldResponse]
     """Sets or releases a hold on dispatch: the kill-switch."""
     ListHolds: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.ListHoldsRequest, _operator_service_pb2.ListHoldsResponse]
     """Lists holds."""
     BulkAction: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.BulkActionRequest, _operator_service_pb2.BulkActionResponse]
-    """Cancels, halts or resumes runs by filter, in bounded steps."""
+    """Cancels, halts or resumes runs by filter, newest first, in bounded steps: repeat it with the token until there is none.
+    Runs that are so already (cancelled, halted) do not match.
+    """
+    PruneRuns: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.PruneRunsRequest, _operator_service_pb2.PruneRunsResponse]
+    """Removes whole runs that ended long ago, those first that ended first, in bounded steps: repeat it while there is more.
+    A removed run leaves a tombstone: whoever names it, or creates one with its key, gets NOT_FOUND (RUN_PRUNED).
+    Runs with an open effect, an open parent, or an open run that reuses them are left.
+    """
     Diagnose: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.DiagnoseRequest, _operator_service_pb2.DiagnoseResponse]
     """Says what is wrong and what to do about it."""
+    ListAudit: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.ListAuditRequest, _operator_service_pb2.ListAuditResponse]
+    """Lists what operators did, newest first."""
 
 class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
     """For operators. Every change is journaled or audited with actor and reason.
@@ -52,7 +75,7 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operator_service_pb2.DrainExecutorRequest,
         context: _aio.ServicerContext[_operator_service_pb2.DrainExecutorRequest, _operator_service_pb2.DrainExecutorResponse],
     ) -> _abc.Awaitable[_operator_service_pb2.DrainExecutorResponse]:
-        """Lets an executor take nothing new, or ends that."""
+        """Lets an executor take nothing new, or ends that. Lasts over its restarts."""
 
     @_abc_1.abstractmethod
     def ExpireExecutor(
@@ -60,7 +83,27 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operator_service_pb2.ExpireExecutorRequest,
         context: _aio.ServicerContext[_operator_service_pb2.ExpireExecutorRequest, _operator_service_pb2.ExpireExecutorResponse],
     ) -> _abc.Awaitable[_operator_service_pb2.ExpireExecutorResponse]:
-        """Declares an executor dead without waiting for the grace: the operator vouches for it."""
+        """Declares an executor dead without waiting for the grace: the operator vouches for it.
+        What was dispatched to this incarnation is lost, whatever it reports later; policy decides about retries.
+        Errors:
+        * NOT_FOUND (EXECUTOR_NOT_FOUND): no such executor.
+        * FAILED_PRECONDITION (EXECUTOR_RESTARTED): it has another incarnation.
+        """
+
+    @_abc_1.abstractmethod
+    def SettleEffect(
+        self,
+        request: _operator_service_pb2.SettleEffectRequest,
+        context: _aio.ServicerContext[_operator_service_pb2.SettleEffectRequest, _operator_service_pb2.SettleEffectResponse],
+    ) -> _abc.Awaitable[_operator_service_pb2.SettleEffectResponse]:
+        """Settles an effect that is stuck with an executor, or in the queue. The owner of its run does it: the attempt is
+        declared lost first, in the same commit, and what its executor says later is kept as EFFECT_SUPERSEDED. Answers when
+        the effect has settled, or after a few seconds with the effect as it is: the order stands.
+        Errors:
+        * FAILED_PRECONDITION (EFFECT_SETTLED): it has settled otherwise.
+        * FAILED_PRECONDITION (ATTEMPT_SUPERSEDED): it has another attempt than the one that was named.
+        * FAILED_PRECONDITION (EFFECT_WITHOUT_EXECUTOR): no executor runs effects of its kind.
+        """
 
     @_abc_1.abstractmethod
     def SetHold(
@@ -84,7 +127,20 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operator_service_pb2.BulkActionRequest,
         context: _aio.ServicerContext[_operator_service_pb2.BulkActionRequest, _operator_service_pb2.BulkActionResponse],
     ) -> _abc.Awaitable[_operator_service_pb2.BulkActionResponse]:
-        """Cancels, halts or resumes runs by filter, in bounded steps."""
+        """Cancels, halts or resumes runs by filter, newest first, in bounded steps: repeat it with the token until there is none.
+        Runs that are so already (cancelled, halted) do not match.
+        """
+
+    @_abc_1.abstractmethod
+    def PruneRuns(
+        self,
+        request: _operator_service_pb2.PruneRunsRequest,
+        context: _aio.ServicerContext[_operator_service_pb2.PruneRunsRequest, _operator_service_pb2.PruneRunsResponse],
+    ) -> _abc.Awaitable[_operator_service_pb2.PruneRunsResponse]:
+        """Removes whole runs that ended long ago, those first that ended first, in bounded steps: repeat it while there is more.
+        A removed run leaves a tombstone: whoever names it, or creates one with its key, gets NOT_FOUND (RUN_PRUNED).
+        Runs with an open effect, an open parent, or an open run that reuses them are left.
+        """
 
     @_abc_1.abstractmethod
     def Diagnose(
@@ -93,5 +149,13 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_operator_service_pb2.DiagnoseRequest, _operator_service_pb2.DiagnoseResponse],
     ) -> _abc.Awaitable[_operator_service_pb2.DiagnoseResponse]:
         """Says what is wrong and what to do about it."""
+
+    @_abc_1.abstractmethod
+    def ListAudit(
+        self,
+        request: _operator_service_pb2.ListAuditRequest,
+        context: _aio.ServicerContext[_operator_service_pb2.ListAuditRequest, _operator_service_pb2.ListAuditResponse],
+    ) -> _abc.Awaitable[_operator_service_pb2.ListAuditResponse]:
+        """Lists what operators did, newest first."""
 
 def add_OperatorServiceServicer_to_server(servicer: OperatorServiceServicer, server: _aio.Server) -> None: ...

@@ -96,6 +96,9 @@ class Run(_message.Message):
     CLIENT_DRIVEN_FIELD_NUMBER: _builtins.int
     EFFECT_COUNTS_FIELD_NUMBER: _builtins.int
     UNOBSERVED_FAILURES_FIELD_NUMBER: _builtins.int
+    PREVIOUS_RUN_ID_FIELD_NUMBER: _builtins.int
+    NEXT_RUN_ID_FIELD_NUMBER: _builtins.int
+    CLIENT_IDLE_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Id, UUIDv7."""
     namespace: _builtins.str
@@ -120,6 +123,12 @@ class Run(_message.Message):
     """True when a client requests its effects."""
     unobserved_failures: _builtins.int
     """Background effects that failed and whose failure nobody looked at."""
+    previous_run_id: _builtins.str
+    """Run that went on as this one. Empty: none."""
+    next_run_id: _builtins.str
+    """Run that this one goes on as, when CONTINUED. Its key names that one now."""
+    client_idle: _builtins.bool
+    """True while it is HALTED because its client was silent (CLIENT_IDLE): the next call of that client lets it go on."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Labels."""
@@ -138,7 +147,7 @@ class Run(_message.Message):
 
     @_builtins.property
     def input(self) -> _struct_pb2.Struct:
-        """Input. FULL only."""
+        """Input. FULL only. Left out when the run does not fit into an answer with it: RUN_CREATED has it."""
 
     @_builtins.property
     def result(self) -> _journal_pb2.Payload:
@@ -187,10 +196,13 @@ class Run(_message.Message):
         client_driven: _builtins.bool = ...,
         effect_counts: Global___EffectCounts | None = ...,
         unobserved_failures: _builtins.int = ...,
+        previous_run_id: _builtins.str = ...,
+        next_run_id: _builtins.str = ...,
+        client_idle: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "effect_counts", b"effect_counts", "end_time", b"end_time", "error", b"error", "input", b"input", "report", b"report", "result", b"result", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_reason", b"cancel_reason", "cancel_requested", b"cancel_requested", "client_driven", b"client_driven", "create_time", b"create_time", "effect_counts", b"effect_counts", "end_time", b"end_time", "error", b"error", "head_seq", b"head_seq", "input", b"input", "key", b"key", "labels", b"labels", "namespace", b"namespace", "parent_effect_id", b"parent_effect_id", "parent_run_id", b"parent_run_id", "process", b"process", "report", b"report", "result", b"result", "run_id", b"run_id", "state", b"state", "unobserved_failures", b"unobserved_failures", "update_time", b"update_time", "waiting_on", b"waiting_on"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_reason", b"cancel_reason", "cancel_requested", b"cancel_requested", "client_driven", b"client_driven", "client_idle", b"client_idle", "create_time", b"create_time", "effect_counts", b"effect_counts", "end_time", b"end_time", "error", b"error", "head_seq", b"head_seq", "input", b"input", "key", b"key", "labels", b"labels", "namespace", b"namespace", "next_run_id", b"next_run_id", "parent_effect_id", b"parent_effect_id", "parent_run_id", b"parent_run_id", "previous_run_id", b"previous_run_id", "process", b"process", "report", b"report", "result", b"result", "run_id", b"run_id", "state", b"state", "unobserved_failures", b"unobserved_failures", "update_time", b"update_time", "waiting_on", b"waiting_on"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -408,6 +420,7 @@ class Effect(_message.Message):
     CANCEL_REQUESTED_FIELD_NUMBER: _builtins.int
     CANCEL_REASON_FIELD_NUMBER: _builtins.int
     ELAPSED_FIELD_NUMBER: _builtins.int
+    CHILD_RUN_ID_FIELD_NUMBER: _builtins.int
     effect_id: _builtins.str
     """Id, UUIDv5(run_id, key)."""
     run_id: _builtins.str
@@ -438,6 +451,8 @@ class Effect(_message.Message):
     """True after a cancel was asked for."""
     cancel_reason: _journal_pb2.EffectReason.ValueType
     """Why it was or is being cancelled."""
+    child_run_id: _builtins.str
+    """For kind RUN: the run that it stands for now."""
     @_builtins.property
     def request_time(self) -> _timestamp_pb2.Timestamp:
         """When it was requested."""
@@ -460,7 +475,9 @@ class Effect(_message.Message):
 
     @_builtins.property
     def progress(self) -> _journal_pb2.Progress:
-        """Progress of the newest attempt."""
+        """Progress of the newest attempt.
+        Its ETA counts from this answer: the child's own, or one estimated from past attempts of the name.
+        """
 
     @_builtins.property
     def usage(self) -> _journal_pb2.Usage:
@@ -468,7 +485,7 @@ class Effect(_message.Message):
 
     @_builtins.property
     def spec(self) -> _journal_pb2.EffectSpec:
-        """What was asked. FULL only."""
+        """What was asked. FULL only. Left out when the effect does not fit into an answer with it: EFFECT_REQUESTED has it."""
 
     @_builtins.property
     def result(self) -> _journal_pb2.EffectResult:
@@ -526,10 +543,11 @@ class Effect(_message.Message):
         cancel_requested: _builtins.bool = ...,
         cancel_reason: _journal_pb2.EffectReason.ValueType = ...,
         elapsed: _duration_pb2.Duration | None = ...,
+        child_run_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["dispatch_time", b"dispatch_time", "elapsed", b"elapsed", "error", b"error", "last_activity_time", b"last_activity_time", "poll_after", b"poll_after", "progress", b"progress", "request_time", b"request_time", "result", b"result", "settle_time", b"settle_time", "spec", b"spec", "start_time", b"start_time", "usage", b"usage", "waiting_on", b"waiting_on"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "background", b"background", "cancel_reason", b"cancel_reason", "cancel_requested", b"cancel_requested", "death", b"death", "dispatch_time", b"dispatch_time", "effect_id", b"effect_id", "elapsed", b"elapsed", "error", b"error", "executor_id", b"executor_id", "harness", b"harness", "key", b"key", "kind", b"kind", "labels", b"labels", "last_activity_time", b"last_activity_time", "name", b"name", "poll_after", b"poll_after", "progress", b"progress", "request_seq", b"request_seq", "request_time", b"request_time", "result", b"result", "run_id", b"run_id", "settle_seq", b"settle_seq", "settle_time", b"settle_time", "spec", b"spec", "start_time", b"start_time", "state", b"state", "usage", b"usage", "waiting_on", b"waiting_on"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "background", b"background", "cancel_reason", b"cancel_reason", "cancel_requested", b"cancel_requested", "child_run_id", b"child_run_id", "death", b"death", "dispatch_time", b"dispatch_time", "effect_id", b"effect_id", "elapsed", b"elapsed", "error", b"error", "executor_id", b"executor_id", "harness", b"harness", "key", b"key", "kind", b"kind", "labels", b"labels", "last_activity_time", b"last_activity_time", "name", b"name", "poll_after", b"poll_after", "progress", b"progress", "request_seq", b"request_seq", "request_time", b"request_time", "result", b"result", "run_id", b"run_id", "settle_seq", b"settle_seq", "settle_time", b"settle_time", "spec", b"spec", "start_time", b"start_time", "state", b"state", "usage", b"usage", "waiting_on", b"waiting_on"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -577,9 +595,13 @@ class CreateRunRequest(_message.Message):
     process: _builtins.str
     """Process to run. Empty when `client` is set."""
     request_id: _builtins.str
-    """Idempotency id for calls without a key, kept for 24 h. UUID."""
+    """Idempotency id for calls without a key, kept for 24 h. UUID. For client-driven runs also with a key: it tells a
+    repetition of this call from another start of the client.
+    """
     reuse_from: _builtins.str
-    """Run whose succeeded effects answer equal requests."""
+    """Run whose succeeded effects answer requests with the same key and digest (EFFECT_REUSED), in the commit of the
+    request.
+    """
     @_builtins.property
     def input(self) -> _struct_pb2.Struct:
         """Input object, bound to the process's signature."""
@@ -626,7 +648,11 @@ class ClientDriven(_message.Message):
     IDLE_TIMEOUT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def idle_timeout(self) -> _duration_pb2.Duration:
-        """The run is halted after so long without a call of its client. Default 24 h."""
+        """The run is halted (CLIENT_IDLE) after so long without a call about it: from 1 s to 365 days, default 24 h. Every
+        call that names the run or one of its effects counts, whoever makes it. Calls that are known to be its client's let
+        it go on: CreateRun with its key, RequestEffects, FinishRun, and each wait, get or watch that carries client_epoch;
+        so does ResumeRun. Other calls find it halted. A run that HaltRun has halted waits for ResumeRun.
+        """
 
     def __init__(
         self,
@@ -884,7 +910,7 @@ class WaitRunResponse(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     TIMED_OUT_FIELD_NUMBER: _builtins.int
     timed_out: _builtins.bool
-    """True when max_wait passed first."""
+    """True when max_wait passed first, or this replica goes away: wait again."""
     @_builtins.property
     def run(self) -> Global___Run:
         """The run as it is now."""
@@ -943,12 +969,15 @@ class WatchRunRequest(_message.Message):
     AFTER_SEQ_FIELD_NUMBER: _builtins.int
     INCLUDE_FIELD_NUMBER: _builtins.int
     OUTPUT_POSITIONS_FIELD_NUMBER: _builtins.int
+    CLIENT_EPOCH_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Run."""
     namespace: _builtins.str
     """Namespace. Empty: `default`."""
     after_seq: _builtins.int
     """Journal position after which to go on. Unset: a snapshot of the run at its head, then what follows."""
+    client_epoch: _builtins.int
+    """From CreateRun, when the run's client watches; checked when the watch begins. 0: somebody watches."""
     @_builtins.property
     def include(self) -> _containers.RepeatedScalarFieldContainer[Global___WatchRunRequest.Include.ValueType]:
         """Live frames to include. Empty: journal events only."""
@@ -967,10 +996,11 @@ class WatchRunRequest(_message.Message):
         after_seq: _builtins.int | None = ...,
         include: _abc.Iterable[Global___WatchRunRequest.Include.ValueType] | None = ...,
         output_positions: _abc.Iterable[Global___OutputPosition] | None = ...,
+        client_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_after_seq", b"_after_seq", "after_seq", b"after_seq"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_seq", b"_after_seq", "after_seq", b"after_seq", "include", b"include", "namespace", b"namespace", "output_positions", b"output_positions", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_seq", b"_after_seq", "after_seq", b"after_seq", "client_epoch", b"client_epoch", "include", b"include", "namespace", b"namespace", "output_positions", b"output_positions", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__after_seq: _TypeAlias = _typing.Literal["after_seq"]  # noqa: Y015
     _WhichOneofArgType__after_seq: _TypeAlias = _typing.Literal["_after_seq", b"_after_seq"]  # noqa: Y015
@@ -1297,6 +1327,8 @@ class WatchEnd(_message.Message):
         """The run is parked (PROCESS_ERROR, HALTED)."""
         REASON_EFFECT_SETTLED: WatchEnd._Reason.ValueType  # 6
         """The watched effect has settled."""
+        REASON_PRUNED: WatchEnd._Reason.ValueType  # 7
+        """The run had ended and was removed by retention: nothing more is to be had."""
 
     class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
         """Why a watch ends."""
@@ -1315,6 +1347,8 @@ class WatchEnd(_message.Message):
     """The run is parked (PROCESS_ERROR, HALTED)."""
     REASON_EFFECT_SETTLED: WatchEnd.Reason.ValueType  # 6
     """The watched effect has settled."""
+    REASON_PRUNED: WatchEnd.Reason.ValueType  # 7
+    """The run had ended and was removed by retention: nothing more is to be had."""
 
     REASON_FIELD_NUMBER: _builtins.int
     RESUME_AFTER_SEQ_FIELD_NUMBER: _builtins.int
@@ -1804,7 +1838,10 @@ class RequestEffectsResponse(_message.Message):
     EFFECTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def effects(self) -> _containers.RepeatedCompositeFieldContainer[Global___Effect]:
-        """The effects in the order asked for; those already settled with their result."""
+        """The effects in the order asked for; those already settled with their result. When they do not fit into the answer,
+        specs are left out, then results, tracebacks, data of progress, labels and messages, of the last ones first:
+        GetEffect has them.
+        """
 
     def __init__(
         self,
@@ -1858,10 +1895,13 @@ class GetEffectRequest(_message.Message):
     EFFECT_FIELD_NUMBER: _builtins.int
     NAMESPACE_FIELD_NUMBER: _builtins.int
     VIEW_FIELD_NUMBER: _builtins.int
+    CLIENT_EPOCH_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Namespace. Empty: `default`."""
     view: Global___View.ValueType
     """How much to answer. Default FULL."""
+    client_epoch: _builtins.int
+    """From CreateRun, when the client of the effect's run calls. 0: somebody reads."""
     @_builtins.property
     def effect(self) -> Global___EffectName:
         """The effect."""
@@ -1872,10 +1912,11 @@ class GetEffectRequest(_message.Message):
         effect: Global___EffectName | None = ...,
         namespace: _builtins.str = ...,
         view: Global___View.ValueType = ...,
+        client_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["effect", b"effect"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["effect", b"effect", "namespace", b"namespace", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_epoch", b"client_epoch", "effect", b"effect", "namespace", b"namespace", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1941,6 +1982,8 @@ class ListEffectsRequest(_message.Message):
     HARNESSES_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     OPEN_ONLY_FIELD_NUMBER: _builtins.int
+    REQUESTED_AFTER_FIELD_NUMBER: _builtins.int
+    REQUESTED_BEFORE_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Namespace. Empty: `default`."""
     run_id: _builtins.str
@@ -1969,6 +2012,14 @@ class ListEffectsRequest(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Only effects with all of these labels."""
 
+    @_builtins.property
+    def requested_after(self) -> _timestamp_pb2.Timestamp:
+        """Only effects requested at or after this time."""
+
+    @_builtins.property
+    def requested_before(self) -> _timestamp_pb2.Timestamp:
+        """Only effects requested before this time."""
+
     def __init__(
         self,
         *,
@@ -1982,10 +2033,12 @@ class ListEffectsRequest(_message.Message):
         harnesses: _abc.Iterable[_builtins.str] | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         open_only: _builtins.bool = ...,
+        requested_after: _timestamp_pb2.Timestamp | None = ...,
+        requested_before: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["requested_after", b"requested_after", "requested_before", b"requested_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["harnesses", b"harnesses", "kinds", b"kinds", "labels", b"labels", "namespace", b"namespace", "open_only", b"open_only", "page_size", b"page_size", "page_token", b"page_token", "run_id", b"run_id", "states", b"states", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["harnesses", b"harnesses", "kinds", b"kinds", "labels", b"labels", "namespace", b"namespace", "open_only", b"open_only", "page_size", b"page_size", "page_token", b"page_token", "requested_after", b"requested_after", "requested_before", b"requested_before", "run_id", b"run_id", "states", b"states", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2053,12 +2106,15 @@ class WaitEffectsRequest(_message.Message):
     KEYS_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
     MAX_WAIT_FIELD_NUMBER: _builtins.int
+    CLIENT_EPOCH_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Run."""
     namespace: _builtins.str
     """Namespace. Empty: `default`."""
     mode: Global___WaitEffectsRequest.Mode.ValueType
     """Which of them."""
+    client_epoch: _builtins.int
+    """From CreateRun, when the run's client waits. 0: somebody waits."""
     @_builtins.property
     def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Keys of the effects, at most 1,000."""
@@ -2075,10 +2131,11 @@ class WaitEffectsRequest(_message.Message):
         keys: _abc.Iterable[_builtins.str] | None = ...,
         mode: Global___WaitEffectsRequest.Mode.ValueType = ...,
         max_wait: _duration_pb2.Duration | None = ...,
+        client_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["max_wait", b"max_wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "max_wait", b"max_wait", "mode", b"mode", "namespace", b"namespace", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_epoch", b"client_epoch", "keys", b"keys", "max_wait", b"max_wait", "mode", b"mode", "namespace", b"namespace", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2093,10 +2150,13 @@ class WaitEffectsResponse(_message.Message):
     EFFECTS_FIELD_NUMBER: _builtins.int
     TIMED_OUT_FIELD_NUMBER: _builtins.int
     timed_out: _builtins.bool
-    """True when max_wait passed first."""
+    """True when max_wait passed first, or this replica goes away: wait again."""
     @_builtins.property
     def effects(self) -> _containers.RepeatedCompositeFieldContainer[Global___Effect]:
-        """The effects as they are now, in the order asked for."""
+        """The effects as they are now, in the order asked for, a key that was named twice once. When they do not fit into the
+        answer, specs are left out, then results, tracebacks, data of progress, labels and messages, of the last ones first:
+        GetEffect has them.
+        """
 
     def __init__(
         self,
@@ -2123,12 +2183,15 @@ class WatchEffectRequest(_message.Message):
     AFTER_SEQ_FIELD_NUMBER: _builtins.int
     INCLUDE_OUTPUT_FIELD_NUMBER: _builtins.int
     OUTPUT_POSITIONS_FIELD_NUMBER: _builtins.int
+    CLIENT_EPOCH_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Namespace. Empty: `default`."""
     after_seq: _builtins.int
     """Journal position after which to go on. Unset: a snapshot first."""
     include_output: _builtins.bool
     """True to receive output too."""
+    client_epoch: _builtins.int
+    """From CreateRun, when the client of the effect's run watches; checked when the watch begins. 0: somebody watches."""
     @_builtins.property
     def effect(self) -> Global___EffectName:
         """The effect."""
@@ -2145,10 +2208,11 @@ class WatchEffectRequest(_message.Message):
         after_seq: _builtins.int | None = ...,
         include_output: _builtins.bool = ...,
         output_positions: _abc.Iterable[Global___OutputPosition] | None = ...,
+        client_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_after_seq", b"_after_seq", "after_seq", b"after_seq", "effect", b"effect"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_seq", b"_after_seq", "after_seq", b"after_seq", "effect", b"effect", "include_output", b"include_output", "namespace", b"namespace", "output_positions", b"output_positions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_seq", b"_after_seq", "after_seq", b"after_seq", "client_epoch", b"client_epoch", "effect", b"effect", "include_output", b"include_output", "namespace", b"namespace", "output_positions", b"output_positions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__after_seq: _TypeAlias = _typing.Literal["after_seq"]  # noqa: Y015
     _WhichOneofArgType__after_seq: _TypeAlias = _typing.Literal["_after_seq", b"_after_seq"]  # noqa: Y015
@@ -2415,7 +2479,9 @@ class StreamOutputRequest(_message.Message):
     offset: _builtins.int
     """Offset of the first byte wanted."""
     follow: _builtins.bool
-    """True: go on until the attempt has ended."""
+    """True: go on until the attempt has ended. False: what is there, then the end frame, which is REASON_LIFETIME while
+    the attempt runs.
+    """
     @_builtins.property
     def effect(self) -> Global___EffectName:
         """The effect."""

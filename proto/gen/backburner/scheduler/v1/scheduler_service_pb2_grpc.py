@@ -159,10 +159,14 @@ class SchedulerServiceServicer:
     """
 
     def CreateRun(self, request, context):
-        """Creates a run, or answers with the one that has the same key.
+        """Creates a run, or answers with the one that has the same key. For a client-driven run every call is another start
+        of its client: it gets a greater client_epoch, which fences the clients before it, and a run that was halted because
+        its client was silent goes on. A repetition with the same request_id is the same start.
         Errors:
         * ALREADY_EXISTS (RUN_KEY_CONFLICT): the key belongs to a run of another process or input.
         * NOT_FOUND (PROCESS_NOT_FOUND): no replica has this process.
+        * NOT_FOUND (RUN_NOT_FOUND): no such run to reuse from in the namespace.
+        * ALREADY_EXISTS (REQUEST_ID_REUSED): the request id was used for another request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -201,6 +205,7 @@ class SchedulerServiceServicer:
         * NOT_FOUND (RUN_NOT_FOUND): no such run in the namespace.
         * OUT_OF_RANGE (CURSOR_AHEAD): after_seq is beyond the journal's head.
         * RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS): the limit of this replica; carries RetryInfo.
+        * FAILED_PRECONDITION (RUN_NOT_CLIENT_DRIVEN, CLIENT_SUPERSEDED): client_epoch is given, and not the newest one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -210,6 +215,7 @@ class SchedulerServiceServicer:
         """Reads a page of a run's journal.
         Errors:
         * NOT_FOUND (RUN_NOT_FOUND): no such run in the namespace.
+        * OUT_OF_RANGE (CURSOR_AHEAD): after_seq is beyond the journal's head.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -259,10 +265,14 @@ class SchedulerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def FinishRun(self, request, context):
-        """Ends a client-driven run.
+        """Ends a client-driven run. Effects with on_run_end=cancel are cancelled, and when it failed those with wait too; the
+        run closes first, and ends when they have settled. The same end again is no error.
         Errors:
         * NOT_FOUND (RUN_NOT_FOUND): no such run in the namespace.
-        * FAILED_PRECONDITION (RUN_NOT_CLIENT_DRIVEN, CLIENT_SUPERSEDED, EFFECTS_OPEN, RUN_CLOSED): as the reason says.
+        * FAILED_PRECONDITION (EFFECTS_OPEN): effects with on_run_end=wait are open, and `wait` is not set.
+        * FAILED_PRECONDITION (RUN_CLOSED): it has ended, or is closing, otherwise.
+        * FAILED_PRECONDITION (RUN_HALTED): an operator has halted it.
+        * FAILED_PRECONDITION (RUN_NOT_CLIENT_DRIVEN, CLIENT_SUPERSEDED): as the reason says.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -270,11 +280,13 @@ class SchedulerServiceServicer:
 
     def RequestEffects(self, request, context):
         """Requests effects of a client-driven run: all of them, in one commit, or none. Effects whose key is in the journal
-        are answered from it.
+        are answered from it, also when the run has ended. The call never waits for an effect.
         Errors:
         * NOT_FOUND (RUN_NOT_FOUND): no such run in the namespace.
         * ALREADY_EXISTS (EFFECT_KEY_CONFLICT): a key was requested with another digest.
+        * ALREADY_EXISTS (GROUP_CONFLICT): a group was declared with another limit or strategy.
         * FAILED_PRECONDITION (RUN_NOT_CLIENT_DRIVEN, CLIENT_SUPERSEDED, RUN_CLOSED): as the reason says.
+        * FAILED_PRECONDITION (HISTORY_LIMIT): the run's journal is at its limit.
         * RESOURCE_EXHAUSTED (QUEUE_FULL): carries RetryInfo.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -285,6 +297,7 @@ class SchedulerServiceServicer:
         """Gets an effect.
         Errors:
         * NOT_FOUND (EFFECT_NOT_FOUND): no such effect in the namespace.
+        * FAILED_PRECONDITION (RUN_NOT_CLIENT_DRIVEN, CLIENT_SUPERSEDED): client_epoch is given, and not the newest one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -301,6 +314,7 @@ class SchedulerServiceServicer:
         """Waits until any or all of the named effects have settled, or until max_wait.
         Errors:
         * NOT_FOUND (RUN_NOT_FOUND, EFFECT_NOT_FOUND): no such run or effect in the namespace.
+        * FAILED_PRECONDITION (RUN_NOT_CLIENT_DRIVEN, CLIENT_SUPERSEDED): client_epoch is given, and not the newest one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -312,6 +326,7 @@ class SchedulerServiceServicer:
         * NOT_FOUND (EFFECT_NOT_FOUND): no such effect in the namespace.
         * OUT_OF_RANGE (CURSOR_AHEAD): after_seq is beyond the journal's head.
         * RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS): the limit of this replica; carries RetryInfo.
+        * FAILED_PRECONDITION (RUN_NOT_CLIENT_DRIVEN, CLIENT_SUPERSEDED): client_epoch is given, and not the newest one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -342,7 +357,8 @@ class SchedulerServiceServicer:
         """Streams the captured output of an attempt by byte offset, as recorded and live.
         Errors:
         * NOT_FOUND (EFFECT_NOT_FOUND): no such effect in the namespace.
-        * OUT_OF_RANGE (OFFSET_AHEAD): the offset is beyond what was written.
+        * OUT_OF_RANGE (OFFSET_AHEAD): the offset is beyond what was written, once the attempt has ended.
+        * RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS): the limit of this replica; carries RetryInfo.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -351,7 +367,8 @@ class SchedulerServiceServicer:
     def ReadBlob(self, request, context):
         """Streams the content of a blob.
         Errors:
-        * NOT_FOUND (BLOB_NOT_FOUND): no such blob in the run.
+        * NOT_FOUND (RUN_NOT_FOUND, BLOB_NOT_FOUND): no such run in the namespace, or no such blob in the run.
+        * OUT_OF_RANGE (OFFSET_AHEAD): the offset is beyond the content.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

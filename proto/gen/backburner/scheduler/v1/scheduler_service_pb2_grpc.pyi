@@ -24,10 +24,14 @@ class SchedulerServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateRun: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.CreateRunRequest, _scheduler_service_pb2.CreateRunResponse]
-    """Creates a run, or answers with the one that has the same key.
+    """Creates a run, or answers with the one that has the same key. For a client-driven run every call is another start
+    of its client: it gets a greater client_epoch, which fences the clients before it, and a run that was halted because
+    its client was silent goes on. A repetition with the same request_id is the same start.
     Errors:
     * ALREADY_EXISTS (RUN_KEY_CONFLICT): the key belongs to a run of another process or input.
     * NOT_FOUND (PROCESS_NOT_FOUND): no replica has this process.
+    * NOT_FOUND (RUN_NOT_FOUND): no such run to reuse from in the namespace.
+    * ALREADY_EXISTS (REQUEST_ID_REUSED): the request id was used for another request.
     """
     GetRun: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.GetRunRequest, _scheduler_service_pb2.GetRunResponse]
     """Gets a run.
@@ -49,11 +53,13 @@ class SchedulerServiceStub:
     * NOT_FOUND (RUN_NOT_FOUND): no such run in the namespace.
     * OUT_OF_RANGE (CURSOR_AHEAD): after_seq is beyond the journal's head.
     * RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS): the limit of this replica; carries RetryInfo.
+    * FAILED_PRECONDITION (RUN_NOT_CLIENT_DRIVEN, CLIENT_SUPERSEDED): client_epoch is given, and not the newest one.
     """
     ReadJournal: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.ReadJournalRequest, _scheduler_service_pb2.ReadJournalResponse]
     """Reads a page of a run's journal.
     Errors:
     * NOT_FOUND (RUN_NOT_FOUND): no such run in the namespace.
+    * OUT_OF_RANGE (CURSOR_AHEAD): after_seq is beyond the journal's head.
     """
     CancelRun: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.CancelRunRequest, _scheduler_service_pb2.CancelRunResponse]
     """Asks for the cancel of a run and of its open effects. The answer means: the request is durable.
@@ -83,24 +89,31 @@ class SchedulerServiceStub:
     * FAILED_PRECONDITION (HISTORY_LIMIT): the run's journal is at its limit.
     """
     FinishRun: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.FinishRunRequest, _scheduler_service_pb2.FinishRunResponse]
-    """Ends a client-driven run.
+    """Ends a client-driven run. Effects with on_run_end=cancel are cancelled, and when it failed those with wait too; the
+    run closes first, and ends when they have settled. The same end again is no error.
     Errors:
     * NOT_FOUND (RUN_NOT_FOUND): no such run in the namespace.
-    * FAILED_PRECONDITION (RUN_NOT_CLIENT_DRIVEN, CLIENT_SUPERSEDED, EFFECTS_OPEN, RUN_CLOSED): as the reason says.
+    * FAILED_PRECONDITION (EFFECTS_OPEN): effects with on_run_end=wait are open, and `wait` is not set.
+    * FAILED_PRECONDITION (RUN_CLOSED): it has ended, or is closing, otherwise.
+    * FAILED_PRECONDITION (RUN_HALTED): an operator has halted it.
+    * FAILED_PRECONDITION (RUN_NOT_CLIENT_DRIVEN, CLIENT_SUPERSEDED): as the reason says.
     """
     RequestEffects: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.RequestEffectsRequest, _scheduler_service_pb2.RequestEffectsResponse]
     """Requests effects of a client-driven run: all of them, in one commit, or none. Effects whose key is in the journal
-    are answered from it.
+    are answered from it, also when the run has ended. The call never waits for an effect.
     Errors:
     * NOT_FOUND (RUN_NOT_FOUND): no such run in the namespace.
     * ALREADY_EXISTS (EFFECT_KEY_CONFLICT): a key was requested with another digest.
+    * ALREADY_EXISTS (GROUP_CONFLICT): a group was declared with another limit or strategy.
     * FAILED_PRECONDITION (RUN_NOT_CLIENT_DRIVEN, CLIENT_SUPERSEDED, RUN_CLOSED): as the reason says.
+    * FAILED_PRECONDITION (HISTORY_LIMIT): the run's journal is at its limit.
     * RESOURCE_EXHAUSTED (QUEUE_FULL): carries RetryInfo.
     """
     GetEffect: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.GetEffectRequest, _scheduler_service_pb2.GetEffectResponse]
     """Gets an effect.
     Errors:
     * NOT_FOUND (EFFECT_NOT_FOUND): no such effect in the namespace.
+    * FAILED_PRECONDITION (RUN_NOT_CLIENT_DRIVEN, CLIENT_SUPERSEDED): client_epoch is given, and not the newest one.
     """
     ListEffects: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.ListEffectsRequest, _scheduler_service_pb2.ListEffectsResponse]
     """Lists effects of one run, or of all runs, newest first."""
@@ -108,6 +121,7 @@ class SchedulerServiceStub:
     """Waits until any or all of the named effects have settled, or until max_wait.
     Errors:
     * NOT_FOUND (RUN_NOT_FOUND, EFFECT_NOT_FOUND): no such run or effect in the namespace.
+    * FAILED_PRECONDITION (RUN_NOT_CLIENT_DRIVEN, CLIENT_SUPERSEDED): client_epoch is given, and not the newest one.
     """
     WatchEffect: _aio.UnaryStreamMultiCallable[_scheduler_service_pb2.WatchEffectRequest, _scheduler_service_pb2.WatchEffectResponse]
     """Watches one effect: a snapshot, then every change, then one end frame when it has settled.
@@ -115,6 +129,7 @@ class SchedulerServiceStub:
     * NOT_FOUND (EFFECT_NOT_FOUND): no such effect in the namespace.
     * OUT_OF_RANGE (CURSOR_AHEAD): after_seq is beyond the journal's head.
     * RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS): the limit of this replica; carries RetryInfo.
+    * FAILED_PRECONDITION (RUN_NOT_CLIENT_DRIVEN, CLIENT_SUPERSEDED): client_epoch is given, and not the newest one.
     """
     CancelEffect: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.CancelEffectRequest, _scheduler_service_pb2.CancelEffectResponse]
     """Asks for the cancel of an effect. The answer means: the request is durable. WaitEffects tells of the proven death.
@@ -133,12 +148,14 @@ class SchedulerServiceStub:
     """Streams the captured output of an attempt by byte offset, as recorded and live.
     Errors:
     * NOT_FOUND (EFFECT_NOT_FOUND): no such effect in the namespace.
-    * OUT_OF_RANGE (OFFSET_AHEAD): the offset is beyond what was written.
+    * OUT_OF_RANGE (OFFSET_AHEAD): the offset is beyond what was written, once the attempt has ended.
+    * RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS): the limit of this replica; carries RetryInfo.
     """
     ReadBlob: _aio.UnaryStreamMultiCallable[_scheduler_service_pb2.ReadBlobRequest, _scheduler_service_pb2.ReadBlobResponse]
     """Streams the content of a blob.
     Errors:
-    * NOT_FOUND (BLOB_NOT_FOUND): no such blob in the run.
+    * NOT_FOUND (RUN_NOT_FOUND, BLOB_NOT_FOUND): no such run in the namespace, or no such blob in the run.
+    * OUT_OF_RANGE (OFFSET_AHEAD): the offset is beyond the content.
     """
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.GetServerInfoRequest, _scheduler_service_pb2.GetServerInfoResponse]
     """Gets version, features, limits and time of the server."""
@@ -159,10 +176,14 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _scheduler_service_pb2.CreateRunRequest,
         context: _aio.ServicerContext[_scheduler_service_pb2.CreateRunRequest, _scheduler_service_pb2.CreateRunResponse],
     ) -> _abc.Awaitable[_scheduler_service_pb2.CreateRunResponse]:
-        """Creates a run, or answers with the one that has the same key.
+        """Creates a run, or answers with the one that has the same key. For a client-driven run every call is another start
+        of its client: it gets a greater client_epoch, which fences the clients before it, and a run that was halted because
+        its client was silent goes on. A repetition with the same request_id is the same start.
         Errors:
         * ALREADY_EXISTS (RUN_KEY_CONFLICT): the key belongs to a run of another process or input.
         * NOT_FOUND (PROCESS_NOT_FOUND): no replica has this process.
+        * NOT_FOUND (RUN_NOT_FOUND): no such run to reuse from in the namespace.
+        * ALREADY_EXISTS (REQUEST_ID_REUSED): the request id was used for another request.
         """
 
     @_abc_1.abstractmethod
@@ -208,6 +229,7 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         * NOT_FOUND (RUN_NOT_FOUND): no such run in the namespace.
         * OUT_OF_RANGE (CURSOR_AHEAD): after_seq is beyond the journal's head.
         * RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS): the limit of this replica; carries RetryInfo.
+        * FAILED_PRECONDITION (RUN_NOT_CLIENT_DRIVEN, CLIENT_SUPERSEDED): client_epoch is given, and not the newest one.
         """
 
     @_abc_1.abstractmethod
@@ -219,6 +241,7 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Reads a page of a run's journal.
         Errors:
         * NOT_FOUND (RUN_NOT_FOUND): no such run in the namespace.
+        * OUT_OF_RANGE (CURSOR_AHEAD): after_seq is beyond the journal's head.
         """
 
     @_abc_1.abstractmethod
@@ -278,10 +301,14 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _scheduler_service_pb2.FinishRunRequest,
         context: _aio.ServicerContext[_scheduler_service_pb2.FinishRunRequest, _scheduler_service_pb2.FinishRunResponse],
     ) -> _abc.Awaitable[_scheduler_service_pb2.FinishRunResponse]:
-        """Ends a client-driven run.
+        """Ends a client-driven run. Effects with on_run_end=cancel are cancelled, and when it failed those with wait too; the
+        run closes first, and ends when they have settled. The same end again is no error.
         Errors:
         * NOT_FOUND (RUN_NOT_FOUND): no such run in the namespace.
-        * FAILED_PRECONDITION (RUN_NOT_CLIENT_DRIVEN, CLIENT_SUPERSEDED, EFFECTS_OPEN, RUN_CLOSED): as the reason says.
+        * FAILED_PRECONDITION (EFFECTS_OPEN): effects with on_run_end=wait are open, and `wait` is not set.
+        * FAILED_PRECONDITION (RUN_CLOSED): it has ended, or is closing, otherwise.
+        * FAILED_PRECONDITION (RUN_HALTED): an operator has halted it.
+        * FAILED_PRECONDITION (RUN_NOT_CLIENT_DRIVEN, CLIENT_SUPERSEDED): as the reason says.
         """
 
     @_abc_1.abstractmethod
@@ -291,11 +318,13 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_scheduler_service_pb2.RequestEffectsRequest, _scheduler_service_pb2.RequestEffectsResponse],
     ) -> _abc.Awaitable[_scheduler_service_pb2.RequestEffectsResponse]:
         """Requests effects of a client-driven run: all of them, in one commit, or none. Effects whose key is in the journal
-        are answered from it.
+        are answered from it, also when the run has ended. The call never waits for an effect.
         Errors:
         * NOT_FOUND (RUN_NOT_FOUND): no such run in the namespace.
         * ALREADY_EXISTS (EFFECT_KEY_CONFLICT): a key was requested with another digest.
+        * ALREADY_EXISTS (GROUP_CONFLICT): a group was declared with another limit or strategy.
         * FAILED_PRECONDITION (RUN_NOT_CLIENT_DRIVEN, CLIENT_SUPERSEDED, RUN_CLOSED): as the reason says.
+        * FAILED_PRECONDITION (HISTORY_LIMIT): the run's journal is at its limit.
         * RESOURCE_EXHAUSTED (QUEUE_FULL): carries RetryInfo.
         """
 
@@ -308,6 +337,7 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Gets an effect.
         Errors:
         * NOT_FOUND (EFFECT_NOT_FOUND): no such effect in the namespace.
+        * FAILED_PRECONDITION (RUN_NOT_CLIENT_DRIVEN, CLIENT_SUPERSEDED): client_epoch is given, and not the newest one.
         """
 
     @_abc_1.abstractmethod
@@ -327,6 +357,7 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Waits until any or all of the named effects have settled, or until max_wait.
         Errors:
         * NOT_FOUND (RUN_NOT_FOUND, EFFECT_NOT_FOUND): no such run or effect in the namespace.
+        * FAILED_PRECONDITION (RUN_NOT_CLIENT_DRIVEN, CLIENT_SUPERSEDED): client_epoch is given, and not the newest one.
         """
 
     @_abc_1.abstractmethod
@@ -340,6 +371,7 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         * NOT_FOUND (EFFECT_NOT_FOUND): no such effect in the namespace.
         * OUT_OF_RANGE (CURSOR_AHEAD): after_seq is beyond the journal's head.
         * RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS): the limit of this replica; carries RetryInfo.
+        * FAILED_PRECONDITION (RUN_NOT_CLIENT_DRIVEN, CLIENT_SUPERSEDED): client_epoch is given, and not the newest one.
         """
 
     @_abc_1.abstractmethod
@@ -376,7 +408,8 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Streams the captured output of an attempt by byte offset, as recorded and live.
         Errors:
         * NOT_FOUND (EFFECT_NOT_FOUND): no such effect in the namespace.
-        * OUT_OF_RANGE (OFFSET_AHEAD): the offset is beyond what was written.
+        * OUT_OF_RANGE (OFFSET_AHEAD): the offset is beyond what was written, once the attempt has ended.
+        * RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS): the limit of this replica; carries RetryInfo.
         """
 
     @_abc_1.abstractmethod
@@ -387,7 +420,8 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.AsyncIterator[_scheduler_service_pb2.ReadBlobResponse]:
         """Streams the content of a blob.
         Errors:
-        * NOT_FOUND (BLOB_NOT_FOUND): no such blob in the run.
+        * NOT_FOUND (RUN_NOT_FOUND, BLOB_NOT_FOUND): no such run in the namespace, or no such blob in the run.
+        * OUT_OF_RANGE (OFFSET_AHEAD): the offset is beyond the content.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,242 @@
+"""How a coding-agent CLI becomes a harness: the public interface of harness modules.
+
+An executor started with `--harness-module my_agents` (BACKBURNER_HARNESS_MODULES) imports that module and calls its
+function `harnesses`; what it gives serves the effects of `bb.agent(name, ...)`, in the pool of agents:
+
+    from executor_service.harness.agent import AgentRequest, Answer, Attempt, ChildWork, Failure, Host
+
+    class Parrot:
+        name = "parrot"  # as in bb.agent("parrot", prompt=...)
+        version = "1.0"  # shown by `backburner executors`; empty: unknown
+
+        def __init__(self, host: Host) -> None:
+            self._host = host
+
+        async def run(self, request: AgentRequest, attempt: Attempt) -> Answer:
+            work = ChildWork(["parrot", "--headless"], request.cwd, request.env, stdin=request.prompt)
+            end = await self._host.children.run(work, attempt)
+            if end.status:
+                return Answer(end, failure=Failure("HARNESS_ERROR", end.describe()))
+            return Answer(end, text="...", session_id="...")
+
+    def harnesses(host: Host) -> list[Parrot]:
+        return [Parrot(host)]
+
+What a harness may rely on:
+
+- `run` is called once an attempt, on the executor's event loop: it must not block. Several run at a time.
+- It says how far it is by `attempt.report(Report(step=..., usage={...}))`; usage is the total of the attempt so far. A
+  child may do so itself by the line protocol.
+- `Host.children.run` ends the child when the attempt shall end (cancel, timeout) and proves its death; `run` then just
+  returns what it has: that is kept as partial result, and the session with it. A harness without a child registers
+  with `attempt.on_end` what makes it end.
+- It raises InvalidWork for what cannot be done as asked, SessionLost before it has started anything when the session of
+  the request is gone; whether that fails the effect or starts a fresh session is the effect's to say. Any other
+  exception is a bug of the harness: the attempt fails as HARNESS_ERROR.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from backburner.journal.v1 import journal_pb2
+from executor_service.assignment import InvalidWork
+from executor_service.harness.base import Attempt
+from executor_service.harness.child import END_SECONDS_MAX, ChildEnd, Children, ChildWork
+from executor_service.harness.schema import violation
+from executor_service.line_protocol import Report, encode_result
+from executor_service.outcome import Failure, Outcome
+from executor_service.process_group import SpawnFailed
+
+__all__ = [
+    "AgentHarness", "AgentRequest", "Answer", "Attempt", "ChildEnd", "ChildWork", "Children", "Failure", "Host",
+    "InvalidWork", "Report", "Session", "SessionLost",
+]  # fmt: skip
+
+_REASONS: Final = frozenset(name.removeprefix("EFFECT_REASON_") for name in journal_pb2.EffectReason.keys())  # noqa: SIM118
+_NO_ANSWER: Final = object()
+
+
+class SessionLost(Exception):
+    """The session to continue is gone; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A session of a harness, as an earlier effect left it."""
+
+    harness: str
+    session_id: str
+    #: Executor that had the session's files.
+    executor_id: str = ""
+    #: Working directory of the session. Empty: it had a directory of its own attempt, which is gone.
+    workspace: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentRequest:
+    """What an effect asks of an agent."""
+
+    prompt: str
+    #: Working directory: the effect's, else that of the session it continues. Empty: a fresh one.
+    cwd: str = ""
+    #: Model as the harness knows it. Empty: the harness's default.
+    model: str = ""
+    #: Variables for the child.
+    env: Mapping[str, str] = field(default_factory=dict)
+    #: JSON schema of the structured answer. None: an answer in words.
+    output_schema: Mapping[str, Any] | None = None
+    #: Options that the harness documents.
+    options: Mapping[str, Any] = field(default_factory=dict)
+    #: Session to continue; None: a fresh one.
+    session: Session | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an agent gave. `child` is its child's end, None when it had none."""
+
+    child: ChildEnd | None = None
+    #: The answer in words; it is the effect's value when there is no structured one.
+    text: str = ""
+    #: The structured answer, any JSON value: what `output_schema` asked for.
+    value: Any = _NO_ANSWER
+    #: Why it did not succeed; what it gave nevertheless is kept as partial result.
+    failure: Failure | None = None
+    #: The harness's own id of the session, so that a later effect can continue it. Empty: there is none.
+    session_id: str = ""
+    #: Working directory of the session, where that is kept.
+    workspace: str = ""
+
+
+class AgentHarness(Protocol):
+    """One coding-agent CLI. Read-only attributes: constants of the class will do."""
+
+    @property
+    def name(self) -> str:
+        """Name, as in `bb.agent(name)`."""
+
+    @property
+    def version(self) -> str:
+        """Version found. Empty: unknown."""
+
+    async def run(self, request: AgentRequest, attempt: Attempt) -> Answer:
+        """Does the work of one attempt. See the module's docstring."""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What an executor gives its harnesses to work with."""
+
+    executor_id: str
+    #: Runs children.
+    children: Children
+    _stores: Path
+
+    def store(self, name: str) -> Path:
+        """A folder that outlives attempts and restarts of the executor, for a harness's own files: made when needed."""
+        folder = self._stores / name
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return folder
+
+
+class AgentEffects:
+    """Makes the harness of an agent one of the executor: reads the effect, minds its session, judges the answer."""
+
+    pool = "agents"
+    end_seconds_max = END_SECONDS_MAX
+
+    def __init__(self, agent: AgentHarness, host: Host) -> None:
+        self.name = agent.name
+        self.version = agent.version
+        self._agent = agent
+        self._host = host
+
+    async def run(self, spec: Mapping[str, Any], attempt: Attempt) -> Outcome:
+        """Has the agent do the work."""
+        request = _request(spec)
+        try:
+            answer, lost = await self._answer(spec, request, attempt)
+        except SpawnFailed as error:
+            return Outcome().fail("SPAWN_FAILED", str(error))
+        outcome = Outcome() if answer.child is None else answer.child.outcome()
+        outcome.session_lost = lost
+        self._take_session(outcome, answer)
+        return _judged(outcome, answer, request)
+
+    async def _answer(self, spec: Mapping[str, Any], request: AgentRequest, attempt: Attempt) -> tuple[Answer, bool]:
+        """The agent's answer, and whether it had to start a fresh session instead of the one to continue."""
+        try:
+            self._check_session(spec, request)
+            return await self._agent.run(request, attempt), False
+        except SessionLost as error:
+            if spec.get("if_session_lost") == "fail":
+                return Answer(failure=Failure("SESSION_LOST", str(error), final=True)), False
+        fresh = replace(request, session=None, cwd=_work(spec).get("cwd") or "")
+        return await self._agent.run(fresh, attempt), True
+
+    def _check_session(self, spec: Mapping[str, Any], request: AgentRequest) -> None:
+        session = request.session
+        if session is None and spec.get("continue_from"):
+            raise SessionLost("the effect to continue left no session")
+        if session is not None and session.harness != self.name:
+            raise SessionLost(f"the session to continue is one of {session.harness!r}, not of {self.name!r}")
+
+    def _take_session(self, outcome: Outcome, answer: Answer) -> None:
+        if answer.session_id:
+            outcome.session = {
+                "harness": self.name,
+                "session_id": answer.session_id,
+                "executor_id": self._host.executor_id,
+                "workspace": answer.workspace,
+            }
+
+
+def _work(spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    work = spec.get("agent")
+    if not isinstance(work, dict) or not work.get("prompt"):
+        raise InvalidWork("an agent effect needs a prompt")
+    return work
+
+
+def _request(spec: Mapping[str, Any]) -> AgentRequest:
+    work, session = _work(spec), _session(spec.get("continue_session"))
+    return AgentRequest(
+        prompt=work["prompt"],
+        cwd=work.get("cwd") or (session.workspace if session is not None else ""),
+        model=work.get("model") or "",
+        env=work.get("env") or {},
+        output_schema=work.get("output_schema"),
+        options=work.get("options") or {},
+        session=session,
+    )
+
+
+def _session(stored: Mapping[str, Any] | None) -> Session | None:
+    if not stored or not stored.get("session_id"):
+        return None
+    known = ("harness", "session_id", "executor_id", "workspace")
+    return Session(**{name: str(stored.get(name, "")) for name in known})
+
+
+def _judged(outcome: Outcome, answer: Answer, request: AgentRequest) -> Outcome:
+    """The outcome with the value and with what speaks against it, the gravest last."""
+    value = answer.text if answer.value is _NO_ANSWER else answer.value
+    if value != "":
+        try:
+            outcome.value_json = encode_result(value)
+        except ValueError as error:
+            outcome.fail("INVALID_RESULT", f"the answer cannot be stored: {error}")
+    if answer.failure is not None:
+        return outcome.fail_as(_known(answer.failure))
+    if request.output_schema is not None and (problem := violation(value, request.output_schema)):
+        outcome.fail("INVALID_RESULT", f"the answer does not fit the schema: {problem}")
+    return outcome
+
+
+def _known(failure: Failure) -> Failure:
+    """A reason that this release knows; another one would be refused, or misread, by everybody after us."""
+    if failure.reason in _REASONS:
+        return failure
+    return replace(failure, reason="HARNESS_ERROR", message=f"{failure.reason}: {failure.message}")

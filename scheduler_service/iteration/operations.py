@@ -1,0 +1,70 @@
+"""What operators order, on whichever replica they call: durable first, then this replica does its part at once."""
+
+import logging
+
+from scheduler_service.dispatch.queue import Dispatcher
+from scheduler_service.iteration.orders import Orders
+from scheduler_service.journal import (
+    AuditNote,
+    DrainOrder,
+    ExpireOrder,
+    ExpireOutcome,
+    Journal,
+    JournalUnavailable,
+    Prune,
+    Pruned,
+    SetHold,
+    SetHoldOutcome,
+    SettleOrder,
+)
+
+log = logging.getLogger(__name__)
+
+
+class Operations:
+    """Implements `api.engine.OperatorApi`."""
+
+    def __init__(self, journal: Journal, dispatcher: Dispatcher, orders: Orders) -> None:
+        self._journal = journal
+        self._writes = journal.operators
+        self._dispatcher = dispatcher
+        self._orders = orders
+
+    async def set_hold(self, request: SetHold) -> SetHoldOutcome:
+        """Sets or releases a hold on dispatch. What a release lets go starts at once."""
+        outcome = await self._writes.set_hold(request)
+        if request.release:
+            self._dispatcher.released()
+        return outcome
+
+    async def note(self, note: AuditNote) -> None:
+        """Writes into the audit what is about to be done."""
+        await self._writes.note(note)
+
+    async def prune(self, request: Prune) -> Pruned:
+        """One step of retention."""
+        return await self._journal.prune(request)
+
+    async def drain(self, order: DrainOrder) -> str:
+        """Lets an executor take nothing new, or ends that."""
+        outcome = await self._writes.drain(order)
+        await self._do_ours()
+        return outcome
+
+    async def expire(self, order: ExpireOrder) -> ExpireOutcome:
+        """Declares an incarnation of an executor dead."""
+        outcome = await self._writes.expire(order)
+        await self._do_ours()
+        return outcome
+
+    async def order_settlement(self, order: SettleOrder) -> str:
+        """Has an effect settled by the owner of its run."""
+        outcome = await self._writes.order_settlement(order)
+        await self._do_ours()
+        return outcome
+
+    async def _do_ours(self) -> None:
+        try:
+            await self._orders.turn()
+        except JournalUnavailable as error:
+            log.warning("an order is left to the poll: %s", error)  # it is durable

@@ -1,0 +1,57 @@
+-- What the checks read of a run. Payloads are left in the database: no rule looks into one, and blobs are hashed there.
+
+-- page_of_runs --
+SELECT run_id FROM backburner.run_heads
+ WHERE %(after)s::uuid IS NULL OR run_id > %(after)s::uuid ORDER BY run_id LIMIT %(limit)s
+
+-- head --
+SELECT * FROM backburner.run_heads WHERE run_id = %(run_id)s
+
+-- run --
+SELECT state, ended_at, end_seq FROM backburner.runs WHERE run_id = %(run_id)s
+
+-- journal --
+SELECT run_id, seq, type, cause, effect_id, effect_key, attempt, recorded_at, writer,
+       CASE WHEN type = 'EFFECT_REQUESTED' THEN
+                 jsonb_build_object('spec', jsonb_build_object(
+                     coalesce((SELECT kind FROM unnest('{external,run,timer}'::text[]) kind
+                                WHERE data->'spec' ? kind), 'work'), true))
+            WHEN type IN ('EFFECT_RESOLVED', 'EFFECT_ATTEMPT_FAILED', 'RUN_RESUMED') THEN
+                 jsonb_build_object('state', data->'state', 'reason', data->'error'->'reason')
+            WHEN type = 'EFFECT_ATTEMPT_LOST' THEN jsonb_build_object('never_started', data->'never_started')
+            WHEN type IN ('TIMER_SET', 'TIMER_FIRED') THEN jsonb_build_object('ordinal', data->'ordinal')
+            ELSE '{}' END AS data
+  FROM backburner.journal WHERE run_id = %(run_id)s ORDER BY seq
+
+-- effects --
+SELECT effect_id, key, state, attempt, starts, max_attempts, requested_seq, settled_seq, on_run_end,
+       group_id, group_max
+  FROM backburner.effects WHERE run_id = %(run_id)s
+
+-- open_work --
+SELECT ARRAY(SELECT q.effect_id FROM backburner.effects e JOIN backburner.dispatch_queue q USING (effect_id)
+              WHERE e.run_id = %(run_id)s) AS queued,
+       ARRAY(SELECT ordinal FROM backburner.timers WHERE run_id = %(run_id)s) AS timers
+
+-- groups --
+SELECT group_id, strategy, max_concurrency, limit_, successes FROM backburner.run_groups WHERE run_id = %(run_id)s
+
+-- blobs --
+WITH referred AS (
+    SELECT j.seq, coalesce(j.effect_key, '') AS effect_key, ref->>'digest' AS digest,
+           (ref->>'size_bytes')::numeric AS size_bytes
+    FROM backburner.journal j CROSS JOIN LATERAL unnest(
+             CASE WHEN j.effect_id IS NULL THEN ARRAY[j.data->'result'->'blob']
+                  ELSE ARRAY[j.data->'result'->'value'->'blob', j.data->'partial'->'value'->'blob',
+                             j.data->'refused_data'->'result'->'value'->'blob'] END) ref
+    WHERE j.run_id = %(run_id)s AND ref IS NOT NULL
+), kept AS (
+    SELECT digest, octet_length(content) AS size_bytes, encode(sha256(content), 'hex') = digest AS sound
+    FROM backburner.blobs WHERE run_id = %(run_id)s
+)
+SELECT coalesce(r.seq, 0) AS seq, coalesce(r.effect_key, '') AS effect_key, digest,
+       CASE WHEN k.size_bytes IS NULL THEN 'is not kept' WHEN r.seq IS NULL THEN 'is kept, and no row refers to it'
+            WHEN NOT k.sound THEN 'is not what its digest says'
+            ELSE format('has %%s bytes, not %%s', k.size_bytes, r.size_bytes) END AS problem
+  FROM referred r FULL JOIN kept k USING (digest)
+ WHERE (r.size_bytes = k.size_bytes AND k.sound) IS NOT TRUE ORDER BY 1, 3

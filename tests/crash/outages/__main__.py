@@ -1,0 +1,58 @@
+"""`make takeover`, `make storm`: an owner, or the database, goes while much is going on, and figures are printed.
+
+takeover: 1,000 effects are in flight on two schedulers and three executors; one of the schedulers is killed with -9,
+and in a second round asked to go by SIGTERM. storm: Postgres is stopped at once, as at a loss of power, and started
+again every few seconds under load. Exits with 1 when anything was lost, ran twice or did not end.
+"""
+
+import argparse
+import asyncio
+import sys
+
+from tests.crash.outages.storm import Storm, storm
+from tests.crash.outages.takeover import Size, take_over
+
+
+def _show(line: str) -> None:
+    print(line, flush=True)
+
+
+async def _takeover(size: Size) -> list[str]:
+    found: list[str] = []
+    for mode in ("kill", "term"):
+        outcome = await take_over(mode, size, _show)
+        _show(str(outcome))
+        found += outcome.violations
+    return found
+
+
+async def _storm(plan: Storm) -> list[str]:
+    outcome = await storm(plan, _show)
+    _show(str(outcome))
+    return outcome.violations
+
+
+def main() -> int:
+    """Parses the command line and measures; the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    takeover = commands.add_parser("takeover")
+    takeover.add_argument("--effects", type=int, default=1000, help="in flight, one in 28 of them a child (1000)")
+    takeover.add_argument("--runs", type=int, default=100, help="that they belong to (100)")
+    stormy = commands.add_parser("storm")
+    stormy.add_argument("--seconds", type=float, default=120, help="how long Postgres comes and goes (120)")
+    stormy.add_argument("--period", type=float, default=8, help="from one stop to the next (8)")
+    stormy.add_argument("--clients", type=int, default=16, help="runs at a time (16)")
+    chosen = parser.parse_args()
+    if chosen.command == "takeover":
+        shells = max(1, chosen.effects // 28)
+        found = asyncio.run(_takeover(Size(chosen.runs, chosen.effects - shells, shells)))
+    else:
+        found = asyncio.run(_storm(Storm(chosen.seconds, chosen.period, chosen.clients)))
+    for violation in found:
+        _show(f"VIOLATION: {violation}")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""A harness module for tests: agents that do what their prompts say, in real children.
+
+The prompt may hold one JSON object anywhere; what is left out has a default:
+
+    steps      list of texts, each reported as a step with its percentage
+    usage      what was consumed, as in the line protocol
+    starts     path of a file: each start adds a line to it
+    wait_for   path of a file: the child waits until it exists
+    hold       path of a file: the child waits while it exists
+    text       the answer in words; by default `turn N:` and the prompt's first line
+    value      the structured answer
+    fail       object with reason, message, retry_after_s, final: fails with it
+    exit       exit code after an answer
+    session    false: leaves no session
+    as         object by name of a harness: what is different for that one
+
+Registered under the names of agent CLIs, so that processes run as users write them; SCRIPTED_AGENTS gives others.
+"""
+
+import json
+import os
+import sys
+import uuid
+from pathlib import Path
+from typing import Any, Final
+
+from executor_service.harness.agent import (
+    AgentRequest,
+    Answer,
+    Attempt,
+    ChildEnd,
+    ChildWork,
+    Failure,
+    Host,
+    SessionLost,
+)
+
+NAMES: Final = ("claude-code", "codex", "gemini-cli")
+_CLI: Final = str(Path(__file__).with_name("scripted_agent_cli.py"))
+
+
+def harnesses(host: Host) -> list["ScriptedAgent"]:
+    """One for each name."""
+    names = os.environ.get("SCRIPTED_AGENTS", ",".join(NAMES)).split(",")
+    return [ScriptedAgent(name, host) for name in names]
+
+
+class ScriptedAgent:
+    """Runs the scripted CLI."""
+
+    version = "0.0-scripted"
+
+    def __init__(self, name: str, host: Host) -> None:
+        self.name = name
+        self._host = host
+        self._store = host.store(name)
+
+    async def run(self, request: AgentRequest, attempt: Attempt) -> Answer:
+        """Runs one turn."""
+        session_id = self._resumed(request) or f"{self.name}-{uuid.uuid4()}"
+        turn = _Turn(request)
+        turn_of = [self.name, str(self._store), session_id, "resume" if request.session else "new"]
+        argv = [sys.executable, "-S", "-E", _CLI, *turn_of]
+        work = ChildWork(argv, request.cwd, request.env, stdin=request.prompt)
+        end = await self._host.children.run(work, attempt, on_line=turn.take)
+        return turn.answer(end)
+
+    def _resumed(self, request: AgentRequest) -> str:
+        if request.session is None:
+            return ""
+        if not (self._store / request.session.session_id).exists():
+            raise SessionLost(f"session {request.session.session_id} is not on this executor")
+        return request.session.session_id
+
+
+class _Turn:
+    """What the child says, line by line."""
+
+    def __init__(self, request: AgentRequest) -> None:
+        self._request = request
+        self._said: dict[str, dict[str, Any]] = {}
+
+    def take(self, line: bytes) -> None:
+        event = json.loads(line)
+        self._said[event.pop("type")] = event
+
+    def answer(self, end: ChildEnd) -> Answer:
+        answer, error = self._said.get("answer", {}), self._said.get("error")
+        failure = None if error is None else Failure(**error)
+        if failure is None and (end.status or not answer):
+            failure = Failure("HARNESS_ERROR", end.describe())
+        given = {"value": answer["value"]} if "value" in answer else {}
+        return Answer(
+            end,
+            text=answer.get("text", ""),
+            failure=failure,
+            session_id=self._said.get("session", {}).get("id", ""),
+            workspace=self._request.cwd,
+            **given,
+        )
