@@ -382,19 +382,14 @@ class Loop:
             self.load(run)
 
     def _waits_for(self, run_id: str, ordinal: int) -> bool:
-        """False when the run surely does not wait for the timer; a run that is being fed cannot be asked."""
         run = self.runs.get(run_id)
-        if run is None:
-            return False
-        return run.phase is not Phase.IDLE or run.execution is None or ordinal in run.execution.timers
+        return run is not None and run.may_wait_for(ordinal)
 
     def _fire(self, run_id: str, ordinal: int) -> None:
         """A timer came due."""
         run = self.runs.get(run_id)
-        if run is None or run.phase is Phase.PARKED:
-            return
-        if not self._waits_for(run_id, ordinal):
-            return  # cancelled: no row needed
+        if run is None or run.phase is Phase.PARKED or not run.may_wait_for(ordinal):
+            return  # of a timer that was cancelled no row is needed
         run.owner_rows.append({"type": "TIMER_FIRED", "cause": 0, "data": {"ordinal": ordinal}})
         self.kick(run)
 

@@ -84,6 +84,10 @@ class RunState:
             seq += 1
         return events
 
+    def may_wait_for(self, ordinal: int) -> bool:
+        """False when the run surely does not wait for this timer; a run that is being fed cannot be asked."""
+        return self.phase is not Phase.IDLE or self.execution is None or ordinal in self.execution.timers
+
 
 class Runs:
     """The owned runs, by id."""

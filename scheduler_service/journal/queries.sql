@@ -99,7 +99,7 @@ SELECT backburner.executor_gone_v1(%(executor_id)s, %(session_no)s)
 SELECT * FROM backburner.claim_shards_v1(%(scheduler_id)s, %(address)s, %(version)s, %(ttl_s)s, %(most)s)
 
 -- renew_shards --
-SELECT * FROM backburner.renew_shards_v4(
+SELECT * FROM backburner.renew_shards_v3(
     %(scheduler_id)s, %(address)s, %(version)s, %(ttl_s)s, %(draining)s, %(vitals)s::jsonb
 )
 

@@ -1295,7 +1295,7 @@ CREATE OR REPLACE FUNCTION backburner.claimable(p_namespace text, p_pool text, p
  SET search_path TO 'backburner', 'pg_temp'
 AS $function$
 DECLARE
-    q record; room int; rooms jsonb := '{}'; place text; left_ int := p_limit;
+    q record; room int; rooms jsonb := '{}'; place text; left_ int := p_limit; at timestamptz := clock_timestamp();
 BEGIN
     IF left_ > 0 THEN
         FOR q IN
@@ -1312,7 +1312,7 @@ BEGIN
                                                        - group_open(q.run_id, q.group_id)::int);
                 CONTINUE WHEN room <= 0 AND rooms ? place;
             END IF;
-            CONTINUE WHEN (SELECT is_overdue(e, clock_timestamp()) FROM effects e WHERE e.effect_id = q.effect_id);
+            CONTINUE WHEN (SELECT is_overdue(e, at) FROM effects e WHERE e.effect_id = q.effect_id);
             IF q.group_id IS NOT NULL THEN
                 rooms := rooms || jsonb_build_object(place, room - 1);
                 CONTINUE WHEN room <= 0;
@@ -2044,7 +2044,6 @@ CREATE OR REPLACE FUNCTION backburner.is_overdue(e effects, p_at timestamp with 
  RETURNS boolean
  LANGUAGE sql
  IMMUTABLE
- SET search_path TO 'backburner', 'pg_temp'
 AS $function$
     SELECT coalesce(e.total_deadline <= p_at, false) OR coalesce(e.starts = 0 AND e.queue_deadline <= p_at, false)
 $function$;
@@ -2433,19 +2432,10 @@ CREATE OR REPLACE FUNCTION backburner.renew_shards_v2(p_scheduler_id text, p_add
  SECURITY DEFINER
  SET search_path TO 'backburner', 'pg_temp'
 AS $function$
-    SELECT shard FROM renew_shards_v3(p_scheduler_id, p_address, p_version, p_ttl_s, p_draining)
+    SELECT shard FROM renew_shards_v3(p_scheduler_id, p_address, p_version, p_ttl_s, p_draining, '{}')
 $function$;
 
-CREATE OR REPLACE FUNCTION backburner.renew_shards_v3(p_scheduler_id text, p_address text, p_version text, p_ttl_s double precision, p_draining boolean)
- RETURNS TABLE(shard integer, epoch bigint)
- LANGUAGE sql
- SECURITY DEFINER
- SET search_path TO 'backburner', 'pg_temp'
-AS $function$
-    SELECT shard, epoch FROM renew_shards_v4(p_scheduler_id, p_address, p_version, p_ttl_s, p_draining, '{}')
-$function$;
-
-CREATE OR REPLACE FUNCTION backburner.renew_shards_v4(p_scheduler_id text, p_address text, p_version text, p_ttl_s double precision, p_draining boolean, p_vitals jsonb)
+CREATE OR REPLACE FUNCTION backburner.renew_shards_v3(p_scheduler_id text, p_address text, p_version text, p_ttl_s double precision, p_draining boolean, p_vitals jsonb)
  RETURNS TABLE(shard integer, epoch bigint)
  LANGUAGE plpgsql
  SECURITY DEFINER

@@ -176,7 +176,7 @@ def test_leases_and_new_runs_side_by_side(database_url: str) -> None:
         [
             lambda scene, _: scene.query("SELECT * FROM backburner.claim_shards_v1('s1', '', '', 0.05, 8)"),
             lambda scene, _: scene.query("SELECT * FROM backburner.claim_shards_v1('s2', '', '', 0.05, 8)"),
-            lambda scene, _: scene.query("SELECT * FROM backburner.renew_shards_v4('s1', '', '', 0.05, false, '{}')"),
+            lambda scene, _: scene.query("SELECT * FROM backburner.renew_shards_v3('s1', '', '', 0.05, false, '{}')"),
             lambda scene, _: scene.query("SELECT * FROM backburner.release_shards_v2('s2', NULL)"),
             lambda scene, _: scene.query("SELECT * FROM backburner.release_shards_v2('s1', '{1,3,5}')"),
             lambda scene, _: scene.call(

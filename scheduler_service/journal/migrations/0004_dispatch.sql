@@ -119,7 +119,7 @@ CREATE FUNCTION claimable(p_namespace text, p_pool text, p_background boolean, p
                           p_labels jsonb, p_labelled boolean, p_limit int) RETURNS SETOF uuid
 LANGUAGE plpgsql STABLE SET search_path = backburner, pg_temp AS $$
 DECLARE
-    q record; room int; rooms jsonb := '{}'; place text; left_ int := p_limit;
+    q record; room int; rooms jsonb := '{}'; place text; left_ int := p_limit; at timestamptz := clock_timestamp();
 BEGIN
     IF left_ > 0 THEN
         FOR q IN
@@ -136,7 +136,7 @@ BEGIN
                                                        - group_open(q.run_id, q.group_id)::int);
                 CONTINUE WHEN room <= 0 AND rooms ? place;
             END IF;
-            CONTINUE WHEN (SELECT is_overdue(e, clock_timestamp()) FROM effects e WHERE e.effect_id = q.effect_id);
+            CONTINUE WHEN (SELECT is_overdue(e, at) FROM effects e WHERE e.effect_id = q.effect_id);
             IF q.group_id IS NOT NULL THEN
                 rooms := rooms || jsonb_build_object(place, room - 1);
                 CONTINUE WHEN room <= 0;
@@ -150,8 +150,8 @@ END
 $$;
 
 -- Whether no attempt may start any more: that its owner settles the effect may take a while, as when it has none.
-CREATE FUNCTION is_overdue(e effects, p_at timestamptz) RETURNS boolean
-LANGUAGE sql IMMUTABLE SET search_path = backburner, pg_temp AS $$
+-- It names no object, so it needs no search_path of its own, and is inlined without one.
+CREATE FUNCTION is_overdue(e effects, p_at timestamptz) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
     SELECT coalesce(e.total_deadline <= p_at, false) OR coalesce(e.starts = 0 AND e.queue_deadline <= p_at, false)
 $$;
 

@@ -172,7 +172,7 @@ def vitals(**has: float) -> Provoke:
 
     def provoke(scene: Scene) -> str:
         scene.query(
-            "SELECT * FROM backburner.renew_shards_v4('s', '', '1', 60.0, false, %s::jsonb)", orjson.dumps(has).decode()
+            "SELECT * FROM backburner.renew_shards_v3('s', '', '1', 60.0, false, %s::jsonb)", orjson.dumps(has).decode()
         )
         return "s"
 
