@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -27,6 +28,7 @@ Mode = Literal["kill", "term"]
 _GONE: Final = scheduler_name(0)
 _STAYS: Final = scheduler_name(1)
 _PATIENCE: Final = 180.0
+_ASSIGN_TRIES: Final = 20
 _OWNED: Final = """
     SELECT (SELECT count(*) FROM backburner.executors WHERE holder = %(gone)s) AS executors,
            (SELECT count(*) FROM backburner.effects e JOIN backburner.executors x USING (executor_id)
@@ -35,8 +37,9 @@ _OWNED: Final = """
            coalesce(extract(epoch FROM max(expires_at) FILTER (WHERE owner = %(gone)s) - clock_timestamp()), 0)
     FROM backburner.shards
 """
-_CONNECTED: Final = """
-    SELECT count(*), count(*) FILTER (WHERE holder = %(gone)s) FROM backburner.executors WHERE state = 'CONNECTED'
+_SESSIONS: Final = """
+    SELECT coalesce(jsonb_object_agg(executor_id, jsonb_build_array(session_no, holder)), '{}')
+    FROM backburner.executors WHERE state = 'CONNECTED'
 """
 #: An effect is adopted when the session that its executor has with the survivor has taken it over.
 _ADOPTED: Final = """
@@ -147,10 +150,7 @@ class _Scene:
     async def fill(self) -> None:
         """Two owners with a half each, and everything in flight."""
         await eventually(self._halved, 60, lambda: self.world.schedulers[0].tail)
-        for executor in self.world.executors:  # each may have met only one replica so far; now it has its own first
-            executor.kill()
-            executor.start()
-        await eventually(self._divided, 60, lambda: self.world.executors[0].tail)
+        await asyncio.gather(*(self._assign(number) for number in range(len(self.world.executors))))
         for number in range(self.size.runs):
             given = Struct()
             given.update({"folder": str(self.world.folder), **self.size.of_run(number)})
@@ -161,9 +161,26 @@ class _Scene:
         _, _, gone, stays, _ = await self._query(_OWNED)
         return bool(gone == stays == 8)
 
-    async def _divided(self) -> bool:
-        connected, held = await self._query(_CONNECTED)
-        return bool(connected == len(self.world.executors) and held == len(self.world.executors[::2]))
+    async def _assign(self, number: int) -> None:
+        """Starts an executor anew until the replica that answers it first is the one that it names first.
+
+        It may have met only one replica so far, and a slow machine makes it take the other one.
+        """
+        executor = self.world.executors[number]
+        session, holder = 0, ""
+        for _ in range(_ASSIGN_TRIES):
+            session, holder = await eventually(partial(self._session, number, session), 60, lambda: executor.tail)
+            if holder == scheduler_name(number % 2):
+                return
+            executor.kill()
+            executor.start()
+        raise AssertionError(f"executor {number} always meets {holder}\n{executor.tail}")
+
+    async def _session(self, number: int, after: int) -> Any:
+        """The session of an executor and its replica, once there is one later than `after`."""
+        (sessions,) = await self._query(_SESSIONS)
+        session, holder = sessions.get(f"executor-{number}", (0, ""))
+        return (session, holder) if session > after else None
 
     def starts(self) -> int:
         """Starts of the effects of the runs, as their marks say."""
