@@ -11,6 +11,7 @@ from pathlib import Path
 from tests.crash.chaos.arena import Arena, arena
 from tests.crash.chaos.checker import Checked
 from tests.crash.chaos.faults import FAULTS, chosen
+from tests.crash.chaos.replays import replayed
 from tests.crash.chaos.world import World
 
 
@@ -25,6 +26,7 @@ class Verdict:
     calls: Counter[str] = field(default_factory=Counter)
     watchers: int = 0
     reconnects: int = 0
+    replayed: str = "not replayed"
     seconds: float = 0.0
     violations: list[str] = field(default_factory=list)
 
@@ -38,6 +40,7 @@ class Verdict:
             f"runs: {len(self.checked.runs)} judged: {listed(self.runs)}\n"
             f"effects: {self.checked.effects}, of which {self.checked.marked} starts were counted outside the "
             f"database; {self.checked.rows} rows of journals\n"
+            f"replay-check: {self.replayed}\n"
             f"calls: {listed(self.calls)}\n"
             f"watchers: {self.watchers}, which came back {self.reconnects} times\n"
             f"verdict: {len(self.violations)} violations"
@@ -70,6 +73,8 @@ class Chaos:
                     for _ in range(min(self._every, rounds - self.verdict.rounds)):
                         await self._round(place.world, draw)
                     await self._judge(place)
+                if not self.verdict.violations:
+                    self.verdict.replayed, self.verdict.violations = await replayed(place.world.dsn)
         finally:
             self.verdict.seconds = time.monotonic() - begun
         return self.verdict

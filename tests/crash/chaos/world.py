@@ -15,7 +15,7 @@ from tests.support.tcp_proxy import TcpProxy, tcp_proxy
 
 LEASE_SECONDS: Final = 2.0
 GRACE_SECONDS: Final = 4.0
-_MODULES: Final = "tests.crash.chaos.processes"
+MODULES: Final = "tests.crash.chaos.processes"
 
 
 @dataclass
@@ -62,7 +62,7 @@ class World:
         env = {
             "DATABASE_URL": self.dsn,
             "BACKBURNER_LISTEN": self.addresses[number],
-            "BACKBURNER_PROCESS_MODULES": _MODULES,
+            "BACKBURNER_PROCESS_MODULES": MODULES,
             "BACKBURNER_LEASE_SECONDS": str(LEASE_SECONDS),
             "BACKBURNER_GRACE_SECONDS": str(GRACE_SECONDS),
             "BACKBURNER_POLL_SECONDS": "0.25",
@@ -79,7 +79,7 @@ class World:
             "DATABASE_URL": self.dsn,
             "BACKBURNER_SCHEDULER": self.control[number].address,
             "BACKBURNER_EXECUTOR_ID": name,
-            "BACKBURNER_FUNCTION_MODULES": _MODULES,
+            "BACKBURNER_FUNCTION_MODULES": MODULES,
             "BACKBURNER_STATE_DIR": str(self.folder / name),
             "BACKBURNER_DRAIN_SECONDS": "1",
         }
