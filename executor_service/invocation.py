@@ -25,6 +25,11 @@ State = pb.Attempt.State
 TOTAL: Final = Ending("timed_out", "TIMEOUT_TOTAL", "not settled within its total timeout, all attempts included", True)
 
 
+def _never() -> bool:
+    """Of work of which nobody knows that it has ended before it says so."""
+    return False
+
+
 class Listener(Protocol):
     """Where an invocation's news go."""
 
@@ -60,6 +65,7 @@ class Invocation:
         self._listener = listener
         self._ending: Ending | None = None
         self._end_work: Callable[[], None] | None = None
+        self._work_is_over: Callable[[], bool] = _never
         self._end_seconds_max = 0.0
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
@@ -74,8 +80,12 @@ class Invocation:
         return self._ending is None and self.outcome is None
 
     def end(self, ending: Ending) -> None:
-        """Asks the work to end; the first reason counts."""
-        if not self.may_end:
+        """Asks the work to end; the first reason counts.
+
+        What has ended by itself no timeout ends any more: its own end stands, though it waits for the proof of death,
+        or for this process, which was stopped for a while and finds both at once.
+        """
+        if not self.may_end or (ending.kind == "timed_out" and self._work_is_over()):
             return
         self._ending = ending
         self.state = pb.Attempt.STATE_ENDING
@@ -158,9 +168,10 @@ class Invocation:
             self.state = pb.Attempt.STATE_RUNNING
         self.changed = True
 
-    def on_end(self, callback: Callable[[], None]) -> None:
-        """Registers what makes the work end."""
+    def on_end(self, callback: Callable[[], None], over: Callable[[], bool] = _never) -> None:
+        """Registers what makes the work end, and what knows whether it has ended by itself."""
         self._end_work = callback
+        self._work_is_over = over
         if self._ending is not None:
             callback()
             self._after(self.end_seconds, self._give_up, name="give up")

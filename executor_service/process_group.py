@@ -128,6 +128,11 @@ class ProcessGroup:
         self._pumps: list[Pump] = []
         self._loop.add_reader(control, self._receive)
 
+    @property
+    def exited(self) -> bool:
+        """True once the child has exited; what it started may still live."""
+        return self._exited.done()
+
     async def wait(self) -> int:
         """The exit status of the child: the code, or the negated signal."""
         return await asyncio.shield(self._exited)

@@ -33,8 +33,12 @@ class Attempt(Protocol):
     def output(self, capture: Capture, data: bytes) -> None:
         """A piece of output."""
 
-    def on_end(self, callback: Callable[[], None]) -> None:
-        """Registers what makes the work end; called at most once, at once when that was asked for already."""
+    def on_end(self, callback: Callable[[], None], over: Callable[[], bool] = ...) -> None:
+        """Registers what makes the work end; called at most once, at once when that was asked for already.
+
+        `over` says whether the work has ended by itself, though its outcome is still on its way: then it is no longer
+        late.
+        """
 
 
 class Harness(Protocol):

@@ -206,7 +206,7 @@ class _Child:
         failpoints.hit("child", "spawned")
         self._group = group
         self._attempt.started(group.pid)
-        self._attempt.on_end(self._end)
+        self._attempt.on_end(self._end, over=lambda: group.exited)
         status = await group.wait()
         proven = await group.finish()
         failpoints.hit("child", "ended")

@@ -87,7 +87,7 @@ class FunctionHarness:
             current.reset(token)
         if future is None:
             raise RuntimeError("functions that ignore their cancellation hold every thread: restart the executor")
-        attempt.on_end(partial(setattr, reporter, "ending", True))
+        attempt.on_end(partial(setattr, reporter, "ending", True), over=future.done)
         return await future
 
 

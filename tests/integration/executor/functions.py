@@ -154,3 +154,11 @@ def steps_in_thread() -> int:
 @bb.function(name="exec.wrong_type")
 async def wrong_type() -> list[Point]:
     return [Point(1, 2), Point("x", None)]  # type: ignore[arg-type]
+
+
+@bb.function(name="exec.blocks_for")
+def blocks_for(name: str, seconds: float) -> str:
+    """Returns after so long, whether it is asked to end or not."""
+    BEGAN[name].set()
+    time.sleep(seconds)
+    return name
