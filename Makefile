@@ -2,7 +2,7 @@
 # Another Python: make setup PYTHON=python3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint breaking test pythons demo bench hostile simulate chaos failpoints takeover storm invariants generate format clean
+.PHONY: help setup lint breaking test pythons demo bench hostile simulate chaos failpoints takeover storm cascade invariants generate format clean
 
 VENV    := .venv
 BIN     := $(VENV)/bin
@@ -16,6 +16,7 @@ SEED    ?=
 EFFECTS ?= 1000
 SECONDS ?= 120
 PERIOD  ?= 8
+ROOTS   ?= 5
 
 # Set iteration must not differ from run to run, nor between a run and its replay.
 export PYTHONHASHSEED := 0
@@ -104,6 +105,9 @@ takeover: $(STAMP) ## kill -9 and SIGTERM of an owner with EFFECTS=1000 in fligh
 
 storm: $(STAMP) ## Postgres stopped and started under load (SECONDS=120, PERIOD=8): what was lost, throughput
 	$(BIN)/python -m tests.crash.outages storm --seconds $(SECONDS) --period $(PERIOD)
+
+cascade: $(STAMP) ## Cancel of ROOTS=5 runs with child runs and children: how long until each is told, and dead
+	$(BIN)/python -m tests.crash.outages cascade --roots $(ROOTS)
 
 invariants: $(STAMP) ## Which tests hold which invariant of the design
 	@$(BIN)/python -m tests.support.invariants

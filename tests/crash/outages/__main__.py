@@ -1,14 +1,17 @@
-"""`make takeover`, `make storm`: an owner, or the database, goes while much is going on, and figures are printed.
+"""`make takeover`, `make storm`, `make cascade`: an owner or the database goes, or the work is cancelled, while much is
+going on, and figures are printed.
 
 takeover: 1,000 effects are in flight on two schedulers and three executors; one of the schedulers is killed with -9,
 and in a second round asked to go by SIGTERM. storm: Postgres is stopped at once, as at a loss of power, and started
-again every few seconds under load. Exits with 1 when anything was lost, ran twice or did not end.
+again every few seconds under load. cascade: runs with child runs and children are cancelled. Exits with 1
+when anything was lost, ran twice or did not end.
 """
 
 import argparse
 import asyncio
 import sys
 
+from tests.crash.outages.cascade import Tree, cascade
 from tests.crash.outages.storm import Storm, storm
 from tests.crash.outages.takeover import Size, take_over
 
@@ -32,6 +35,12 @@ async def _storm(plan: Storm) -> list[str]:
     return outcome.violations
 
 
+async def _cascade(tree: Tree) -> list[str]:
+    outcome = await cascade(tree, _show)
+    _show(str(outcome))
+    return outcome.violations
+
+
 def main() -> int:
     """Parses the command line and measures; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -43,10 +52,17 @@ def main() -> int:
     stormy.add_argument("--seconds", type=float, default=120, help="how long Postgres comes and goes (120)")
     stormy.add_argument("--period", type=float, default=8, help="from one stop to the next (8)")
     stormy.add_argument("--clients", type=int, default=16, help="runs at a time (16)")
+    cascading = commands.add_parser("cascade")
+    cascading.add_argument("--roots", type=int, default=5, help="runs that are cancelled, one after the other (5)")
+    cascading.add_argument("--depth", type=int, default=2, help="levels of child runs below each (2)")
+    cascading.add_argument("--fan", type=int, default=3, help="child runs of each run (3)")
+    cascading.add_argument("--leaves", type=int, default=3, help="children of each run (3)")
     chosen = parser.parse_args()
     if chosen.command == "takeover":
         shells = max(1, chosen.effects // 28)
         found = asyncio.run(_takeover(Size(chosen.runs, chosen.effects - shells, shells)))
+    elif chosen.command == "cascade":
+        found = asyncio.run(_cascade(Tree(chosen.roots, chosen.depth, chosen.fan, chosen.leaves)))
     else:
         found = asyncio.run(_storm(Storm(chosen.seconds, chosen.period, chosen.clients)))
     for violation in found:

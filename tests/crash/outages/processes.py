@@ -1,7 +1,9 @@
 """What runs while an owner or the database goes away. Each start leaves a mark outside the database."""
 
 import asyncio
+import sys
 from pathlib import Path
+from typing import Any
 
 import backburner as bb
 from tests.crash.chaos.processes import mark, mark_path, note
@@ -42,3 +44,33 @@ async def marks_many(ctx: bb.Context, folder: str, count: int) -> int:
     """Short effects, all at once."""
     paths = {f"mark/{n}": mark_path(folder, ctx.run_id, f"mark/{n}") for n in range(count)}
     return len(await asyncio.gather(*(ctx.run(mark(path, 0.05), key=key) for key, path in paths.items())))
+
+
+#: Counts its start, and says when it is told to end.
+_LEAF = """
+import os, signal, sys, time
+def told(*_):
+    with open(sys.argv[2] + ".new", "w") as file:
+        file.write(str(time.monotonic()))
+    os.rename(sys.argv[2] + ".new", sys.argv[2])
+    os._exit(0)
+signal.signal(signal.SIGTERM, told)
+with open(sys.argv[1], "a") as marks:
+    marks.write("x\\n")
+while True:
+    signal.pause()
+"""
+
+
+@bb.process("cascades")
+async def cascades(ctx: bb.Context, folder: str, depth: int, fan: int, leaves: int) -> None:
+    """Leaves that never end, and child runs with the same below them."""
+    open_: list[bb.EffectHandle[Any]] = []
+    for n in range(leaves):
+        began = mark_path(folder, ctx.run_id, f"leaf/{n}")
+        leaf = [sys.executable, "-S", "-E", "-c", _LEAF, began, began.replace("/marks/", "/told/")]
+        open_.append(ctx.start(bb.shell(leaf, label="leaf"), key=f"leaf/{n}"))
+    for n in range(fan if depth else 0):
+        kid = bb.run("cascades", folder=folder, depth=depth - 1, fan=fan, leaves=leaves)
+        open_.append(ctx.start(kid, key=f"kid/{n}"))
+    await bb.all(open_)

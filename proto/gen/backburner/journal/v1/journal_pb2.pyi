@@ -438,7 +438,7 @@ class _EffectReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EffectRe
     EFFECT_REASON_AWAIT_CANCELLED: _EffectReason.ValueType  # 35
     """Cancelled because the wait that owned it was cancelled (foreground effects)."""
     EFFECT_REASON_BUDGET: _EffectReason.ValueType  # 36
-    """Cancelled because a budget was spent."""
+    """Cancelled because a budget was spent. Produced from the budgets' release on: nothing makes it yet."""
     EFFECT_REASON_REJECTED_BY_RESOLVER: _EffectReason.ValueType  # 40
     """Rejected by the one who was asked (external effects)."""
     EFFECT_REASON_CHILD_RUN_FAILED: _EffectReason.ValueType  # 41
@@ -496,7 +496,7 @@ EFFECT_REASON_RUN_CANCELLED: EffectReason.ValueType  # 34
 EFFECT_REASON_AWAIT_CANCELLED: EffectReason.ValueType  # 35
 """Cancelled because the wait that owned it was cancelled (foreground effects)."""
 EFFECT_REASON_BUDGET: EffectReason.ValueType  # 36
-"""Cancelled because a budget was spent."""
+"""Cancelled because a budget was spent. Produced from the budgets' release on: nothing makes it yet."""
 EFFECT_REASON_REJECTED_BY_RESOLVER: EffectReason.ValueType  # 40
 """Rejected by the one who was asked (external effects)."""
 EFFECT_REASON_CHILD_RUN_FAILED: EffectReason.ValueType  # 41

@@ -1,0 +1,104 @@
+"""Processes of the tests of how effects end: each gives how its effect ended, as its author sees it."""
+
+import asyncio
+from collections.abc import Awaitable, Mapping
+from datetime import timedelta
+from typing import Any
+
+import backburner as bb
+from scheduler_service.authoring.definitions import AnyProcess
+from tests.integration.engine.processes import probe
+
+
+async def told(effect: Awaitable[Any]) -> list[Any]:
+    """How it ended."""
+    try:
+        await effect
+    except bb.EffectCancelled as error:
+        message = str(error).partition("\n")[0].removeprefix(f"effect {error.key}: {error.reason}: ")
+        return ["cancelled", error.reason, message, error.attempts]
+    except bb.EffectTimedOut as error:
+        return ["timed out", error.reason, error.attempts]
+    except bb.EffectFailed as error:
+        return ["failed", error.reason, error.attempts]
+    return ["succeeded"]
+
+
+def holding(folder: str, name: str = "it") -> bb.Effect[Any]:
+    """A child with a daemon in a session of its own, both of which say their process ids and never end."""
+    line = f"setsid sleep 300 & echo $! >> {folder}/{name}; echo $$ >> {folder}/{name}; exec sleep 300"
+    return bb.shell(line, label="holding")
+
+
+@bb.process("ends")
+async def ends(ctx: bb.Context, kind: str, folder: str = "", attempts: int = 1, pause: float = 600.0) -> list[Any]:
+    """One effect of the kind."""
+    later = ctx.now() + timedelta(days=1)
+    effects: dict[str, bb.Effect[Any]] = {
+        "function": probe(),
+        "shell": holding(folder),
+        "external": bb.external("?"),
+        "timer": bb.timer(later),
+        "run": bb.run("leaf", folder=folder),
+        "asleep": holding(folder),
+    }
+    again = bb.Retry(max_attempts=attempts, initial=pause, backoff=1.0, max_interval=pause)
+    options: dict[str, Any] = {"kill_grace": 0.5, "retry": again} if kind in ("function", "shell", "asleep") else {}
+    if kind == "asleep":
+        options["sleep_until"] = later
+    return await told(ctx.start(effects[kind], key="it", **options))
+
+
+@bb.process("leaf")
+async def leaf(ctx: bb.Context, folder: str) -> None:
+    await ctx.run(holding(folder), key="leaf", kill_grace=0.5)
+
+
+@bb.process("breaks")
+async def breaks(ctx: bb.Context, folder: str) -> None:
+    """A bug while a child of it runs."""
+    ctx.start(holding(folder), key="it", kill_grace=0.5)
+    await ctx.run(bb.external("?"), key="bug")
+    raise ValueError("a bug")
+
+
+@bb.process("sleeps-long")
+async def sleeps_long(ctx: bb.Context, until: float) -> list[Any]:
+    """An effect that is to start so many seconds later, and says when it was asked for."""
+    asked = ctx.now()
+    await ctx.run(probe(), key="it", sleep_until=asked + timedelta(seconds=until))
+    return ["succeeded"]
+
+
+@bb.process("bounded-ends")
+async def bounded_ends(ctx: bb.Context, options: dict[str, Any], attempts: int = 1, folder: str = "") -> list[Any]:
+    """A child, or with an empty folder a function, with these options."""
+    effect = holding(folder) if folder else probe()
+    again = bb.Retry(max_attempts=attempts, initial=0.01, backoff=1.0)
+    return await told(ctx.start(effect, key="it", retry=again, kill_grace=0.5, **options))
+
+
+@bb.process("gives-up")
+async def gives_up(ctx: bb.Context, folder: str, how: str) -> list[Any]:
+    """Ends its own effect in one of the ways that process code has."""
+    if how == "await":
+        with_timeout = asyncio.timeout(0.5)
+        try:
+            async with with_timeout:
+                await ctx.run(holding(folder), key="it", kill_grace=0.5)
+        except TimeoutError:
+            return ["gave up"]
+    handle = ctx.start(holding(folder), key="it", kill_grace=0.5, on_run_end="cancel")
+    await ctx.run(bb.external("?"), key="go")
+    if how == "race":
+        other: bb.EffectHandle[Any] = ctx.start(bb.shell("true"), key="winner")
+        await bb.first_success([handle, other])
+        return await told(handle)
+    if how == "cancel":
+        handle.cancel("not needed")
+        return await told(handle)
+    return ["returned"]
+
+
+_NAMES = ("ends", "leaf", "breaks", "sleeps-long", "bounded-ends", "gives-up")
+ALL: Mapping[str, AnyProcess] = {name: bb.processes()[name] for name in _NAMES}
