@@ -32,6 +32,8 @@ class CutOff:
         self._kill = kill
         self._heard_at = time.monotonic()
         self._grace_s: float | None = None
+        #: When the scheduler was last heard, if the tick before found that to be too long ago.
+        self._found: float | None = None
         self.taken_over = False
 
     def heard(self) -> None:
@@ -46,8 +48,13 @@ class CutOff:
         """Ends attempts when it is time, until cancelled."""
         while True:
             await asyncio.sleep(_TICK_SECONDS)
-            if self._is_over():
-                self._end()
+            self._tick()
+
+    def _tick(self) -> None:
+        """Two ticks must find the same silence: after a standstill of ours, frames of the scheduler may lie unread."""
+        found, self._found = self._found, self._heard_at if self._is_over() else None
+        if found is not None and found == self._found:
+            self._end()
 
     def _is_over(self) -> bool:
         if self._grace_s is None or not (self._kill or self.taken_over):

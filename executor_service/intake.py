@@ -37,6 +37,8 @@ REPORT_EVERY: Final = 2
 SILENT_HEARTBEATS: Final = 3
 
 _WELCOME_SECONDS: Final = 10.0
+#: How long after a silence was found it is looked at again.
+_LOOK_AGAIN_SECONDS: Final = 0.1
 _BACKOFF_SECONDS: Final = 0.1
 _BACKOFF_SECONDS_MAX: Final = 5.0
 #: After a refusal that will not go away by itself.
@@ -221,12 +223,18 @@ class Intake:
         while True:
             await asyncio.sleep(self._heartbeat_s if self._welcomed else 0.05)
             limit = self._heartbeat_s * SILENT_HEARTBEATS if self._welcomed else _WELCOME_SECONDS
-            if time.monotonic() - max(self._last_frame, started) > limit:
+            heard = max(self._last_frame, started)
+            if time.monotonic() - heard > limit and await self._still_silent(heard):
                 log.warning("no frame from the scheduler for %.1f s: dialling again", limit)
                 return
             if self._welcomed:
                 self._outbox.send(self._heartbeat(report=beats % REPORT_EVERY == 0))
                 beats += 1
+
+    async def _still_silent(self, heard: float) -> bool:
+        """A second look: after a standstill of ours, frames may lie unread."""
+        await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+        return self._last_frame <= heard
 
     def _heartbeat(self, *, report: bool) -> pb.ConnectRequest:
         beat = pb.ExecutorHeartbeat(report=report, clock_time=_now())

@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 
 State = pb.Attempt.State
 
+#: How long after a silence was found it is looked at again.
+_LOOK_AGAIN_SECONDS: Final = 0.1
+
 TOTAL: Final = Ending("timed_out", "TIMEOUT_TOTAL", "not settled within its total timeout, all attempts included", True)
 
 
@@ -151,13 +154,16 @@ class Invocation:
     def _after(self, seconds: float, callback: Callable[..., None], *args: object, name: str) -> None:
         self._timers[name] = asyncio.get_running_loop().call_later(max(0.0, seconds), callback, *args)
 
-    def _check_silence(self, silence_s: float) -> None:
+    def _check_silence(self, silence_s: float, found_at: float | None = None) -> None:
+        """Two looks must find the same silence: after a standstill of ours, what it has said may lie unread."""
         quiet = time.monotonic() - self.last_activity
-        if quiet >= silence_s:
+        if quiet < silence_s:
+            self._after(silence_s - quiet, self._check_silence, silence_s, name="silence")
+        elif found_at != self.last_activity:
+            self._after(_LOOK_AGAIN_SECONDS, self._check_silence, silence_s, self.last_activity, name="silence")
+        else:
             message = f"no output and no progress for {silence_s:g} s"
             self.end(Ending("timed_out", "TIMEOUT_SILENCE", message))
-        else:
-            self._after(silence_s - quiet, self._check_silence, silence_s, name="silence")
 
     # What the harness says: see harness/base.py.
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from backburner.scheduler.v1 import dispatch_service_pb2 as pb
-from scheduler_service.dispatch.sessions import Sessions
+from scheduler_service.dispatch.sessions import Session, Sessions
 from scheduler_service.iteration.clients import ClientRuns
 from scheduler_service.iteration.loop import Loop
 from scheduler_service.iteration.losses import Losses
@@ -52,6 +52,8 @@ class Polls:
         self._shards = shards
         self._settings = settings
         self._clock_read = 0.0
+        #: Sessions that the turn before found silent, each with the time of its last frame.
+        self._silent: dict[Session, float] = {}
 
     async def run(self) -> None:
         """Polls until cancelled."""
@@ -142,10 +144,16 @@ class Polls:
             self._loop.drop_coroutine(run)
 
     def _drop_silent(self) -> None:
-        """A stream without frames is dead, whatever TCP says."""
-        for session in self._sessions.lagging(self._settings.heartbeat_seconds * 4):
-            log.warning("executor %s sent no frame for too long: its session ends", session.executor_id)
-            session.close("no frames")
+        """A stream without frames is dead, whatever TCP says.
+
+        Two turns must find it silent, with no frame between: after a standstill of ours its frames may lie unread.
+        """
+        silent = {s: s.last_frame for s in self._sessions.lagging(self._settings.heartbeat_seconds * 4)}
+        for session, last_frame in silent.items():
+            if self._silent.get(session) == last_frame:
+                log.warning("executor %s sent no frame for too long: its session ends", session.executor_id)
+                session.close("no frames")
+        self._silent = silent
 
 
 def _outcome(due: DeadlineDue) -> tuple[str, dict[str, Any]]:

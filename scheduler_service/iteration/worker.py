@@ -15,6 +15,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -59,6 +60,16 @@ class _Thread:
     job: Job | None = None
     step_started: float = 0.0
     replaced: bool = False
+    #: The step that the watchdog has seen last, by its start, and how long the thread had been starved until then.
+    seen: float = 0.0
+    starved_before: float = 0.0
+
+    def starved(self, started: float) -> float:
+        """Seconds of the step begun at `started` in which the thread could run and no processor was free for it."""
+        starved = _starved_seconds(self.thread)
+        if self.seen != started:
+            self.seen, self.starved_before = started, starved
+        return starved - self.starved_before
 
 
 class IterationThreads:
@@ -161,11 +172,15 @@ class IterationThreads:
             self._check(credit=max(0.0, late))
 
     def _check(self, credit: float) -> None:
-        """Gives up a step over its limit. A late tick credits its lateness: the machine stalled, not the step."""
+        """Gives up a step over its limit. When the machine stalled, or was busy with others, the step did not: a late
+        tick credits its lateness, and what the thread waited for a processor does not count.
+        """
         state = self._current
         job, started = state.job, state.step_started
-        took = time.monotonic() - started - credit
-        if job is None or took <= self._step_seconds_max:
+        if job is None:
+            return
+        took = time.monotonic() - started - max(credit, state.starved(started))
+        if took <= self._step_seconds_max:
             return
         frame = sys._current_frames().get(state.thread.ident or 0) if state.thread is not None else None
         stack, line = _stack_of(frame), process_line(frame) if frame is not None else "?"
@@ -185,6 +200,17 @@ class IterationThreads:
             )
         self._spawn()
         job.done(blocked)
+
+
+def _starved_seconds(thread: threading.Thread | None) -> float:
+    """How long a thread of ours has waited for a processor so far; 0 where the system does not say."""
+    if thread is None or thread.native_id is None:
+        return 0.0
+    try:
+        said = Path(f"/proc/self/task/{thread.native_id}/schedstat").read_text()
+    except OSError:
+        return 0.0
+    return int(said.split()[1]) / 1e9
 
 
 def _stack_of(frame: FrameType | None) -> str:

@@ -12,7 +12,7 @@ COUNT = 150
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 async def test_no_message_makes_an_internal_error_hangs_or_loses_anything(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

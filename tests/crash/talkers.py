@@ -13,10 +13,15 @@ from pathlib import Path
 
 #: Bytes of a stream before its talker only waits for the release: less than what is kept from the head of an output.
 BYTES_MAX = 1_500_000
+#: Bytes of a stream after which its talker slows down.
+BRISK_BYTES = 500_000
 
 
 def talk(folder: Path, name: str) -> int:
-    """Talks at about 100 KB/s a stream. The first attempt of `fails` ends with 1 after a while, in mid-output."""
+    """Talks at about 100 KB/s a stream, and much slower after a while, so that it has something to say for minutes:
+    until whoever watches has seen a slow machine start the services again. The first attempt of `fails` ends with 1
+    after a while, in mid-output.
+    """
     attempt = len(list(folder.glob(f"{name}.*.1"))) + 1
     draw, written = random.Random(f"{name}/{attempt}"), {1: 0, 2: 0}
     with (folder / f"{name}.{attempt}.1").open("wb") as out, (folder / f"{name}.{attempt}.2").open("wb") as err:
@@ -26,7 +31,7 @@ def talk(folder: Path, name: str) -> int:
                     written[stream] += _say(stream, copy.fileno(), draw.randbytes(draw.randint(1, 4000)))
             if name == "fails" and attempt == 1 and written[1] > 100_000:
                 return 1
-            time.sleep(0.02)
+            time.sleep(0.02 if written[1] < BRISK_BYTES else 0.2)
         for stream, copy in ((1, out), (2, err)):
             _say(stream, copy.fileno(), draw.randbytes(60_000))
     return 0

@@ -13,7 +13,7 @@ from tests.support.journals import check_journal, journal_of, marked_processes, 
 from tests.support.postgres import DisposablePostgres
 from tests.support.services import Stack, result_value, running_stack
 
-pytestmark = [pytest.mark.crash, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.crash, pytest.mark.slow, pytest.mark.timeout(400)]
 
 MODULES = "scheduler_service.cli.demo.process,scheduler_service.cli.demo.functions"
 FILES = 24
@@ -52,7 +52,7 @@ async def _killed_in_the_middle(
         run = await stack.result(run_id, 180)
         assert run.state == journal_pb2.RUN_STATE_COMPLETED, run
         _check_report(result_value(run))
-        await eventually(lambda: not marked_processes(run_id), timeout=10, message="a child is still alive")
+        await eventually(lambda: not marked_processes(run_id), message="a child is still alive")
     rows = await journal_of(postgres.dsn, run_id)
     check_journal(rows)
     return rows

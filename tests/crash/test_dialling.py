@@ -15,7 +15,7 @@ from tests.support.journals import check_journal, journal_of, of_type
 from tests.support.postgres import DisposablePostgres
 from tests.support.services import ROOT, Stack, result_value
 
-pytestmark = [pytest.mark.crash, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.crash, pytest.mark.timeout(300)]
 
 MODULES = "tests.crash.executor_processes"
 #: Nothing that runs may be given up while this machine is slow.

@@ -15,7 +15,7 @@ from tests.support.postgres import DisposablePostgres
 from tests.support.services import Stack, free_port, result_value, running_stack
 from tests.support.tcp_proxy import tcp_proxy
 
-pytestmark = [pytest.mark.crash, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.crash, pytest.mark.timeout(300)]
 
 MODULES = "tests.crash.executor_processes"
 LOST = "EFFECT_REASON_EXECUTOR_LOST"
@@ -237,7 +237,7 @@ async def test_executor_that_drains_hands_back_what_is_not_done_in_time(dsn: str
 async def _health(address: str) -> int:
     async with grpc.aio.insecure_channel(address) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
-        answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=10)  # type: ignore[attr-defined]
+        answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=60)  # type: ignore[attr-defined]
         return int(answer.status)
 
 

@@ -75,12 +75,12 @@ async def _remove_runs(_place: Arena, service: Service) -> None:
 async def _one_run_less(channel: grpc.aio.Channel) -> None:
     runs, operators = pb_grpc.SchedulerServiceStub(channel), operator_grpc.OperatorServiceStub(channel)
     created = await runs.CreateRun(
-        pb.CreateRunRequest(namespace=_REMOVED, key=str(uuid.uuid4()), client=pb.ClientDriven()), timeout=10
+        pb.CreateRunRequest(namespace=_REMOVED, key=str(uuid.uuid4()), client=pb.ClientDriven()), timeout=60
     )
-    await runs.CancelRun(pb.CancelRunRequest(namespace=_REMOVED, run_id=created.run.run_id), timeout=10)
+    await runs.CancelRun(pb.CancelRunRequest(namespace=_REMOVED, run_id=created.run.run_id), timeout=60)
     removal = operator_pb.PruneRunsRequest(namespace=_REMOVED, reason="failpoints", actor="failpoints")
     removal.older_than.FromMilliseconds(1)
-    await operators.PruneRuns(removal, timeout=10)
+    await operators.PruneRuns(removal, timeout=60)
 
 
 async def _lose_starts(place: Arena, service: Service) -> None:

@@ -13,7 +13,7 @@ from tests.support.postgres import DisposablePostgres
 from tests.support.services import Stack, result_value, running_stack
 from tests.support.tcp_proxy import tcp_proxy
 
-pytestmark = [pytest.mark.crash, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.crash, pytest.mark.timeout(300)]
 
 MODULES = "tests.e2e.processes"
 FOREGROUND = 40
@@ -95,7 +95,7 @@ async def test_a_control_stream_that_is_cut_again_and_again(
             await stack.start()
             run_id = await stack.create("mixed", folder=str(tmp_path), foreground=FOREGROUND)
             for cut in range(8):
-                await eventually((tmp_path / f"mark-{2 * cut}").exists, timeout=30, message=lambda: stack.executor.tail)
+                await eventually((tmp_path / f"mark-{2 * cut}").exists, timeout=60, message=lambda: stack.executor.tail)
                 proxy.latency_s = 0.02 * (cut % 2)
                 if cut == 4:
                     proxy.black_hole()

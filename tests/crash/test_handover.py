@@ -15,7 +15,7 @@ from tests.support.journals import check_journal, journal_of
 from tests.support.postgres import DisposablePostgres
 from tests.support.services import Stack, result_value
 
-pytestmark = [pytest.mark.crash, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.crash, pytest.mark.timeout(300)]
 
 MODULES = "tests.crash.executor_processes"
 #: Longer than the test may take: who waits for a lease to run out comes too late.
@@ -80,7 +80,7 @@ async def _ask(client: pb_grpc.SchedulerServiceStub, folder: Path, gone: asyncio
         json_format.ParseDict({"folder": str(folder)}, request.input)
         stays = gone.is_set()
         try:
-            answer = await client.CreateRun(request, timeout=20)
+            answer = await client.CreateRun(request, timeout=60)
         except grpc.aio.AioRpcError as error:
             assert error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED), error  # noqa: PT017
         else:

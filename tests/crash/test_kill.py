@@ -10,7 +10,7 @@ from tests.support.journals import SETTLING, JournalRow, check_journal, journal_
 from tests.support.postgres import DisposablePostgres
 from tests.support.services import Stack, result_value, running_stack
 
-pytestmark = [pytest.mark.crash, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.crash, pytest.mark.timeout(300)]
 
 MODULES = "tests.e2e.processes"
 EXPECTED = {

@@ -6,7 +6,7 @@ import pytest
 
 from tests.crash.outages.takeover import Size, take_over
 
-pytestmark = [pytest.mark.crash, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.crash, pytest.mark.timeout(400)]
 #: The grace is longer than the test may take: whatever runs again does so for a wrong reason.
 SMALL = Size(runs=12, functions=54, shells=6, probes=2, lease_s=1.5, grace_s=300)
 

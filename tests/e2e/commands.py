@@ -19,7 +19,7 @@ from tests.support.eventually import eventually
 from tests.support.screen import Screen
 from tests.support.services import ROOT
 
-SECONDS = 60.0
+SECONDS = 120.0
 
 
 @dataclass

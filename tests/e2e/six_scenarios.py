@@ -71,7 +71,7 @@ class Scenario:
 
     async def reach_the_middle(self) -> None:
         """Waits until it is in the middle."""
-        await eventually(self.is_in_the_middle, 40, lambda: f"{self.process}: {self.rows[-20:]}", POLL_SECONDS)
+        await eventually(self.is_in_the_middle, 120, lambda: f"{self.process}: {self.rows[-20:]}", POLL_SECONDS)
 
     async def is_in_the_middle(self) -> bool:
         """True once it is there."""
@@ -84,7 +84,7 @@ class Scenario:
     async def end(self) -> None:
         """Lets it go on to its end."""
         await self.go_on()
-        self.run = await self.stack.result(self.run_id, 60)
+        self.run = await self.stack.result(self.run_id, 180)
         self.rows = await journal_of(self.stack.dsn, self.run_id)
 
     async def seen(self, kind: str, key: str | None = None, count: int = 1) -> None:
@@ -93,7 +93,7 @@ class Scenario:
         async def there() -> bool:
             return len(of_type(await journal_of(self.stack.dsn, self.run_id), kind, key=key)) >= count
 
-        await eventually(there, 40, f"{self.process}: {kind} of {key}", POLL_SECONDS)
+        await eventually(there, 120, f"{self.process}: {kind} of {key}", POLL_SECONDS)
 
     def settlements(self, key: str) -> list[JournalRow]:
         """The rows that settle an effect: one or none."""
@@ -170,7 +170,7 @@ class ReleaseCheck(Scenario):
             rows = await journal_of(self.stack.dsn, self.run_id)
             return of_type(rows, "RUN_REPORTED", "RUN_FAILED", "RUN_CLOSING")
 
-        return (await eventually(there, 40, "no report", POLL_SECONDS))[0].type != "RUN_REPORTED"
+        return (await eventually(there, 120, "no report", POLL_SECONDS))[0].type != "RUN_REPORTED"
 
     def check(self) -> None:
         [report] = of_type(self.rows, "RUN_REPORTED")
@@ -236,7 +236,7 @@ class Deploy(Scenario):
         request = pb.ResolveEffectRequest(actor="ann")
         request.effect.run_id, request.effect.key = self.run_id, "approve"
         request.succeeded.choice = "yes"
-        await self.stack.client.ResolveEffect(request, timeout=20, wait_for_ready=True)
+        await self.stack.client.ResolveEffect(request, timeout=60, wait_for_ready=True)
 
     def check(self) -> None:
         assert self.settlements("approve")[0].data["resolved_by"] == "ann"
@@ -288,7 +288,7 @@ class Supervisor(Scenario):
             await eventually(partial(self._has_succeeded, name), 60, f"{name} does not come to its end")
         request = pb.SignalRunRequest(run_id=self.run_id, name="scale", request_id=str(uuid.uuid4()))
         request.value.string_value = ""
-        await self.stack.client.SignalRun(request, timeout=20, wait_for_ready=True)
+        await self.stack.client.SignalRun(request, timeout=60, wait_for_ready=True)
 
     async def _has_succeeded(self, name: str) -> bool:
         rows = of_type(await journal_of(self.stack.dsn, self.run_id), "EFFECT_RESOLVED")

@@ -14,7 +14,7 @@ from tests.support.eventually import eventually
 from tests.support.journals import check_journal, journal_of, of_type
 from tests.support.services import Service, Stack, result_value
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -15,7 +14,9 @@ from typing import IO
 import psutil
 import pytest
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(120)]
+from tests.support.services import free_port
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -79,17 +80,11 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def call(folder: Path, *arguments: str, timeout: float = 60) -> tuple[int, str, str]:
+def call(folder: Path, *arguments: str, timeout: float = 120) -> tuple[int, str, str]:
     process = start(folder, *arguments)
     out, err = process.communicate(timeout=timeout)
     assert "Traceback (most recent call last)" not in err or "a bug" in err, err
     return process.returncode, out, err
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Dev:
@@ -124,7 +119,7 @@ class Dev:
         assert self.process.poll() is None, self.said
         return self
 
-    def wait_for(self, condition: Callable[[], object], seconds: float = 60) -> None:
+    def wait_for(self, condition: Callable[[], object], seconds: float = 120) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, self.said
@@ -133,7 +128,7 @@ class Dev:
     def children(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
 
-    def wait(self, seconds: float = 40) -> int:
+    def wait(self, seconds: float = 120) -> int:
         code = self.process.wait(seconds)
         for pump in self._pumps:
             pump.join(10)
@@ -254,7 +249,7 @@ def test_ctrl_c_stops_everything_and_data_is_kept(tmp_path: Path) -> None:
     assert running.wait() == 0
     stops = ["stopping the executor", "stopping the scheduler", "stopping Postgres"]
     assert sorted(stops, key=running.said.index) == stops
-    running.wait_for(lambda: none_alive(below), 10)
+    running.wait_for(lambda: none_alive(below))
     assert not (tmp_path / ".backburner" / "address").exists()
     again = Dev(tmp_path).wait_until_up()
     try:
@@ -273,8 +268,8 @@ def test_a_second_ctrl_c_forces(tmp_path: Path) -> None:
     running.process.send_signal(signal.SIGINT)
     running.wait_for(lambda: "stopping the executor" in running.said)
     running.process.send_signal(signal.SIGINT)
-    running.wait(10)
-    running.wait_for(lambda: none_alive(below), 10)
+    running.wait()
+    running.wait_for(lambda: none_alive(below))
 
 
 @pytest.mark.crash
@@ -284,7 +279,7 @@ def test_a_service_that_dies_is_named_and_the_rest_is_stopped(tmp_path: Path) ->
     next(child for child in below if child.cmdline()[-1:] == ["scheduler_service"]).kill()
     assert running.wait() == 1
     assert "the scheduler ended by itself (signal SIGKILL)" in running.said
-    running.wait_for(lambda: none_alive(below), 10)
+    running.wait_for(lambda: none_alive(below))
 
 
 @pytest.mark.crash
@@ -295,4 +290,4 @@ def test_nothing_is_left_of_a_dev_that_was_killed(tmp_path: Path) -> None:
     below = running.children()
     running.process.kill()
     running.wait()
-    running.wait_for(lambda: none_alive(below), 40)
+    running.wait_for(lambda: none_alive(below))

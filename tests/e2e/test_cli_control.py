@@ -16,7 +16,7 @@ from tests.e2e.commands import Cli
 from tests.support.eventually import eventually
 from tests.support.services import Stack
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 
 async def shows(cli: Cli, name: str, text: str) -> str:

@@ -12,7 +12,7 @@ from tests.support.eventually import eventually
 from tests.support.journals import alive
 from tests.support.services import Stack
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 
 async def test_the_exit_code_is_the_commands_own(cli: Cli) -> None:

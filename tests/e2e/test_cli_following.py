@@ -12,7 +12,7 @@ from tests.support.eventually import eventually
 from tests.support.services import Stack
 from tests.support.tcp_proxy import TcpProxy, tcp_proxy
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 SLOW = "packages/web/compile-and-link-all-of-it/slow"
 

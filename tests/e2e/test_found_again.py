@@ -12,7 +12,7 @@ from tests.support.eventually import eventually
 from tests.support.journals import journal_of, of_type
 from tests.support.services import Stack
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 
 async def run_of(stack: Stack, key: str) -> pb.Run:

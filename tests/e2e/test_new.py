@@ -9,14 +9,14 @@ import pytest
 
 from tests.support.services import ROOT
 
-pytestmark = [pytest.mark.e2e]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]  # mypy begins without its cache
 
 
 def call(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(ROOT), str(ROOT / "proto" / "gen"), str(folder)])
     env = {**os.environ, "PYTHONPATH": path, "MYPYPATH": path}
     return subprocess.run(
-        [sys.executable, "-m", *command], cwd=folder, env=env, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-m", *command], cwd=folder, env=env, capture_output=True, text=True, timeout=200, check=False
     )
 
 

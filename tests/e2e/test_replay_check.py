@@ -16,7 +16,7 @@ from tests.support.eventually import eventually
 from tests.support.journals import journal_of
 from tests.support.services import ROOT, Stack
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 RUN_ID = "0190b3a0-0000-7000-8000-000000000001"
 CODE = """
@@ -75,7 +75,7 @@ def check(folder: Path, code: str, *arguments: str) -> subprocess.CompletedProce
     ]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "proto" / "gen")])}
     env.pop("DATABASE_URL", None)
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=50, check=False)
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=200, check=False)
 
 
 @pytest.mark.invariant("I8")

@@ -11,7 +11,7 @@ from tests.support.eventually import eventually
 from tests.support.journals import SETTLING, alive, check_journal, journal_of, of_type
 from tests.support.services import Stack, result_value
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 
 @pytest.mark.invariant("I7")

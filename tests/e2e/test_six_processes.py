@@ -15,7 +15,7 @@ from tests.support import instant_agent, scripted_agent
 from tests.support.journals import check_journal, of_type
 from tests.support.services import Stack
 
-pytestmark = [pytest.mark.e2e, pytest.mark.crash, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.crash, pytest.mark.timeout(500)]
 
 #: It takes agents only: what else is to be killed must not run on it.
 _REVIEWERS = {

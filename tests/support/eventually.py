@@ -19,7 +19,7 @@ async def eventually(
     predicate: Callable[[], T], timeout: float = ..., message: Message = ..., interval: float = ...
 ) -> T: ...
 async def eventually(
-    predicate: Callable[[], Any], timeout: float = 10.0, message: Message = "", interval: float = 0.01
+    predicate: Callable[[], Any], timeout: float = 30.0, message: Message = "", interval: float = 0.01
 ) -> Any:
     """Return the first true value of `predicate` (plain or async); fail when there is none in time.
 

@@ -39,6 +39,7 @@ class FakeSession:
     events: list[pb.JournaledEvent] = field(default_factory=list)
     heartbeats: list[pb.ExecutorHeartbeat] = field(default_factory=list)
     draining: list[str] = field(default_factory=list)
+    #: Frames but for heartbeats, of which a slow machine sees more.
     messages: int = 0
     closed: bool = False
     #: Incarnation whose session is to have ended this one.
@@ -166,7 +167,7 @@ class FakeScheduler(pb_grpc.DispatchServiceServicer):
 
     async def session(self, after: int = 0) -> FakeSession:
         """The newest session, once there are more than `after`."""
-        await eventually(lambda: len(self.sessions) > after, timeout=15, message="no session of the executor")
+        await eventually(lambda: len(self.sessions) > after, message="no session of the executor")
         return self.sessions[-1]
 
     async def request(self, count: int = 1, *, send: bool = True, **spec: Any) -> list[Dispatch]:
@@ -183,11 +184,11 @@ class FakeScheduler(pb_grpc.DispatchServiceServicer):
         [dispatch] = await self.request(1, send=send, **spec)
         return dispatch
 
-    async def run(self, timeout_s: float = 20.0, **spec: Any) -> Settled:
+    async def run(self, timeout_s: float = 60.0, **spec: Any) -> Settled:
         """Commits and sends one effect, and waits until its attempt has ended."""
         return await self.settled(await self.one(**spec), timeout_s)
 
-    async def settled(self, dispatch: Dispatch, timeout_s: float = 20.0) -> Settled:
+    async def settled(self, dispatch: Dispatch, timeout_s: float = 60.0) -> Settled:
         """Waits for the row that ends the attempt."""
         kinds = ["EFFECT_RESOLVED", "EFFECT_CANCELLED", "EFFECT_ATTEMPT_FAILED"]
 
@@ -276,7 +277,7 @@ class FakeScheduler(pb_grpc.DispatchServiceServicer):
 
     async def _read(self, session: FakeSession, frames: AsyncIterator[pb.ConnectRequest]) -> None:
         async for frame in frames:
-            session.messages += 1
+            session.messages += not frame.HasField("heartbeat")
             session.accepted += [(ref.effect_id, ref.attempt) for ref in frame.accepted.attempts]
             session.rejected += frame.rejected.attempts
             session.events += frame.journaled.events

@@ -5,7 +5,9 @@ what a kill leaves; `stop` ends it as an operator would.
 """
 
 import asyncio
+import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -27,14 +29,29 @@ from backburner.scheduler.v1 import scheduler_service_pb2_grpc as pb_grpc
 from tests.support.eventually import eventually
 
 ROOT = Path(__file__).parents[2]
-START_SECONDS = 60.0
+START_SECONDS = 120.0
 
 
 def free_port() -> int:
-    """A TCP port of loopback that nobody listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of loopback that nobody listens on, and that the system gives to nobody by itself.
+
+    A service keeps its port while it is killed and started again. Of the ports that the system hands out, any client
+    may get it meanwhile, even the one that dials it: then it has connected to itself.
+    """
+    while True:
+        port = random.SystemRandom().randrange(*_PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+def _below_the_ephemeral() -> tuple[int, int]:
+    said = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    first = int(said.read_text().split()[0]) if said.exists() else 49_152
+    return (10_000, first) if first > 12_000 else (10_000, 65_536)
+
+
+_PORTS = _below_the_ephemeral()
 
 
 @dataclass
@@ -153,9 +170,9 @@ class Stack:
             self._still_running()
             try:
                 answer = await health.Check(  # type: ignore[attr-defined]  # the stubs leave the rpcs out
-                    health_pb2.HealthCheckRequest(), timeout=2, wait_for_ready=True
+                    health_pb2.HealthCheckRequest(), timeout=10, wait_for_ready=True
                 )
-                executors = await self.operator.ListExecutors(operator_pb.ListExecutorsRequest(), timeout=2)
+                executors = await self.operator.ListExecutors(operator_pb.ListExecutorsRequest(), timeout=10)
             except grpc.aio.AioRpcError:
                 return False
             connected = operator_pb.Executor.STATE_CONNECTED

@@ -129,9 +129,9 @@ async def test_cancellation_reaches_the_handler(arity: str) -> None:
 
     async with served({arity: generator if arity.endswith("stream") else coroutine}) as channel:
         running = getattr(channel, arity)(f"/test.Test/{arity}")(b"x")
-        await asyncio.wait_for(started.wait(), 5)
+        await asyncio.wait_for(started.wait(), 30)
         running.cancel()
-        await asyncio.wait_for(cancelled.wait(), 5)
+        await asyncio.wait_for(cancelled.wait(), 30)
 
 
 @pytest.mark.parametrize("arity", ARITIES)

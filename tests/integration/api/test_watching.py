@@ -333,7 +333,7 @@ async def test_output_is_followed_until_the_attempt_has_ended(at: Scene) -> None
     await at.executor_call(
         "attempts_settle_v1", run_id, effect_id, executor_id="x", outcome="succeeded", elapsed_s=1, final=False
     )
-    await asyncio.wait_for(following, 5)
+    await asyncio.wait_for(following, 30)
     assert frames[-1].end.reason == End.REASON_EFFECT_SETTLED
     assert max(len(f.chunk.data) for f in frames) <= 65_536
     ahead = pb.StreamOutputRequest(effect=name, stream=1, offset=350_001)  # type: ignore[arg-type]

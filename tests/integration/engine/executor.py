@@ -57,6 +57,8 @@ class ScriptedExecutor:
     namespace: str = ""
     #: Called for each start; what it returns settles the attempt at once. None: the test does it.
     answer: Callable[[pb.StartAttempt], Row | None] = lambda start: None
+    #: Whether the scheduler gives work to this session yet: that is a moment after its welcome.
+    taken: Callable[[int], bool] = lambda session_no: True
     #: How often it says that it is there; 0: never.
     beat_s: float = 0.3
     #: True: each time it reports too what it was given and has not settled.
@@ -104,6 +106,7 @@ class ScriptedExecutor:
             raise stream.error
         if self.beat_s:
             self._spawn(self._beats(stream))
+        await eventually(lambda: stream.ended.is_set() or self.taken(stream.welcome.session_no), message="no work")
         return stream
 
     async def _beats(self, stream: Stream) -> None:
@@ -160,7 +163,7 @@ class ScriptedExecutor:
     async def reject(self, start: pb.StartAttempt, reason: pb.RejectedAttempt.Reason.ValueType) -> None:
         await self.send(rejected=pb.Rejected(attempts=[pb.RejectedAttempt(ref=ref_of(start), reason=reason)]))
 
-    async def start_of(self, key: str, attempt: int = 1, timeout_s: float = 10.0) -> pb.StartAttempt:
+    async def start_of(self, key: str, attempt: int = 1, timeout_s: float = 30.0) -> pb.StartAttempt:
         """The start of this attempt, once it has come."""
 
         def found() -> pb.StartAttempt | None:

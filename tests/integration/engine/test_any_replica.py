@@ -20,7 +20,7 @@ from tests.support.client_program import ClientProgram, external, function
 from tests.support.eventually import eventually
 from tests.support.services import result_value
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 STATE = journal_pb2.RunState
 _RPCS = {method.name for method in pb.DESCRIPTOR.services_by_name["SchedulerService"].methods}

@@ -57,7 +57,7 @@ PROCESSES = {p.name: p for p in (echo, changes, parent, asks)}
 
 @pytest.fixture
 async def at(database_url: str) -> AsyncIterator[World]:
-    async with world(database_url, PROCESSES, grace_seconds=1.0) as made:
+    async with world(database_url, PROCESSES, grace_seconds=600.0) as made:
         yield made
 
 
@@ -66,7 +66,7 @@ async def settle(executor: ScriptedExecutor, key: str, value: Any) -> None:
 
 
 async def content(at: World, run_id: str, blob: Any, offset: int = 0) -> bytes:
-    frames = at.client.ReadBlob(pb.ReadBlobRequest(run_id=run_id, digest=blob["digest"], offset=offset), timeout=20)
+    frames = at.client.ReadBlob(pb.ReadBlobRequest(run_id=run_id, digest=blob["digest"], offset=offset), timeout=60)
     position, parts = offset, []
     async for frame in frames:
         assert frame.offset == position
@@ -197,14 +197,14 @@ async def test_a_result_that_is_gone_parks_the_run_and_says_what_to_do(at: World
     await settle(executor, "it/1", LARGE + "y")
     request = pb.CreateRunRequest(process="blob-echo", reuse_from=run_id)
     json_format.ParseDict({"count": 2}, request.input)
-    again = (await at.client.CreateRun(request, timeout=20)).run.run_id
+    again = (await at.client.CreateRun(request, timeout=60)).run.run_id
     start = await eventually(lambda: next((start for start in executor.starts if start.run_id == again), None))
     assert start is not None
     await executor.settle(start, blob_text=json.dumps(LARGE))
     assert await at.value(again) == [65536, 65537]
     assert [row.key for row in await at.rows(again, "EFFECT_REUSED")] == ["it/1"]
     await at.query("INSERT INTO backburner.blobs VALUES (%s, %s, %s, %s) RETURNING 1", *kept[0])
-    await at.client.ResumeRun(pb.ResumeRunRequest(run_id=run_id), timeout=20)
+    await at.client.ResumeRun(pb.ResumeRunRequest(run_id=run_id), timeout=60)
     assert await at.value(run_id) == [65536, 65537]
 
 
@@ -224,7 +224,7 @@ async def test_a_large_answer_from_outside(at: World) -> None:
     request = pb.ResolveEffectRequest(effect=pb.EffectName(run_id=run_id, key="ask"))
     request.succeeded.value.string_value = LARGE
     for _ in range(2):
-        await at.client.ResolveEffect(request, timeout=20)
+        await at.client.ResolveEffect(request, timeout=60)
     assert await at.value(run_id) == 65536
 
 
@@ -260,11 +260,11 @@ async def test_what_cannot_be_read_is_said(
     known = (await at.result(run_id)).result.blob.digest
     request = pb.ReadBlobRequest(run_id=run_id, digest=digest or known, offset=offset)
     with pytest.raises(grpc.aio.AioRpcError, match=said) as refused:
-        await at.client.ReadBlob(request, timeout=20).read()
+        await at.client.ReadBlob(request, timeout=60).read()
     assert refused.value.code() is code
     other = pb.ReadBlobRequest(run_id=str(uuid.uuid4()), digest=known)
     with pytest.raises(grpc.aio.AioRpcError) as nowhere:
-        await at.client.ReadBlob(other, timeout=20).read()
+        await at.client.ReadBlob(other, timeout=60).read()
     assert nowhere.value.code() is grpc.StatusCode.NOT_FOUND
 
 
@@ -277,7 +277,7 @@ async def test_a_large_result_is_reused_whole(at: World) -> None:
     await at.result(first)
     request = pb.CreateRunRequest(process="blob-echo", reuse_from=first)
     request.input["count"] = 2
-    run_id = (await at.client.CreateRun(request, timeout=20)).run.run_id
+    run_id = (await at.client.CreateRun(request, timeout=60)).run.run_id
     start = await eventually(lambda: next((s for s in executor.starts if s.run_id == run_id), None), message="no start")
     assert start is not None
     await executor.settle(start, LARGE[:3])
@@ -285,10 +285,10 @@ async def test_a_large_result_is_reused_whole(at: World) -> None:
 
 
 async def test_a_client_finishes_with_a_large_result(at: World) -> None:
-    made = await at.client.CreateRun(pb.CreateRunRequest(key="large", client=pb.ClientDriven()), timeout=20)
+    made = await at.client.CreateRun(pb.CreateRunRequest(key="large", client=pb.ClientDriven()), timeout=60)
     request = pb.FinishRunRequest(run_id=made.run.run_id, client_epoch=made.client_epoch)
     request.succeeded.string_value = LARGE
     for _ in range(2):
-        run = (await at.client.FinishRun(request, timeout=20)).run
+        run = (await at.client.FinishRun(request, timeout=60)).run
         blob = json_format.MessageToDict(run.result, preserving_proto_field_name=True)["blob"]
         assert json.loads(await content(at, run.run_id, blob)) == LARGE

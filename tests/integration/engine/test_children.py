@@ -22,7 +22,7 @@ STATE = journal_pb2.RunState
 
 @pytest.fixture
 async def at(database_url: str) -> AsyncIterator[World]:
-    async with world(database_url, child_processes.ALL, grace_seconds=1.0) as made:
+    async with world(database_url, child_processes.ALL, grace_seconds=600.0) as made:
         yield made
     broken = [violation async for run in verify(database_url) for violation in run.violations]
     assert not broken
@@ -34,18 +34,18 @@ async def child_of(at: World, run_id: str, key: str = "kid") -> str:
 
 
 async def run_of(at: World, run_id: str) -> pb.Run:
-    return (await at.client.GetRun(pb.GetRunRequest(run_id=run_id), timeout=20)).run
+    return (await at.client.GetRun(pb.GetRunRequest(run_id=run_id), timeout=60)).run
 
 
 async def effect_of(at: World, run_id: str, key: str = "kid") -> pb.Effect:
     name = pb.EffectName(run_id=run_id, key=key)
-    return (await at.client.GetEffect(pb.GetEffectRequest(effect=name), timeout=20)).effect
+    return (await at.client.GetEffect(pb.GetEffectRequest(effect=name), timeout=60)).effect
 
 
 async def signal(at: World, run_id: str, value: Any, name: str = "tell") -> None:
     request = pb.SignalRunRequest(run_id=run_id, name=name, request_id=str(uuid.uuid4()))
     json_format.ParseDict(value, request.value)
-    await at.client.SignalRun(request, timeout=20)
+    await at.client.SignalRun(request, timeout=60)
 
 
 async def test_children_run_beside_each_other_and_give_their_results(at: World) -> None:
@@ -219,7 +219,7 @@ async def test_a_parked_child_is_said_to_be_parked(at: World) -> None:
     await executor.connect()
     run_id = await at.create("one-child")
     kid = await child_of(at, run_id)
-    await at.client.HaltRun(pb.HaltRunRequest(run_id=kid, reason="look"), timeout=20)
+    await at.client.HaltRun(pb.HaltRunRequest(run_id=kid, reason="look"), timeout=60)
     effect = await effect_of(at, run_id)
     assert effect.waiting_on.message == f"child run {kid} is halted: ResumeRun lets it go on"
     await at.cancel(kid)
@@ -257,7 +257,7 @@ async def test_untaken_signals_of_any_size_go_on_with_the_run(at: World) -> None
         await signal(at, run_id, "x" * 65_000 + str(n), name="bulk")
     await signal(at, run_id, None, name="go")
     await at.row(run_id, "RUN_CONTINUED")
-    page = await at.client.ReadJournal(pb.ReadJournalRequest(run_id=run_id, after_seq=81, page_size=100), timeout=20)
+    page = await at.client.ReadJournal(pb.ReadJournalRequest(run_id=run_id, after_seq=81, page_size=100), timeout=60)
     assert len(page.events[-1].run_continued.signal_seqs) == 80
     assert await at.value((await run_of(at, run_id)).next_run_id) == 80
 
@@ -265,13 +265,13 @@ async def test_untaken_signals_of_any_size_go_on_with_the_run(at: World) -> None
 async def test_a_key_follows_the_chain(at: World) -> None:
     request = pb.CreateRunRequest(process="counts", key="eternal")
     json_format.ParseDict({"left": 1, "heard": []}, request.input)
-    first = (await at.client.CreateRun(request, timeout=20)).run.run_id
+    first = (await at.client.CreateRun(request, timeout=60)).run.run_id
     await signal(at, first, 1)
     await at.row(first, "RUN_CONTINUED")
-    again = await at.client.CreateRun(request, timeout=20)
+    again = await at.client.CreateRun(request, timeout=60)
     assert not again.created
     assert again.run.previous_run_id == first
-    by_key = (await at.client.GetRun(pb.GetRunRequest(key="eternal"), timeout=20)).run
+    by_key = (await at.client.GetRun(pb.GetRunRequest(key="eternal"), timeout=60)).run
     assert by_key.run_id == again.run.run_id
     await signal(at, by_key.run_id, 2)
     assert await at.value(by_key.run_id) == [1, 2]

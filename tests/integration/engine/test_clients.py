@@ -239,8 +239,8 @@ async def test_waits_are_answered_when_their_replica_goes_away(at: World, monkey
     wait_run = at.client.WaitRun(pb.WaitRunRequest(run_id=program.run_id, max_wait=Duration(seconds=50)))
     await eventually(lambda: {*waiting} == {"wait_head", "wait_stopped"}, message="they do not wait")
     at.engine.begin_drain()
-    assert (await asyncio.wait_for(wait_effects, 20)).timed_out
-    assert (await asyncio.wait_for(wait_run, 20)).timed_out
+    assert (await asyncio.wait_for(wait_effects, 30)).timed_out
+    assert (await asyncio.wait_for(wait_run, 30)).timed_out
     await refused(at.client.WaitEffects(effects), grpc.StatusCode.UNAVAILABLE, "DRAINING")
 
 

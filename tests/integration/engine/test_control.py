@@ -25,23 +25,23 @@ STATE = journal_pb2.RunState.Name
 @pytest.fixture
 async def at(database_url: str) -> AsyncIterator[World]:
     control_processes.BUGS.clear()
-    async with world(database_url, control_processes.ALL, grace_seconds=1.0) as made:
+    async with world(database_url, control_processes.ALL, grace_seconds=600.0) as made:
         yield made
     control_processes.BUGS.clear()
 
 
 async def halt(at: World, run_id: str) -> pb.Run:
-    return (await at.client.HaltRun(pb.HaltRunRequest(run_id=run_id, reason="look"), timeout=20)).run
+    return (await at.client.HaltRun(pb.HaltRunRequest(run_id=run_id, reason="look"), timeout=60)).run
 
 
 async def resume(at: World, run_id: str) -> pb.Run:
-    return (await at.client.ResumeRun(pb.ResumeRunRequest(run_id=run_id, reason="go on"), timeout=20)).run
+    return (await at.client.ResumeRun(pb.ResumeRunRequest(run_id=run_id, reason="go on"), timeout=60)).run
 
 
 async def signal(at: World, run_id: str, value: Any, name: str = "say") -> int:
     request = pb.SignalRunRequest(run_id=run_id, name=name, request_id=str(uuid.uuid4()))
     json_format.ParseDict(value, request.value)
-    return int((await at.client.SignalRun(request, timeout=20)).seq)
+    return int((await at.client.SignalRun(request, timeout=60)).seq)
 
 
 async def parked_here(at: World, run_id: str) -> None:

@@ -19,8 +19,6 @@ from tests.integration.engine.executor import CANCELLED, SUCCEEDED
 from tests.integration.engine.world import ALL, World, world
 from tests.support.eventually import eventually
 
-pytestmark = pytest.mark.timeout(90)
-
 _NEVER = 3600.0
 
 
@@ -68,7 +66,7 @@ async def _start(executor: object, run_id: str, key: str) -> dispatch_pb.StartAt
         starts: list[dispatch_pb.StartAttempt] = executor.starts  # type: ignore[attr-defined]
         return [start for start in starts if (start.run_id, start.effect_key) == (run_id, key)]
 
-    return (await eventually(look, timeout=20, message=f"no start of {key}"))[0]
+    return (await eventually(look, message=f"no start of {key}"))[0]
 
 
 @pytest.mark.invariant("I6")
@@ -79,12 +77,10 @@ async def test_a_cancel_through_one_replica_reaches_the_executor_of_the_other(da
         run_id = await run_of(first, first, "one")
         start = await _start(executor, run_id, "it")
         await first.cancel(run_id)
-        cancel = await eventually(
-            lambda: [c for c in executor.cancels if c.ref.effect_id == start.effect_id], timeout=20
-        )
+        cancel = await eventually(lambda: [c for c in executor.cancels if c.ref.effect_id == start.effect_id])
         assert cancel[0].ref.attempt == 1
         await executor.settle(start, **CANCELLED)
-        await first.row(run_id, "RUN_CANCELLED", timeout_s=20)
+        await first.row(run_id, "RUN_CANCELLED")
 
 
 @pytest.mark.invariant("I13")
@@ -97,11 +93,9 @@ async def test_what_the_executor_of_another_replica_refuses_is_queued_again(data
         run_id = await run_of(first, first, "one")
         start = await _start(executor, run_id, "it")
         await executor.reject(start, dispatch_pb.RejectedAttempt.REASON_NO_SLOT)
-        lost = await first.row(run_id, "EFFECT_ATTEMPT_LOST", timeout_s=20)
+        lost = await first.row(run_id, "EFFECT_ATTEMPT_LOST")
         assert lost.writer == f"scheduler/{first.engine.scheduler_id}"
-        again = await eventually(
-            lambda: [s for s in executor.starts if s.run_id == run_id and s.attempt == 2], timeout=20
-        )
+        again = await eventually(lambda: [s for s in executor.starts if s.run_id == run_id and s.attempt == 2])
         assert await executor.settle(again[0], value="done") == "ok"
         assert await first.value(run_id) == "done"
 
@@ -118,7 +112,7 @@ async def test_with_every_hint_lost_everything_arrives_all_the_same(database_url
         run_id = await run_of(first, first, "one")
         start = await _start(executor, run_id, "it")
         await first.cancel(run_id)
-        await eventually(lambda: [c for c in executor.cancels if c.ref.effect_id == start.effect_id], timeout=20)
+        await eventually(lambda: [c for c in executor.cancels if c.ref.effect_id == start.effect_id])
 
 
 @pytest.mark.invariant("I11")
@@ -137,6 +131,6 @@ async def test_a_hint_that_makes_no_sense_does_no_harm(at: World) -> None:
             shards_moved=True,
             attempts_missing=True,
         ),
-        timeout=20,
+        timeout=60,
     )
     assert await at.value(await at.create("sleeper", seconds=0)) == "woke"

@@ -23,7 +23,7 @@ from tests.support.eventually import eventually
 from tests.support.journals import JournalRow, check_journal, journal_of, of_type
 from tests.support.services import Service, free_port
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
+pytestmark = pytest.mark.slow
 
 
 class Replica:
@@ -68,7 +68,7 @@ class Replica:
     async def create(self, process: str, **given: object) -> str:
         request = pb.CreateRunRequest(process=process)
         json_format.ParseDict(given, request.input)
-        return str((await self.client.CreateRun(request, timeout=20)).run.run_id)
+        return str((await self.client.CreateRun(request, timeout=60)).run.run_id)
 
     async def close(self) -> None:
         for executor in self.executors:
@@ -145,7 +145,7 @@ async def test_the_standby_takes_over_from_a_killed_owner(database_url: str, tmp
         successor.answer = lambda start: SUCCEEDED | {"value": int(start.effect_key.removeprefix("step/"))}
         successor.notices = True
         assert await successor.settle(running, value=1) == "ok"
-        await eventually(lambda: _owned_by(database_url, "second"), timeout=20, message="no takeover after the lease")
+        await eventually(lambda: _owned_by(database_url, "second"), message="no takeover after the lease")
         rows = await journal_with(database_url, run_id, "RUN_COMPLETED")
     check_journal(rows)
     assert len(of_type(rows, "EFFECT_RESOLVED")) == 4
@@ -172,7 +172,7 @@ async def test_an_owner_that_slept_through_its_lease_cannot_append(database_url:
         run_ids = await owned_runs(first, 5, "replica-steps", count=3)
         await eventually(lambda: {start.run_id for start in executor.starts} >= set(run_ids))
         first.service.send(signal.SIGSTOP)
-        await eventually(lambda: _owned_by(database_url, "second"), timeout=20)
+        await eventually(lambda: _owned_by(database_url, "second"))
         successor = ScriptedExecutor(second.channel, database_url, "x", incarnation=executor.incarnation)
         second.executors.append(successor)
         await successor.connect(executor.starts)
@@ -193,7 +193,7 @@ async def test_an_owner_that_slept_through_its_lease_cannot_append(database_url:
             assert epochs[-1] == "scheduler/second"
             taken_over = epochs.index("scheduler/second")
             assert "scheduler/first" not in epochs[taken_over:], "the former owner has appended"
-        await eventually(lambda: "is lost; its runs go on elsewhere" in first.service.tail, timeout=10)
+        await eventually(lambda: "is lost; its runs go on elsewhere" in first.service.tail)
 
 
 @pytest.mark.invariant("I6")
@@ -221,7 +221,7 @@ async def test_a_run_that_kills_its_scheduler_is_parked_and_the_others_go_on(dat
         survivor = ScriptedExecutor(first.channel, database_url, "x", incarnation=executor.incarnation)
         first.executors.append(survivor)
         survivor.answer = lambda start: SUCCEEDED
-        await eventually(lambda: _connected(survivor, waiting), timeout=20, interval=0.2)
+        await eventually(lambda: _connected(survivor, waiting), interval=0.2)
         assert await survivor.settle(waiting) == "ok"
         check_journal(await journal_with(database_url, good, "RUN_COMPLETED"))
 

@@ -34,9 +34,9 @@ async def test_an_iteration_whose_answer_was_lost_does_not_swallow_the_next(
     monkeypatch.setattr(journal, "append", lose_the_answer)
     run_id = await at.create("steps", count=3)
     for number in range(3):
-        start = await executor.start_of(f"step/{number}", attempt=2 if number == 0 else 1, timeout_s=20)
+        start = await executor.start_of(f"step/{number}", attempt=2 if number == 0 else 1)
         await executor.settle(start, value=number)
-    await at.value(run_id, 20)
+    await at.value(run_id)
     assert doubts == 1
     assert len(await at.rows(run_id, "EFFECT_REQUESTED")) == 3
 
@@ -54,7 +54,7 @@ async def test_an_executor_that_always_refuses_is_asked_less_and_less(at: World)
             refused += 1
         await asyncio.sleep(0.005)
     assert 3 <= refused <= 20, f"asked {refused} times in 3 s"
-    last = await executor.start_of("it", attempt=refused + 1, timeout_s=10)
+    last = await executor.start_of("it", attempt=refused + 1)
     await executor.settle(last, value=1)
     assert await at.value(run_id) == 1
 

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import time
 from typing import Any
 
 import grpc
@@ -23,7 +24,7 @@ REJECTED = pb.RejectedAttempt
 
 async def refusal(stream: Stream) -> tuple[grpc.StatusCode, set[str], str]:
     """Code, field paths and reason of a session that was refused."""
-    await asyncio.wait_for(stream.ended.wait(), 10)
+    await asyncio.wait_for(stream.ended.wait(), 30)
     assert stream.error is not None
     status = rpc_status.from_call(stream.error)  # type: ignore[arg-type]
     assert status is not None
@@ -180,6 +181,7 @@ async def test_inside_the_grace_a_running_attempt_is_adopted(at: World) -> None:
 @pytest.mark.invariant("I13")
 async def test_beyond_the_grace_the_attempt_is_lost(at: World) -> None:
     """At most once with one attempt: failed, and the settlement says that nobody can know what became of it."""
+    await at.restart(grace_seconds=1.0)
     executor = at.executor()
     run_id, start = await held(executor, at)
     await executor.hang_up()
@@ -195,12 +197,13 @@ async def test_beyond_the_grace_the_attempt_is_lost(at: World) -> None:
 
 @pytest.mark.invariant("I13")
 async def test_a_lost_attempt_is_retried_by_policy_elsewhere(at: World) -> None:
+    await at.restart(grace_seconds=1.0)
     executor = at.executor()
     run_id, _ = await held(executor, at, attempts=2)
     await executor.hang_up()
     other = at.executor("y")
     await other.connect()
-    await other.settle(await other.start_of("it", attempt=2, timeout_s=12), value="there")
+    await other.settle(await other.start_of("it", attempt=2), value="there")
     assert await at.value(run_id) == "there"
 
 
@@ -214,29 +217,29 @@ async def test_a_restarted_executor_that_succeeds_its_old_self_ends_the_wait_at_
         await executor.hang_up()
         reborn = at.executor("x")
         await reborn.connect(succeeds=[executor.incarnation])
-        assert await at.value(run_id, 5) == ["EXECUTOR_LOST", 1]
+        assert await at.value(run_id) == ["EXECUTOR_LOST", 1]
 
 
 @pytest.mark.invariant("I13")
 async def test_a_restarted_executor_that_proves_nothing_leaves_the_old_attempt_to_the_grace(at: World) -> None:
+    await at.restart(grace_seconds=1.0)
     executor = at.executor()
     run_id, _ = await held(executor, at)
     await executor.hang_up()
     reborn = at.executor("x")
     await reborn.connect()
-    assert not await at.rows(run_id, "EFFECT_ATTEMPT_LOST")
     assert await at.value(run_id) == ["EXECUTOR_LOST", 1]
+    lost = await at.row(run_id, "EFFECT_ATTEMPT_LOST", "it")
+    assert lost.data["message"] == "its executor x went away and was not back within 1 s", "lost for another reason"
 
 
 @pytest.mark.invariant("I6")
-async def test_a_cancel_reaches_a_connected_executor_in_under_a_second(at: World) -> None:
+async def test_a_cancel_reaches_a_connected_executor_without_a_poll(at: World) -> None:
+    await at.restart(poll_seconds=600.0)
     executor = at.executor()
     run_id, start = await held(executor, at)
-    loop = asyncio.get_running_loop()
-    before = loop.time()
     await at.cancel(run_id)
-    await eventually(lambda: executor.cancels, timeout=1)
-    assert loop.time() - before < 1
+    await eventually(lambda: executor.cancels)
     assert executor.cancels[0].token == start.token
     await executor.settle(start, **CANCELLED)
     await at.row(run_id, "RUN_CANCELLED")
@@ -244,13 +247,14 @@ async def test_a_cancel_reaches_a_connected_executor_in_under_a_second(at: World
 
 @pytest.mark.invariant("I6")
 async def test_a_cancel_for_an_absent_executor_is_delivered_at_its_next_hello(at: World) -> None:
+    await at.restart(poll_seconds=600.0)
     executor = at.executor()
     run_id, start = await held(executor, at)
     await executor.hang_up()
     await at.cancel(run_id)
     await at.row(run_id, "EFFECT_CANCEL_REQUESTED", "it")
     stream = await executor.connect([start])
-    await eventually(lambda: stream.cancels, timeout=1)
+    await eventually(lambda: stream.cancels)
     await executor.settle(start, **CANCELLED)
     await at.row(run_id, "RUN_CANCELLED")
 
@@ -290,7 +294,7 @@ async def test_a_stream_that_says_nothing_is_ended(at: World, monkeypatch: pytes
 
     call = pb_grpc.DispatchServiceStub(at.channel).Connect()
     with pytest.raises(grpc.aio.AioRpcError) as refused:
-        await asyncio.wait_for(call.read(), 5)
+        await asyncio.wait_for(call.read(), 30)
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
@@ -353,9 +357,30 @@ async def test_a_hello_that_was_slow_does_not_speak_for_the_newer_session(at: Wo
 async def test_a_silent_session_is_ended(at: World) -> None:
     executor = at.executor(beat_s=0)
     stream = await executor.connect()
-    await asyncio.wait_for(stream.ended.wait(), 10)
+    await asyncio.wait_for(stream.ended.wait(), 30)
     assert stream.moved == "no frames"
     await eventually(lambda: len(at.engine.sessions) == 0)
+
+
+@pytest.mark.invariant("I13")
+async def test_a_replica_that_stood_still_ends_no_session_before_it_has_read_what_came_meanwhile(at: World) -> None:
+    """Seen under load: a loop that was late found everybody silent, and sent healthy executors away."""
+    await at.restart(poll_seconds=600.0)
+    executor = at.executor(beat_s=0)
+    await executor.connect()
+    [session] = at.engine.sessions
+    for _ in range(3):
+        session.last_frame = late = time.monotonic() - 100
+        at.engine._polls._drop_silent()
+        assert not session.closed, "nobody has looked whether a frame waits"
+        await executor.beat()
+        await eventually(lambda late=late: session.last_frame > late)  # type: ignore[misc]
+    session.last_frame -= 100
+    at.engine._polls._drop_silent()
+    assert not session.closed, "it was heard since the turn before"
+    at.engine._polls._drop_silent()
+    assert at.engine.sessions.get("x") is session
+    assert str(session.closed) == "no frames"
 
 
 async def test_an_executor_that_goes_while_postgres_is_away_is_a_warning(

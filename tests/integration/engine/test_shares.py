@@ -12,8 +12,6 @@ from tests.integration.engine.world import World, world
 from tests.support.eventually import eventually
 from tests.support.journals import of_type
 
-pytestmark = pytest.mark.timeout(90)
-
 
 async def shares(at: World, *counts: int) -> None:
     """Waits until the live owners hold so many shards each."""

@@ -30,7 +30,7 @@ async def test_a_result_without_notice_is_found_by_the_poll(at: World) -> None:
     await executor.connect()
     run_id = await at.create("steps", count=2)
     await executor.settle(await executor.start_of("step/0"), value="a")
-    requested = await at.row(run_id, "EFFECT_REQUESTED", "step/1", timeout_s=2)
+    requested = await at.row(run_id, "EFFECT_REQUESTED", "step/1")
     assert requested.key == "step/1"
 
 
@@ -42,7 +42,7 @@ async def test_the_slot_of_an_attempt_whose_notice_was_lost_is_free_again(at: Wo
     run_id = await at.create("steps", count=2)
     await executor.settle(await executor.start_of("step/0"), value="a")
     await executor.beat()
-    second = await executor.start_of("step/1", timeout_s=12)
+    second = await executor.start_of("step/1")
     executor.notices = True
     await executor.settle(second, value="b")
     assert await at.value(run_id) == ["a", "b"]
@@ -91,7 +91,7 @@ async def test_a_parked_run_hears_a_cancel_through_a_standby(at: World) -> None:
     await at.row(run_id, "PROCESS_RUNTIME_ERROR")
     async with world(at.dsn) as standby:
         await standby.cancel(run_id)
-    cancel = await eventually(lambda: executor.cancels, timeout=5)
+    cancel = await eventually(lambda: executor.cancels)
     assert cancel[0].ref.effect_id
 
 
@@ -124,7 +124,7 @@ async def test_a_stream_of_other_work_does_not_keep_the_poll_from_running(at: Wo
 
     task = asyncio.create_task(wakes())
     try:
-        await executor.settle(await executor.start_of("later", timeout_s=5))
+        await executor.settle(await executor.start_of("later"))
         await at.result(run_id)
     finally:
         stop.set()

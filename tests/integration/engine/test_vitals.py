@@ -15,8 +15,6 @@ from scheduler_service.journal.readers import CONNECTIONS_MAX
 from tests.integration.engine.world import World
 from tests.support.eventually import eventually
 
-pytestmark = pytest.mark.timeout(90)
-
 #: What counts as long here, so that the tests need not take long.
 LONG = 0.2
 
@@ -28,7 +26,7 @@ def low_limits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def told(at: World, code: str) -> list[pb.Finding]:
-    found = (await at.operator.Diagnose(pb.DiagnoseRequest(), timeout=20)).findings
+    found = (await at.operator.Diagnose(pb.DiagnoseRequest(), timeout=60)).findings
     return [finding for finding in found if finding.code == code]
 
 

@@ -27,13 +27,16 @@ STATE = journal_pb2.RunState
 
 
 class World:
-    """What a test works with. Times are short: a poll is a tenth of a second, a lease one second."""
+    """What a test works with. Times are short: a poll is a tenth of a second, a lease three seconds.
+
+    A step may take long: a thousand effects asked for in one are the work of a second on a slow machine.
+    """
 
     def __init__(self, dsn: str, **settings: Any) -> None:
         self.dsn = dsn
         self._settings: dict[str, Any] = {
-            "poll_seconds": 0.1, "lease_seconds": 1.0, "heartbeat_seconds": 0.5, "drain_seconds": 1.0,
-            "listen": "127.0.0.1:0", "check_calls": "all",
+            "poll_seconds": 0.1, "lease_seconds": 3.0, "heartbeat_seconds": 0.5, "drain_seconds": 1.0,
+            "listen": "127.0.0.1:0", "check_calls": "all", "step_seconds_max": 60.0,
         } | settings  # fmt: skip
         self._executors: list[ScriptedExecutor] = []
         self.runs: list[str] = []
@@ -61,7 +64,12 @@ class World:
 
     def executor(self, executor_id: str = "x", **options: Any) -> ScriptedExecutor:
         """An executor that is not connected yet."""
-        made = ScriptedExecutor(self.channel, self.dsn, executor_id, **options)
+
+        def taken(session_no: int) -> bool:
+            session = self.engine.sessions.get(executor_id)
+            return session is not None and session.session_no == session_no and session.ready
+
+        made = ScriptedExecutor(self.channel, self.dsn, executor_id, taken=taken, **options)
         self._executors.append(made)
         return made
 
@@ -70,14 +78,14 @@ class World:
         json_format.ParseDict(given, request.input)
         if cleanup_s is not None:
             request.cleanup_timeout.FromNanoseconds(int(cleanup_s * 1e9))
-        run_id = str((await self.client.CreateRun(request, timeout=20)).run.run_id)
+        run_id = str((await self.client.CreateRun(request, timeout=60)).run.run_id)
         self.runs.append(run_id)
         return run_id
 
     async def cancel(self, run_id: str) -> None:
-        await self.client.CancelRun(pb.CancelRunRequest(run_id=run_id, reason="enough"), timeout=20)
+        await self.client.CancelRun(pb.CancelRunRequest(run_id=run_id, reason="enough"), timeout=60)
 
-    async def result(self, run_id: str, timeout_s: float = 20.0) -> pb.Run:
+    async def result(self, run_id: str, timeout_s: float = 60.0) -> pb.Run:
         """The run, once it has ended or is parked."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
@@ -87,7 +95,7 @@ class World:
                 return answer.run
         raise AssertionError(f"run {run_id} did not end: {await self.rows(run_id)}")
 
-    async def value(self, run_id: str, timeout_s: float = 20.0) -> Any:
+    async def value(self, run_id: str, timeout_s: float = 60.0) -> Any:
         """What the run returned; it must have completed."""
         run = await self.result(run_id, timeout_s)
         assert run.state == STATE.RUN_STATE_COMPLETED, run
@@ -97,7 +105,7 @@ class World:
         rows = await journal_of(self.dsn, run_id)
         return of_type(rows, *types, key=key) if types else rows
 
-    async def row(self, run_id: str, kind: str, key: str | None = None, timeout_s: float = 10.0) -> JournalRow:
+    async def row(self, run_id: str, kind: str, key: str | None = None, timeout_s: float = 30.0) -> JournalRow:
         """The first row of the type, once it is there."""
         found = await eventually(
             lambda: self.rows(run_id, kind, key=key), timeout_s, message=f"no {kind} of {key or run_id}"

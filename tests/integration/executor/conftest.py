@@ -95,7 +95,7 @@ async def stderr_pids(scheduler: FakeScheduler, dispatch: Dispatch) -> list[int]
     async def look() -> list[int]:
         return pids_in(b"".join(data for _, data in await scheduler.output(dispatch, 2)))
 
-    return await eventually(look, timeout=20)
+    return await eventually(look)
 
 
 def guard_of(executor: int) -> int:

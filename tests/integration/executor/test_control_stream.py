@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from backburner.executor.v1 import executor_service_pb2 as executor_pb
 from backburner.scheduler.v1 import dispatch_service_pb2 as pb
+from executor_service import intake
 from executor_service.server import ExecutorServer
 from tests.integration.executor import functions
 from tests.integration.executor.conftest import StartExecutor
@@ -172,7 +174,7 @@ async def test_refusal_is_followed_by_a_whole_report(scheduler: FakeScheduler, s
     session.heartbeats.clear()  # the next one of its own accord is far away
     late = await scheduler.one(**echo("late"))
     await eventually(lambda: session.was_rejected(late))
-    reports = await eventually(lambda: [b for b in session.heartbeats if b.report and b.attempts], timeout=5)
+    reports = await eventually(lambda: [b for b in session.heartbeats if b.report and b.attempts])
     assert [a.ref for a in reports[-1].attempts] == [running.ref]
     assert executor.attempts.pools["functions"].taken == 1, "a refused start frees nothing"
 
@@ -394,6 +396,20 @@ async def test_executor_whose_name_was_taken_over_finishes_what_it_runs_and_neve
     await eventually(lambda: "another executor has the id of this one" in caplog.text)
     assert (await scheduler.settled(dispatch)).value == 1
     assert len(scheduler.sessions) == 1
+
+
+async def test_executor_that_stood_still_keeps_its_session(
+    scheduler: FakeScheduler, start_executor: StartExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen under load: whoever was late found the scheduler silent, whose frames it had not read yet."""
+    monkeypatch.setattr(intake, "_LOOK_AGAIN_SECONDS", 5.0)  # for a machine that is slow too
+    await start_executor()
+    session = await scheduler.session()
+    for _ in range(3):
+        beats = len(session.heartbeats)
+        time.sleep(scheduler.heartbeat_s * (intake.SILENT_HEARTBEATS + 1))  # noqa: ASYNC251 - this is the standstill
+        await eventually(lambda beats=beats: len(session.heartbeats) > beats + 1)  # type: ignore[misc]
+    assert scheduler.sessions == [session]
 
 
 async def test_only_an_executor_that_is_asked_to_kills_when_it_is_cut_off(

@@ -16,8 +16,6 @@ from tests.support.eventually import eventually
 from tests.support.fake_scheduler import FakeScheduler, fake_scheduler
 from tests.support.services import free_port
 
-pytestmark = pytest.mark.timeout(90)
-
 SLEEP: dict[str, Any] = {"shell": {"argv": ["sleep", "60"]}}
 
 
@@ -58,7 +56,7 @@ async def test_when_the_scheduler_dies_what_runs_is_reported_to_the_other_one(
 ) -> None:
     await start_executor(scheduler=f"{scheduler.address},{black_hole},{other.address}")
     dispatch = await scheduler.one(**SLEEP)
-    await eventually(lambda: scheduler.sessions[-1].accepted, timeout=20)
+    await eventually(lambda: scheduler.sessions[-1].accepted)
     await scheduler.stop()
     session = await other.session()
     assert [held.ref for held in session.hello.attempts] == [dispatch.ref]

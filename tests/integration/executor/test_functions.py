@@ -152,7 +152,7 @@ async def test_cancelled_function_is_settled_as_cancelled(scheduler: FakeSchedul
     dispatch = await scheduler.one(**call(name, name))
     await begun(name)
     scheduler.sessions[-1].cancel(dispatch, "RACE_LOST")
-    settled = await scheduler.settled(dispatch, 5)
+    settled = await scheduler.settled(dispatch)
     assert (settled.type, settled.reason) == ("EFFECT_CANCELLED", "RACE_LOST")
 
 
@@ -163,7 +163,7 @@ async def test_function_that_ignores_its_cancel_is_given_up_unproven(
     dispatch = await scheduler.one(timeouts={"kill_grace": "0.1s"}, **call("exec.stubborn", "s"))
     await begun("s")
     scheduler.sessions[-1].cancel(dispatch)
-    settled = await scheduler.settled(dispatch, 5)
+    settled = await scheduler.settled(dispatch)
     assert settled.type == "EFFECT_CANCELLED"
     assert settled.data["death"] == "DEATH_UNPROVEN"
     assert executor.attempts.pools["functions"].taken == 0
@@ -201,7 +201,7 @@ async def test_each_result_is_journaled_when_its_own_effect_ends(scheduler: Fake
         run, session, [("slow", call("exec.forever", "i7")), ("quick", call("exec.echo", "done"))]
     )
     session.start(slow, quick)
-    assert (await scheduler.settled(quick, 5)).value == "done"
+    assert (await scheduler.settled(quick)).value == "done"
     assert [row.type for row in await scheduler.rows(slow)][-1] != "EFFECT_RESOLVED"
     session.cancel(slow)
     assert isinstance(await scheduler.settled(slow), Settled)

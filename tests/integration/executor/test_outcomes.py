@@ -22,10 +22,10 @@ async def test_locked_run_holds_up_no_other(scheduler: FakeScheduler) -> None:
         lock = "SELECT FROM backburner.run_heads WHERE run_id = %s FOR UPDATE"
         await holder.execute(lock, [locked.run_id])
         scheduler.sessions[-1].start(*free, locked)
-        await asyncio.gather(*(scheduler.settled(dispatch, 5) for dispatch in free))
+        await asyncio.gather(*(scheduler.settled(dispatch) for dispatch in free))
         assert await scheduler.rows(locked, "EFFECT_RESOLVED") == []
         await holder.rollback()
-    assert (await scheduler.settled(locked, 5)).value == 1
+    assert (await scheduler.settled(locked)).value == 1
 
 
 @pytest.mark.usefixtures("executor")
@@ -59,7 +59,7 @@ async def test_outcome_that_the_journal_refuses_holds_up_no_other(
     [poisoned] = await scheduler.request(1, send=False, **ECHO)
     poisoned.start.run_id = "no run id"
     scheduler.sessions[-1].start(*good[:3], poisoned, *good[3:])
-    assert [(await scheduler.settled(dispatch, 5)).value for dispatch in good] == [1] * 6
+    assert [(await scheduler.settled(dispatch)).value for dispatch in good] == [1] * 6
     session = scheduler.sessions[-1]
     finished = executor_pb.Attempt.STATE_FINISHED
     await eventually(
@@ -95,7 +95,7 @@ async def test_connections_that_die_at_any_time_lose_and_repeat_nothing(schedule
     for start in range(0, 150, 10):
         session.start(*dispatches[start : start + 10])
         await scheduler.query(kill)
-    await eventually(lambda: {e.effect_id for e in session.events} == {d.effect_id for d in dispatches}, timeout=20)
+    await eventually(lambda: {e.effect_id for e in session.events} == {d.effect_id for d in dispatches})
     run_id = dispatches[0].run_id
     [(rows, last)] = await scheduler.query(
         "SELECT count(*), max(seq) FROM backburner.journal WHERE run_id = %s", run_id

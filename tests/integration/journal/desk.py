@@ -4,6 +4,7 @@ A desk is a scheduler that owns all shards and an executor with a session. Its c
 that needs two callers at a time opens more with `another`.
 """
 
+import asyncio
 import json
 import secrets
 import uuid
@@ -16,6 +17,7 @@ from psycopg.rows import dict_row
 
 from tests.integration.journal import items
 from tests.integration.journal.items import Item
+from tests.support.eventually import eventually
 
 Row = dict[str, Any]
 Connection = psycopg.AsyncConnection[Row]
@@ -55,6 +57,16 @@ class Desk:
             yield connection
         finally:
             await connection.close()
+
+    async def waits(self, call: asyncio.Task[Any]) -> None:
+        """Returns when the call waits for a lock, or has its answer already."""
+        waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        async with self.another() as watcher:
+
+            async def there() -> bool:
+                return call.done() or await (await watcher.execute(waiting)).fetchone() is not None
+
+            await eventually(there)
 
     # -- a scheduler --------------------------------------------------------------------------------------------
 

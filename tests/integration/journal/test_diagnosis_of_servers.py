@@ -10,8 +10,6 @@ from scheduler_service.journal.diagnosis import open_reads
 from tests.support.eventually import eventually
 from tests.support.postgres import DisposablePostgres
 
-pytestmark = pytest.mark.timeout(90)
-
 #: A segment has 16 MiB; an idle slot may hold 64.
 SEGMENTS = 6
 

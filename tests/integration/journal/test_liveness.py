@@ -135,7 +135,7 @@ async def test_a_run_that_somebody_holds_does_not_stall_the_others(scene: Scene,
             other.query("SELECT 1 FROM backburner.run_heads WHERE run_id = %s FOR UPDATE", held)
             stuck = asyncio.create_task(journal.append(append(held, "a")))
             for iteration in range(1, 6):
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(30):
                     done = await asyncio.gather(
                         *(journal.append(append(run_id, f"k{iteration}", iteration)) for run_id in free)
                     )
@@ -154,7 +154,7 @@ async def test_a_held_run_does_not_stop_the_leases(scene: Scene, other: Scene) -
                 run_id=held, effect_id=None, reason="EFFECT_REASON_CANCELLED_BY_USER", message="", actor="api/test"
             )
             stuck = asyncio.create_task(journal.request_cancel(request))
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 assert len(await journal.leases.renew("s1", address="", version="", ttl_s=60.0)) == 16
             assert not stuck.done()
         assert (await stuck).outcome == "ok"
@@ -179,6 +179,6 @@ async def test_a_server_that_freezes_is_unavailable_in_bounded_time(
                     await journal.append(append(run_id, "b", 2))
             finally:
                 os.kill(backend["pid"], signal.SIGCONT)
-            assert time.monotonic() - begun < 20.0
+            assert time.monotonic() - begun < 60.0
             # Which of the two came first nobody can know; the other one is told.
             assert (await journal.append(append(run_id, "c", 2))).outcome in ("ok", "stale_iteration")

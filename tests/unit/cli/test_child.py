@@ -48,7 +48,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         child.stop(0.0, threading.Event())
 
 
-def eventually(condition: Callable[[], object], seconds: float = 10.0) -> None:
+def eventually(condition: Callable[[], object], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -100,7 +100,7 @@ def test_force_ends_the_patience_at_once(start: Start) -> None:
     force.set()
     began = time.monotonic()
     assert not child.stop(30.0, force)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 25
 
 
 def test_a_kill_reaches_descendants_in_sessions_of_their_own(start: Start) -> None:

@@ -82,7 +82,7 @@ def test_ctrl_c_detaches_and_says_how_to_come_back(shell: Shell) -> None:
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=10)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert f"backburner watch {RUN}".encode() in err
     assert f"backburner cancel {RUN}".encode() in err

@@ -127,7 +127,7 @@ async def test_call_about_many_runs_hands_back_the_one_that_is_held(at: Desk) ->
     held, free = await at.create(), await at.create()
     async with at.another(autocommit=False) as other:
         await other.execute("SELECT 1 FROM backburner.run_heads WHERE run_id = %s FOR UPDATE", [held])
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             answers = await at.call("request_cancels_v1", [items.cancel_request(run_id) for run_id in (held, free)])
     assert [a["outcome"] for a in answers] == ["busy", "ok"]
 
@@ -144,7 +144,7 @@ async def test_settlement_and_cancel_at_a_time(at: Desk) -> None:
         async with at.another(autocommit=False) as one, at.another() as two:
             await at.one(*calls[first], on=one)
             waiting = asyncio.create_task(at.one(*calls[second], on=two))
-            await asyncio.sleep(0.05)
+            await at.waits(waiting)
             await one.commit()
             late = await waiting
         expected = {"cancel": ("settled", "FAILED"), "settle": ("ok", "CANCELLED")}[second]

@@ -181,7 +181,7 @@ async def test_run_that_is_held_is_left_for_the_next_claim(at: Desk) -> None:
     async with at.another(autocommit=False) as other:
         cancelled = await at.one("request_cancels_v1", items.cancel_request(held, "a"), on=other)
         assert cancelled["outcome"] == "ok"
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             taken = await at.claim()
         await other.commit()
     assert (keys(taken), taken[-1]["token_index"]) == (["b"], -1)

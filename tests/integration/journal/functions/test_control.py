@@ -159,7 +159,7 @@ async def test_the_same_signal_from_many_callers_arrives_once(at: Desk) -> None:
                 assert {a["outcome"] for a in answers} <= {"ok", "already", "busy"}
                 waiting = [item for item, a in zip(waiting, answers, strict=True) if a["outcome"] == "busy"]
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         await asyncio.gather(*(send(turn) for turn in range(8)))
     assert [await at.types(run_id) for run_id in runs] == [["SIGNAL_RECEIVED"]] * 3
 
@@ -169,9 +169,9 @@ async def test_one_request_id_for_two_runs_at_a_time_is_a_conflict_and_no_deadlo
     async with at.another(autocommit=False) as first, at.another() as second:
         await at.one(SIGNAL, items.signal(one, "r", digest="1"), on=first)
         late = asyncio.create_task(at.one(SIGNAL, items.signal(two, "r", digest="2"), on=second))
-        await asyncio.sleep(0.05)
+        await at.waits(late)
         await first.commit()
-        assert (await asyncio.wait_for(late, 5))["outcome"] == "busy"
+        assert (await asyncio.wait_for(late, 30))["outcome"] == "busy"
     assert await outcome(at, SIGNAL, items.signal(two, "r", digest="2")) == "request_conflict"
 
 
@@ -180,7 +180,7 @@ async def test_calls_about_many_runs_hand_back_the_one_that_is_held(at: Desk) ->
     async with at.another(autocommit=False) as other:
         await other.execute("SELECT 1 FROM backburner.run_heads WHERE run_id = %s FOR UPDATE", [held])
         for function, make in ((HALT, items.control), (RESUME, items.control), (SIGNAL, items.signal)):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 answers = await at.call(function, [make(run_id) for run_id in (held, free)])
             assert [a["outcome"] for a in answers] == ["busy", "ok"]
 
@@ -198,9 +198,9 @@ async def test_a_halt_and_an_append_at_a_time(at: Desk, first: str) -> None:
     async with at.another(autocommit=False) as one, at.another() as two:
         await at.one(*calls[first], on=one)
         waiting = asyncio.create_task(at.one(*calls[second], on=two))
-        await asyncio.sleep(0.05)
+        await at.waits(waiting)
         await one.commit()
-        late = await asyncio.wait_for(waiting, 5)
+        late = await asyncio.wait_for(waiting, 30)
     if first == "halt":
         assert (late["outcome"], await at.types(run_id)) == ("parked", ["RUN_HALTED"])
     else:

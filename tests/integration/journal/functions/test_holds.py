@@ -98,7 +98,7 @@ def test_a_retry_waits_for_the_hold_and_a_running_attempt_goes_on(scene: Scene, 
 
 def test_a_hold_ends_by_the_clock_of_the_database(scene: Scene, executor: Session) -> None:
     scene.request(scene.run(), "a")
-    until = scene.one("SELECT (clock_timestamp() + interval '300 ms')::text AS at")["at"]
+    until = scene.one("SELECT (clock_timestamp() + interval '2 s')::text AS at")["at"]
     assert hold(scene, until=until)["outcome"] == "ok"
     assert scene.claim(executor) == []
     deadline = time.monotonic() + 30

@@ -116,7 +116,7 @@ async def test_heads_are_locked_in_id_order_whatever_order_was_sent(at: Desk, na
 async def test_held_head_is_handed_back_with_its_effect_untouched(at: Desk, name: str) -> None:
     function, make = ALL_CALLS[name]
     held = items.effect_id(LOW, "a")
-    async with holding(at, HEAD, LOW), holding(at, EFFECT, held), asyncio.timeout(5):
+    async with holding(at, HEAD, LOW), holding(at, EFFECT, held), asyncio.timeout(30):
         answers = await at.call(function, [make(at, HIGH, "a"), make(at, LOW, "a")])
     assert [a["outcome"] for a in answers][1] == "busy"
 
@@ -142,7 +142,7 @@ async def test_readoption_goes_over_effects_in_the_order_in_which_the_others_do(
 
 
 async def test_claim_leaves_a_held_head_and_touches_nothing_of_it(at: Desk) -> None:
-    async with holding(at, HEAD, LOW), holding(at, EFFECT, items.effect_id(LOW, "queued")), asyncio.timeout(5):
+    async with holding(at, HEAD, LOW), holding(at, EFFECT, items.effect_id(LOW, "queued")), asyncio.timeout(30):
         taken = await at.claim()
     assert [str(row["run_id"]) for row in taken if row["token_index"] >= 0] == [HIGH]
 

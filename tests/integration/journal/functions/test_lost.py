@@ -102,7 +102,7 @@ async def test_result_that_commits_first_wins_over_the_loss(at: Desk) -> None:
         losing = asyncio.create_task(
             at.one("attempts_lost_v1", items.lost(run_id, "a", at.epoch(run_id)), on=owner)
         )  # fmt: skip
-        await asyncio.sleep(0.05)
+        await at.waits(losing)
         await executor.commit()
         assert (await losing)["outcome"] == "settled"
 
@@ -112,7 +112,7 @@ async def test_call_about_many_runs_hands_back_the_one_that_is_held(at: Desk) ->
     held, free = await at.running("a"), await at.running("a")
     async with at.another(autocommit=False) as other:
         await at.one("attempts_settle_v1", items.settled(held, "a", "failed"), on=other)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             sent = [items.lost(run_id, "a", at.epoch(run_id)) for run_id in (held, free)]
             answers = await at.call("attempts_lost_v1", sent)
     assert [a["outcome"] for a in answers] == ["busy", "ok"]

@@ -34,7 +34,7 @@ async def test_epoch_is_checked_after_the_wait_for_the_head(at: Desk) -> None:
         adopt = "SELECT * FROM backburner.adopt_runs_v1('s2', %s, %s, NULL, 10)"
         await other.execute(adopt, [shard, at.epochs[shard] + 1])
         waiting = asyncio.create_task(at.append(run_id, LOG))
-        await asyncio.sleep(0.1)
+        await at.waits(waiting)
         assert not waiting.done()
         await other.commit()
         assert (await waiting)["outcome"] == "stale_epoch"

@@ -44,7 +44,7 @@ async def test_two_connections_settling_at_a_time_settle_once(at: Desk, answers:
         sent = [items.settled(run_id, "a", outcome) for outcome in answers]
         first = await at.one("attempts_settle_v1", sent[0], on=one)
         second = asyncio.create_task(at.one("attempts_settle_v1", sent[1], on=two))
-        await asyncio.sleep(0.1)
+        await at.waits(second)
         assert not second.done()
         await one.commit()
         assert (first["outcome"], (await second)["outcome"]) == ("ok", "already")
@@ -99,7 +99,7 @@ async def test_call_about_many_runs_hands_back_the_one_that_is_held(at: Desk) ->
     held, free = await at.running("a"), await at.running("a")
     async with at.another(autocommit=False) as other:
         await other.execute("SELECT 1 FROM backburner.run_heads WHERE run_id = %s FOR UPDATE", [held])
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             answers = await at.call("attempts_settle_v1", [items.settled(held, "a"), items.settled(free, "a")])
     assert [a["outcome"] for a in answers] == ["busy", "ok"]
     assert (await at.settle(held, "a"))["outcome"] == "ok"

@@ -73,7 +73,7 @@ async def test_what_passes_is_waited_for(scene: Scene, caplog: pytest.LogCapture
     async with open_journal(scene.dsn, scheduler_id="s1") as journal:
         with faulty(scene, state):
             waiting = asyncio.create_task(journal.append(append(run_id, "a")))
-            await eventually(tries(caplog), timeout=20)
+            await eventually(tries(caplog))
             assert not waiting.done()
             assert keys(scene, run_id) == []
         assert (await waiting).outcome == "ok"
@@ -124,7 +124,7 @@ async def test_a_read_only_phase_is_read_in_and_waited_for(scene: Scene, caplog:
     async with open_journal(scene.dsn, scheduler_id="s1") as journal:
         async with read_only(scene.dsn):
             waiting = asyncio.create_task(journal.append(append(run_id, "a")))
-            await eventually(tries(caplog), timeout=20)
+            await eventually(tries(caplog))
             assert len(await journal.read_events(run_id, 0, 10)) == 1
             assert not waiting.done()
         assert (await waiting).outcome == "ok"
@@ -137,7 +137,7 @@ async def test_reads_do_not_meet_connections_that_the_server_has_ended(scene: Sc
         for _ in range(3):
             await asyncio.gather(*(journal.read_events(run_id, 0, 10) for _ in range(20)))
             scene.query(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {OURS}")
-            await eventually(lambda: not scene.query(f"SELECT pid FROM pg_stat_activity WHERE {OURS}"), timeout=20)
+            await eventually(lambda: not scene.query(f"SELECT pid FROM pg_stat_activity WHERE {OURS}"))
         assert len(await journal.read_events(run_id, 0, 10)) == 1
 
 

@@ -110,7 +110,7 @@ async def test_closing_does_not_wait_for_a_frozen_server(server: DisposablePostg
         with frozen(server.pid, *everything):
             append = asyncio.create_task(journal.append(row))
             await asyncio.sleep(0)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(30):
                 await journal.close()
             with pytest.raises(JournalUnavailable):
                 await append
