@@ -43,7 +43,7 @@ async def _runs(reads: DiagnosisReads) -> AsyncIterator[pb.Finding]:
 
 
 async def _queue(reads: DiagnosisReads) -> AsyncIterator[pb.Finding]:
-    situation = await Situations(reads.clients, no_history).now()
+    situation = await Situations(reads.clients, no_history, reads.clock).now()
     for hold in situation.holds:
         yield finding(WARNING, "HOLD_IN_FORCE", described(hold), [hold.hold_id])
     for row in await reads.rows("queued"):

@@ -84,7 +84,8 @@ class DispatchServicer(pb_grpc.DispatchServiceServicer):
 
     async def _open(self, hello: pb.Hello) -> Session:
         capabilities = _capabilities(hello)
-        skew = hello.clock_time.ToMilliseconds() / 1000 - time.time() if hello.HasField("clock_time") else 0.0
+        now = self._engine.journal.clock.now()
+        skew = hello.clock_time.ToMilliseconds() / 1000 - now if hello.HasField("clock_time") else 0.0
         namespace = hello.namespace or "default"
         answer = await self._engine.journal.executor_hello(
             ExecutorHello(

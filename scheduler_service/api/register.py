@@ -54,7 +54,8 @@ def client_api(engine: EngineApi, *, version: str, watchers_max: int = 1000, pac
     """The servicers over an engine."""
     reads = engine.journal.client_reads
     pace = pace or Pace()
-    hub, watchers, situations = ProgressHub(), Watchers(watchers_max), Situations(reads, engine.expected_duration)
+    hub, watchers = ProgressHub(), Watchers(watchers_max)
+    situations = Situations(reads, engine.expected_duration, engine.journal.clock)
     presence = Presence(engine.clients.seen)
     runs = Runs(engine, reads, situations, presence)
     callers = Callers(engine, runs)
@@ -90,7 +91,7 @@ def client_api(engine: EngineApi, *, version: str, watchers_max: int = 1000, pac
         holds=Holds(engine, reads),
         bulk=BulkActions(engine, reads),
         audit=Audit(reads),
-        diagnosis=DiagnosisReads(engine.journal),
+        diagnosis=DiagnosisReads(engine.journal, engine.journal.clock),
         engine=engine,
     )
     return ClientApi(servicer, operator, hub, watchers, presence)

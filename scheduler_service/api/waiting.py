@@ -6,13 +6,14 @@ The most useful field of the API: nobody should have to guess it from logs.
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
 from scheduler_service.api.convert import RUN_ENDED, duration, timestamp
 from scheduler_service.api.eta import Eta, Expected, eta_of, no_history
 from scheduler_service.api.holds import described, hold_on
+from scheduler_service.clock import DatabaseClock
 from scheduler_service.journal import Hold
 from scheduler_service.journal.client_reads import ClientReads
 from scheduler_service.journal.client_views import EffectView, ExecutorView, RunView
@@ -37,15 +38,16 @@ class Situation:
     live_shards: frozenset[int] = frozenset()
     holds: Sequence[Hold] = ()
     expected: Expected = no_history
-    now: datetime = field(default_factory=lambda: datetime.now(UTC))
+    clock: DatabaseClock = field(default_factory=DatabaseClock)
 
 
 class Situations:
     """Reads the situation, at most twice a second."""
 
-    def __init__(self, reads: ClientReads, expected: Expected) -> None:
+    def __init__(self, reads: ClientReads, expected: Expected, clock: DatabaseClock) -> None:
         self._reads = reads
         self._expected = expected
+        self._clock = clock
         self._known: Situation | None = None
         self._read_at = 0.0
 
@@ -56,7 +58,7 @@ class Situations:
                 after=None, states=("CONNECTED", "DISCONNECTED", "DRAINING"), limit=_EXECUTORS_MAX
             )
             self._known = Situation(
-                executors, await self._reads.live_shards(), await self._reads.holds(), self._expected
+                executors, await self._reads.live_shards(), await self._reads.holds(), self._expected, self._clock
             )
             self._read_at = time.monotonic()
         return self._known
@@ -113,7 +115,7 @@ def poll_after(effect: EffectView, eta: Eta | None) -> float:
 
 def complete(message: pb.Effect, effect: EffectView, situation: Situation) -> pb.Effect:
     """Adds to an effect what is computed now."""
-    eta = eta_of(effect, situation.expected, datetime.now(UTC))
+    eta = eta_of(effect, situation.expected, situation.clock.read())
     if message.HasField("progress"):  # what was told is older than this answer
         message.progress.ClearField("eta")
         message.progress.ClearField("eta_estimated")
@@ -128,7 +130,7 @@ def complete(message: pb.Effect, effect: EffectView, situation: Situation) -> pb
 
 
 def _queued(effect: EffectView, situation: Situation) -> pb.WaitingOn:
-    now = datetime.now(UTC)
+    now = situation.clock.read()
     if effect.run_state == "HALTED":
         return pb.WaitingOn(cause=_Cause.CAUSE_HALTED, message="its run is halted")
     if effect.run_state == "PROCESS_ERROR":

@@ -19,6 +19,7 @@ from typing import Any
 
 from backburner.scheduler.v1 import dispatch_service_pb2 as pb
 from scheduler_service import failpoints
+from scheduler_service.clock import DatabaseClock
 from scheduler_service.dispatch.durations import Durations
 from scheduler_service.dispatch.sessions import LATE_SECONDS, Held, Pool, Reservation, Session, Sessions, duration_of
 from scheduler_service.dispatch.work import Work, harness_of
@@ -39,11 +40,19 @@ class Dispatcher:
     """Decides between fast path and queue, and claims from the queue for the sessions of this replica."""
 
     def __init__(
-        self, journal: Journal, sessions: Sessions, durations: Durations, *, poll_s: float, actor: str
+        self,
+        journal: Journal,
+        sessions: Sessions,
+        durations: Durations,
+        clock: DatabaseClock,
+        *,
+        poll_s: float,
+        actor: str,
     ) -> None:
         self._journal = journal
         self._sessions = sessions
         self._durations = durations
+        self._clock = clock
         self._poll_s = poll_s
         self._actor = actor
         self._wake = asyncio.Event()
@@ -79,7 +88,7 @@ class Dispatcher:
             self._leave_queue(effect_id)
             self._grouped[effect_id] = (work.namespace, work.pool, work.background)
             self._grouped_classes[self._grouped[effect_id]] += 1
-        if not_before is not None and not_before > time.time():
+        if not_before is not None and not_before > self._clock.now():
             self.wake_at(not_before)
             return
         self._mark(work)
@@ -95,7 +104,11 @@ class Dispatcher:
 
     def wake_at(self, when: float) -> None:
         """Claims at this time (seconds since 1970): a pause or sleep_until ends."""
-        heapq.heappush(self._alarms, time.monotonic() + max(0.0, when - time.time()))
+        self.wake_after(when - self._clock.now())
+
+    def wake_after(self, seconds: float) -> None:
+        """Claims so much later."""
+        heapq.heappush(self._alarms, time.monotonic() + max(0.0, seconds))
         if len(self._alarms) > ALARMS_MAX:
             self._alarms = heapq.nsmallest(ALARMS_MAX // 2, self._alarms)  # the poll stands behind the others
         self._wake.set()

@@ -76,7 +76,7 @@ class Closing:
             self.force(run)
             return
         limit = self._cleanup.get(run.run_id, options.CLEANUP_SECONDS_DEFAULT)
-        passed = self._loop.timers.now() - event.recorded_at.timestamp()
+        passed = self._loop.journal.clock.now() - event.recorded_at.timestamp()
         if run.run_id not in self._waiting:
             self._waiting[run.run_id] = asyncio.get_running_loop().call_later(
                 max(0.0, limit - passed), self._cleanup_over, run

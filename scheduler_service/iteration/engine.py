@@ -74,7 +74,12 @@ class Engine:
         self.sessions = Sessions()
         self.durations = Durations()
         self.dispatcher = Dispatcher(
-            journal, self.sessions, self.durations, poll_s=settings.poll_seconds, actor=settings.scheduler_id
+            journal,
+            self.sessions,
+            self.durations,
+            journal.clock,
+            poll_s=settings.poll_seconds,
+            actor=settings.scheduler_id,
         )
         self.dispatcher.on_dispatched = self._claimed
         self.threads = IterationThreads(settings.step_seconds_max)
@@ -177,7 +182,7 @@ class Engine:
 
     async def _look_around(self) -> None:
         known = await self._journal.known_durations()
-        await self._polls.read_clock()
+        await self._journal.read_clock()
         await self.shards.turn()
         for namespace, name, took in known:
             self.durations.note(namespace, name, took)

@@ -61,7 +61,7 @@ class Loop:
         self.heads = Heads()
         self.parking = Parking(self)
         self.gaps = Gaps(self)
-        self.timers = Timers(self._fire, self._waits_for)
+        self.timers = Timers(self._fire, self._waits_for, journal.clock)
         #: Set by the engine: how a run gets its coroutine, and what happens to events that need no process.
         self.load: Callable[[RunState], None] = lambda run: None
         self.fill: Callable[[RunState, Sequence[Event]], None] = lambda run, events: None

@@ -6,7 +6,6 @@ journal, and again for as long as it sees it.
 
 import dataclasses
 import logging
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -54,7 +53,7 @@ class Losses:
         outcome = await self._journal.attempts_lost(item)
         if outcome.outcome == "ok":
             self._loop.hear_rows(item.run_id, outcome.extra, outcome.recorded_at, item.actor)
-            self._dispatcher.wake_at(time.time() + item.pause_s)
+            self._dispatcher.wake_after(item.pause_s)
         else:
             log.info("attempt %d of %s is not lost: %s", item.attempt, item.effect_id, outcome.outcome)
 

@@ -30,7 +30,7 @@ class OwnedEffects:
             spec = event.data["spec"]
             if "timer" in spec:
                 due = timestamp(spec["timer"]["fire_at"]).timestamp()
-                self._settle_later(run, event, due - self._loop.timers.now())
+                self._settle_later(run, event, due - self._loop.journal.clock.now())
 
     def _settle_later(self, run: RunState, event: Event, delay: float) -> None:
         if event.effect_id not in self._waiting:

@@ -65,15 +65,10 @@ class Polls:
                 log.warning("the journal cannot be polled: %s", error)
                 self._clients.be_patient()
 
-    async def read_clock(self) -> None:
-        """Measures how far the database's clock is from ours: late rather than early, by the way of the answer."""
-        now = await self._journal.now()
-        self._loop.timers.offset_s = now.timestamp() - time.time()
-        self._clock_read = time.monotonic()
-
     async def _turn(self) -> None:
         if time.monotonic() - self._clock_read > _CLOCK_SECONDS:
-            await self.read_clock()
+            await self._journal.read_clock()
+            self._clock_read = time.monotonic()
         await self._heads()
         await self.deliver_cancels([session.executor_id for session in self._sessions])
         for due in await self._journal.deadlines_due(sorted(self._shards.epochs)):

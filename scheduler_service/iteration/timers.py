@@ -7,7 +7,9 @@ takeover. They fire in the order (due, ordinal).
 import asyncio
 import heapq
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
+
+from scheduler_service.clock import DatabaseClock
 
 #: Runs that ended, and timers that were set, since the last look at which timers are still needed.
 COMPACT_RUNS = 1000
@@ -20,16 +22,17 @@ class Timers:
     `waits(run_id, ordinal)` says whether a timer is still needed; False only when it surely is not.
     """
 
-    def __init__(self, fire: Callable[[str, int], None], waits: Callable[[str, int], bool]) -> None:
+    def __init__(
+        self, fire: Callable[[str, int], None], waits: Callable[[str, int], bool], clock: DatabaseClock
+    ) -> None:
         self._fire = fire
+        self._clock = clock
         self._waits = waits
         self._gone: set[str] = set()
         self._compact_at = COMPACT_TIMERS
         self._heap: list[tuple[float, int, str]] = []
         self._known: set[tuple[str, int]] = set()
         self._handle: asyncio.TimerHandle | None = None
-        #: Database clock less this host's clock, in seconds.
-        self.offset_s = 0.0
 
     def __len__(self) -> int:
         return len(self._heap)
@@ -61,22 +64,18 @@ class Timers:
         self._gone.clear()
         self._compact_at = 2 * len(kept) + COMPACT_TIMERS
 
-    def now(self) -> float:
-        """The database's clock, in seconds since 1970."""
-        return datetime.now(UTC).timestamp() + self.offset_s
-
     def _arm(self) -> None:
         if self._handle is not None:
             self._handle.cancel()
         if self._heap:
             # One millisecond late: a timer must never be seen to fire before its time.
-            delay = max(0.0, self._heap[0][0] - self.now() + 0.001)
+            delay = max(0.0, self._heap[0][0] - self._clock.now() + 0.001)
             self._handle = asyncio.get_running_loop().call_later(min(delay, 3600.0), self._due)
 
     def _due(self) -> None:
         self._handle = None
         due: list[tuple[str, int]] = []
-        while self._heap and self._heap[0][0] <= self.now():
+        while self._heap and self._heap[0][0] <= self._clock.now():
             _, ordinal, run_id = heapq.heappop(self._heap)
             self._known.discard((run_id, ordinal))
             due.append((run_id, ordinal))

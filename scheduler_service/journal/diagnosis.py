@@ -8,6 +8,7 @@ from typing import Any, Final
 import psycopg
 from psycopg.rows import dict_row
 
+from scheduler_service.clock import DatabaseClock
 from scheduler_service.journal.client_reads import ClientReads, Connections
 from scheduler_service.journal.connecting import Row
 from scheduler_service.journal.errors import JournalError
@@ -22,9 +23,10 @@ _STATEMENT_TIMEOUT: Final = "SET statement_timeout = '20s'"
 class DiagnosisReads:
     """What is looked at, by name of the statement in `diagnosis.sql`."""
 
-    def __init__(self, connections: Connections) -> None:
+    def __init__(self, connections: Connections, clock: DatabaseClock) -> None:
         self._connections = connections
         self.clients = ClientReads(connections)
+        self.clock = clock
 
     async def rows(self, name: str) -> Sequence[Mapping[str, Any]]:
         """The rows of one statement."""
@@ -58,7 +60,10 @@ async def open_reads(dsn: str) -> AsyncIterator[DiagnosisReads]:
             dsn, autocommit=True, application_name="backburner doctor", connect_timeout=10
         ) as connection:
             await connection.execute(_STATEMENT_TIMEOUT)
-            yield DiagnosisReads(_Single(connection))
+            clock = DatabaseClock()
+            async for (now,) in await connection.execute("SELECT clock_timestamp()"):
+                clock.learn(now)
+            yield DiagnosisReads(_Single(connection), clock)
     except psycopg.errors.UndefinedTable as error:
         raise JournalError("the database has no Backburner schema, or an old one: run `backburner migrate`") from error
     except psycopg.Error as error:

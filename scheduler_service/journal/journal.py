@@ -10,13 +10,13 @@ import dataclasses
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
 import psycopg
 
+from scheduler_service.clock import DatabaseClock
 from scheduler_service.journal import items, operators
 from scheduler_service.journal.client_reads import ClientReads
 from scheduler_service.journal.clients import Clients
@@ -79,6 +79,7 @@ class Journal:
         )  # fmt: skip
         #: Connections for reads.
         self.readers = Readers(dsn, f"{name} read", self.lives)
+        self.clock = DatabaseClock()
         #: Version of the newest migration that the database had when it was opened.
         self.schema_version = 0
         #: What clients see, for the servicers.
@@ -209,10 +210,9 @@ class Journal:
 
     # -- reads -------------------------------------------------------------------------------------------------
 
-    async def now(self) -> datetime:
-        """The database's clock."""
-        now: datetime = (await self._read("now"))[0]["now"]
-        return now
+    async def read_clock(self) -> None:
+        """Reads the database's clock."""
+        self.clock.learn((await self._read("now"))[0]["now"])
 
     async def read_events(self, run_id: str, after_seq: int, most: int) -> list[Event]:
         """Journal rows after a position, in order."""

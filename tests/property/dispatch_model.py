@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from scheduler_service.clock import DatabaseClock
 from scheduler_service.journal import (
     Claimed,
     ClaimedAttempt,
@@ -83,6 +84,7 @@ class Model:
         self.effects: dict[str, Effect] = {}
         self.executors: dict[str, Executor] = {}
         self.away = False
+        self.clock = DatabaseClock()
 
     @property
     def now(self) -> float:

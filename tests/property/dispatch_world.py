@@ -172,7 +172,9 @@ class Replica(Engine):
         self.wires: dict[Wire, None] = {}
         self.sessions = Sessions()
         self.durations = Durations()
-        self.dispatcher = Dispatcher(self._journal, self.sessions, self.durations, poll_s=0.5, actor=f"s{number}")
+        self.dispatcher = Dispatcher(
+            self._journal, self.sessions, self.durations, world.model.clock, poll_s=0.5, actor=f"s{number}"
+        )
         self.shards = SimpleNamespace(epoch_of=self._epoch)  # type: ignore[assignment]
         self.loop = SimpleNamespace(actor=f"s{number}", hear=lambda *_: None)  # type: ignore[assignment]
         self.reconciler = Reconciler(

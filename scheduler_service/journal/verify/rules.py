@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from scheduler_service.journal.verify import groups
+from scheduler_service.journal.verify import groups, times
 from scheduler_service.replay.events import COMMAND_TYPES
 from scheduler_service.replay.states import (
     EFFECT_TRANSITIONS,
@@ -262,6 +262,10 @@ def _groups(run: Recorded) -> Found:
     yield from groups.broken(iter(run.journal), effects, {group["group_id"]: group for group in run.groups})
 
 
+def _early(run: Recorded) -> Found:
+    return times.early(iter(run.journal))
+
+
 def _blobs(run: Recorded) -> Found:
     for row in run.blobs:
         yield row["effect_key"], row["seq"], f"blob {row['digest']} {row['problem']}"
@@ -292,6 +296,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "effect_known": Rule("every effect of the journal has its row", "I6", _projected),
     "queue": Rule("what is QUEUED is in the queue, and nothing else", "I6, I13", _queue),
     "timers": Rule("open timers of the journal are in `timers`", "I6", _timers),
+    "not_early": Rule("nothing fires, wakes or is tried again before its time", "I12", _early),
     "run_state": Rule("the run's state is what its rows lead to", "I5", _run_state),
     "head": Rule("the head is the journal's last row", "I4", _head),
     "groups": Rule("a group runs no more than its limit, and the limit is what its outcomes lead to", "I11", _groups),

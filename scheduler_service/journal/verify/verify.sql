@@ -15,11 +15,15 @@ SELECT run_id, seq, type, cause, effect_id, effect_key, attempt, recorded_at, wr
        CASE WHEN type = 'EFFECT_REQUESTED' THEN
                  jsonb_build_object('spec', jsonb_build_object(
                      coalesce((SELECT kind FROM unnest('{external,run,timer}'::text[]) kind
-                                WHERE data->'spec' ? kind), 'work'), true))
+                                WHERE data->'spec' ? kind), 'work'), true),
+                     'due', coalesce(data->'spec'->'sleep_until', data->'spec'->'timer'->'fire_at'))
             WHEN type IN ('EFFECT_RESOLVED', 'EFFECT_ATTEMPT_FAILED', 'RUN_RESUMED') THEN
-                 jsonb_build_object('state', data->'state', 'reason', data->'error'->'reason')
-            WHEN type = 'EFFECT_ATTEMPT_LOST' THEN jsonb_build_object('never_started', data->'never_started')
-            WHEN type IN ('TIMER_SET', 'TIMER_FIRED') THEN jsonb_build_object('ordinal', data->'ordinal')
+                 jsonb_build_object('state', data->'state', 'reason', data->'error'->'reason',
+                                    'due', data->'next_attempt_at')
+            WHEN type = 'EFFECT_ATTEMPT_LOST' THEN
+                 jsonb_build_object('never_started', data->'never_started', 'due', data->'next_attempt_at')
+            WHEN type IN ('TIMER_SET', 'TIMER_FIRED') THEN
+                 jsonb_build_object('ordinal', data->'ordinal', 'due', data->'fire_at')
             ELSE '{}' END AS data
   FROM backburner.journal WHERE run_id = %(run_id)s ORDER BY seq
 

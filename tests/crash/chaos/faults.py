@@ -1,7 +1,7 @@
 """What is done to the world. Each fault undoes itself: when it returns, what it broke works again or starts to.
 
-Not among them, with the reason: jumps of the wall clock (needs libfaketime or a time namespace of its own), and
-reordered frames on one stream (TCP and HTTP/2 exclude them; that the machines stand them is shown by simulation).
+Not among them: reordered frames on one stream. TCP and HTTP/2 exclude them; that the machines stand them is shown by
+simulation.
 """
 
 import asyncio
@@ -57,6 +57,15 @@ async def stop_scheduler(world: World, draw: Draw) -> None:
 async def freeze_scheduler(world: World, draw: Draw) -> None:
     """SIGSTOP past the lease, then SIGCONT: a zombie with an old epoch."""
     await _freeze(draw.choice(world.schedulers), LEASE_SECONDS * draw.uniform(0.5, 2.5))
+
+
+async def jump_clock(world: World, draw: Draw) -> None:
+    """Somebody sets the wall clock of a service, which stays wrong until the next jump."""
+    service = draw.choice(world.services)
+    clock = service.log.with_suffix(".clock")
+    unseen = clock.with_suffix(".new")
+    unseen.write_text(f"{draw.choice((0.0, draw.uniform(-5, 5), draw.uniform(-7200, 7200)))}")
+    unseen.replace(clock)
 
 
 async def kill_executor(world: World, draw: Draw) -> None:
@@ -220,7 +229,7 @@ FAULTS: Final[Mapping[str, Fault]] = {
         kill_scheduler, kill_both_schedulers, stop_scheduler, freeze_scheduler, kill_executor, stop_executor,
         freeze_executor, cut_control, half_open_control, slow_control, cut_clients, half_open_clients, stop_postgres,
         kill_postgres, freeze_postgres, read_only_postgres, terminate_connections, hold_locks, kill_children,
-        hold_dispatch, failpoint_scheduler, failpoint_executor,
+        hold_dispatch, jump_clock, failpoint_scheduler, failpoint_executor,
     )
 }  # fmt: skip
 

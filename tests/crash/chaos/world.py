@@ -71,7 +71,7 @@ class World:
             # A machine that is this busy delays steps; what is attacked here is something else.
             "BACKBURNER_STEP_SECONDS_MAX": "20",
         }
-        return Service("scheduler_service", env, self.folder / f"scheduler-{number}.log")
+        return self._service("scheduler_service", env, f"scheduler-{number}")
 
     def _executor(self, number: int) -> Service:
         name = f"executor-{number}"
@@ -83,7 +83,12 @@ class World:
             "BACKBURNER_STATE_DIR": str(self.folder / name),
             "BACKBURNER_DRAIN_SECONDS": "1",
         }
-        return Service("executor_service", env, self.folder / f"{name}.log")
+        return self._service("executor_service", env, name)
+
+    def _service(self, module: str, env: dict[str, str], name: str) -> Service:
+        """A service with a clock of its own."""
+        own = {"CHAOS_SERVICE": module, "CHAOS_CLOCK": str(self.folder / f"{name}.clock")}
+        return Service("tests.crash.chaos.jumping", {**env, **own}, self.folder / f"{name}.log")
 
     def redirect(self, number: int, draw: random.Random) -> None:
         """The network of an executor leads to any of the schedulers from its next connection on."""

@@ -96,7 +96,7 @@ async def test_a_timer_that_comes_due_while_it_is_being_written_fires_once_and_a
         for row in item.rows:
             if row["type"] == "TIMER_SET":
                 due = datetime.fromisoformat(row["data"]["fire_at"]).timestamp()
-                await eventually(lambda: at.engine.loop.timers.now() > due + 0.1)  # noqa: B023 - awaited at once
+                await eventually(lambda: at.engine.loop.journal.clock.now() > due + 0.1)  # noqa: B023 - awaited at once
         return await append(item)
 
     monkeypatch.setattr(journal, "append", late)

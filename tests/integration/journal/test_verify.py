@@ -35,6 +35,8 @@ DAMAGE: dict[str, LiteralString] = {
     "effect_known": "DELETE FROM backburner.effects WHERE run_id = %s AND key = 'a'",
     "queue": "DELETE FROM backburner.dispatch_queue WHERE run_id = %s",
     "timers": "DELETE FROM backburner.timers WHERE run_id = %s",
+    "not_early": "UPDATE backburner.journal SET type = 'TIMER_FIRED', data = '{\"ordinal\": 0}' WHERE run_id = %s AND "
+    "type = 'PROCESS_LOG'",
     "run_state": "UPDATE backburner.runs SET state = 'CANCELLING' WHERE run_id = %s",
     "head": "UPDATE backburner.run_heads SET open_effects = 7 WHERE run_id = %s",
     "groups": "UPDATE backburner.run_groups SET successes = 3 WHERE run_id = %s",
@@ -101,6 +103,24 @@ async def test_what_is_wrong_with_a_blob_is_said(database_url: str, damage: Lite
         await at.connection.execute(damage)
     [found] = [violation async for run in verify(database_url) for violation in run.violations]
     assert (found.rule, said in found.message) == ("blobs", True), found
+
+
+@pytest.mark.parametrize(
+    "sooner",
+    [
+        "data = jsonb_set(data, '{spec,sleep_until}', to_jsonb('2030-01-01T00:00:00Z'::text)) WHERE seq = 3",
+        "type = 'EFFECT_ATTEMPT_LOST', data = jsonb_build_object('next_attempt_at', '2030-01-01T00:00:00Z'), "
+        "effect_id = (SELECT effect_id FROM backburner.effects WHERE key = 'b') WHERE seq = 4",
+    ],
+)
+async def test_an_attempt_that_was_sent_too_early_is_said(database_url: str, sooner: LiteralString) -> None:
+    async with desk(database_url) as at:
+        await scene(at)  # b is requested at 3 and dispatched at 5
+        await at.connection.execute("ALTER TABLE backburner.journal DISABLE TRIGGER ALL")
+        await at.connection.execute("UPDATE backburner.journal SET " + sooner)
+    found = [violation async for run in verify(database_url) for violation in run.violations]
+    [early] = [one for one in found if one.rule == "not_early"]
+    assert (early.key, early.seq, "attempt 1 was dispatched" in early.message) == ("b", 5, True)
 
 
 async def test_it_reads_while_somebody_holds_the_run(database_url: str) -> None:

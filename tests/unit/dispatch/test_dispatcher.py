@@ -4,6 +4,7 @@ from typing import Any, cast
 
 import pytest
 
+from scheduler_service.clock import DatabaseClock
 from scheduler_service.dispatch.durations import NAMES_MAX, Durations
 from scheduler_service.dispatch.queue import Dispatcher, _ask
 from scheduler_service.dispatch.sessions import Pool, Session
@@ -13,7 +14,7 @@ FOREGROUND, BACKGROUND = ("shell", False), ("shell", True)
 
 
 def dispatcher(*sessions: Session) -> Dispatcher:
-    return Dispatcher(cast("Any", None), among(*sessions), Durations(), poll_s=1.0, actor="test")
+    return Dispatcher(cast("Any", None), among(*sessions), Durations(), DatabaseClock(), poll_s=1.0, actor="test")
 
 
 @pytest.mark.parametrize(

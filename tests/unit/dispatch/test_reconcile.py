@@ -9,6 +9,7 @@ from unittest.mock import AsyncMock
 import pytest
 
 from backburner.scheduler.v1 import dispatch_service_pb2 as pb
+from scheduler_service.clock import DatabaseClock
 from scheduler_service.dispatch.durations import Durations
 from scheduler_service.dispatch.queue import Dispatcher
 from scheduler_service.dispatch.reconcile import Reconciler
@@ -92,7 +93,7 @@ async def test_a_claim_that_was_answered_late_is_left_to_reconciliation(
 
     one = session()
     journal = cast("Any", Journal(clock=pass_time))
-    dispatcher = Dispatcher(journal, among(one), Durations(), poll_s=1.0, actor="s")
+    dispatcher = Dispatcher(journal, among(one), Durations(), DatabaseClock(), poll_s=1.0, actor="s")
     await dispatcher._claim_for(one, polled=True)
     assert len(one.held) == starts
     assert one.pools["shell"].foreground_taken == starts

@@ -1,10 +1,12 @@
 """Timers, heads and the sample of watched steps."""
 
 import asyncio
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from scheduler_service.clock import DatabaseClock
 from scheduler_service.iteration import heads as heads_module
 from scheduler_service.iteration.call_checks import FIRST_STEPS, THEN_EVERY, CallChecks
 from scheduler_service.iteration.heads import Heads
@@ -14,7 +16,7 @@ from tests.support.eventually import eventually
 
 async def test_timers_fire_in_the_order_of_due_time_and_ordinal() -> None:
     fired: list[tuple[str, int]] = []
-    timers = Timers(lambda run_id, ordinal: fired.append((run_id, ordinal)), lambda _run, _ordinal: True)
+    timers = Timers(lambda *what: fired.append(what), lambda _run, _ordinal: True, DatabaseClock())
     due = datetime.now(UTC) + timedelta(seconds=0.05)
     for run_id, ordinal, later in (("a", 3, 0), ("a", 1, 0), ("b", 2, 0), ("a", 0, 20), ("c", 9, -20)):
         timers.set(run_id, ordinal, due + timedelta(milliseconds=later))
@@ -25,7 +27,7 @@ async def test_timers_fire_in_the_order_of_due_time_and_ordinal() -> None:
 
 async def test_a_timer_that_is_noted_twice_fires_once_and_can_be_noted_again() -> None:
     fired: list[int] = []
-    timers = Timers(lambda _, ordinal: fired.append(ordinal), lambda _run, _ordinal: True)
+    timers = Timers(lambda _, ordinal: fired.append(ordinal), lambda _run, _ordinal: True, DatabaseClock())
     now = datetime.now(UTC)
     timers.set("a", 1, now)
     timers.set("a", 1, now)
@@ -37,12 +39,28 @@ async def test_a_timer_that_is_noted_twice_fires_once_and_can_be_noted_again() -
 
 async def test_timers_go_by_the_clock_of_the_database() -> None:
     fired: list[float] = []
-    timers = Timers(lambda *_: fired.append(timers.now()), lambda _run, _ordinal: True)
-    timers.offset_s = 3600.0
+    clock = DatabaseClock()
+    clock.learn(datetime.now(UTC) + timedelta(hours=1))
+    timers = Timers(lambda *_: fired.append(clock.now()), lambda _run, _ordinal: True, clock)
     due = datetime.now(UTC) + timedelta(hours=1, seconds=0.1)
     timers.set("a", 1, due)
     await eventually(lambda: fired)
     assert 0 <= fired[0] - due.timestamp() < 60, "never before its time, and not an hour late"
+
+
+@pytest.mark.parametrize("jump_s", [7200.0, -7200.0])
+async def test_a_wall_clock_that_is_set_anew_changes_no_timer(monkeypatch: pytest.MonkeyPatch, jump_s: float) -> None:
+    fired: list[float] = []
+    clock = DatabaseClock()
+    timers = Timers(lambda *_: fired.append(clock.now()), lambda _run, _ordinal: True, clock)
+    wall = time.time
+    monkeypatch.setattr("time.time", lambda: wall() + jump_s)
+    due = datetime.now(UTC) + timedelta(seconds=0.2)
+    timers.set("a", 1, due)
+    timers.set("a", 2, due + timedelta(hours=1))
+    await eventually(lambda: fired, timeout=30)
+    assert len(fired) == 1
+    assert fired[0] >= due.timestamp()
 
 
 async def test_a_timer_that_sets_another_does_not_lose_it() -> None:
@@ -53,7 +71,7 @@ async def test_a_timer_that_sets_another_does_not_lose_it() -> None:
         if ordinal < 3:
             timers.set(run_id, ordinal + 1, datetime.now(UTC))
 
-    timers = Timers(fire, lambda _run, _ordinal: True)
+    timers = Timers(fire, lambda _run, _ordinal: True, DatabaseClock())
     timers.set("a", 1, datetime.now(UTC))
     await eventually(lambda: fired == [1, 2, 3])
 
@@ -121,7 +139,7 @@ def test_all_or_none_are_watched_when_asked() -> None:
 
 async def test_timers_that_nobody_waits_for_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scheduler_service.iteration.timers.COMPACT_TIMERS", 10)
-    timers = Timers(lambda *_: None, lambda _run, ordinal: ordinal % 100 == 0)
+    timers = Timers(lambda *_: None, lambda _run, ordinal: ordinal % 100 == 0, DatabaseClock())
     for ordinal in range(1, 1001):
         timers.set("run", ordinal, datetime.now(UTC) + timedelta(days=1))
     assert len(timers) < 100
