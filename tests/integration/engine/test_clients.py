@@ -6,7 +6,7 @@ The clients are written with the generated stubs alone (tests/support/client_pro
 import asyncio
 import datetime as dt
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import grpc
@@ -26,6 +26,13 @@ from tests.support.client_program import RUN_STATE, STATE, ClientProgram, extern
 from tests.support.eventually import eventually
 
 PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
+
+
+@pytest.fixture
+async def at(database_url: str) -> AsyncIterator[World]:
+    """A scheduler with a short grace: for as long, it takes no client for silent that could not call it before."""
+    async with world(database_url, grace_seconds=1.0) as made:
+        yield made
 
 
 async def started(at: World, key: str = "", **fields: Any) -> ClientProgram:
@@ -398,10 +405,10 @@ async def test_resuming_a_halted_run_gives_its_client_time_again(at: World) -> N
 
 
 async def test_a_client_that_waits_is_not_silent(at: World) -> None:
-    program = await started(at, idle_s=1.2)
+    program = await started(at, idle_s=4.0)
     await program.request({"asked": external("yes")})
-    for _ in range(10):
-        await program.wait("asked", max_wait_s=0.3)
+    for _ in range(12):
+        await program.wait("asked", max_wait_s=0.5)
     assert (await program.run()).state == RUN_STATE.RUN_STATE_RUNNING
     assert "RUN_HALTED" not in await types(program)
 
