@@ -43,6 +43,8 @@ class News:
     queued: dict[Kind, None] = field(default_factory=dict)
     shards_moved: bool = False
     attempts_missing: bool = False
+    orders_given: bool = False
+    queue_moved: bool = False
 
     def message(self, scheduler_id: str) -> pb.HintRequest:
         """All of it."""
@@ -56,6 +58,8 @@ class News:
             queued=[pb.QueuedWork(namespace=n, pool=p, background=b) for n, p, b in self.queued],
             shards_moved=self.shards_moved,
             attempts_missing=self.attempts_missing,
+            orders_given=self.orders_given,
+            queue_moved=self.queue_moved,
         )
 
 

@@ -15,12 +15,13 @@ import secrets
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from backburner.scheduler.v1 import dispatch_service_pb2 as pb
 from scheduler_service import failpoints
 from scheduler_service.clock import DatabaseClock
 from scheduler_service.dispatch.durations import Durations
+from scheduler_service.dispatch.peers import Kind
 from scheduler_service.dispatch.sessions import LATE_SECONDS, Held, Pool, Reservation, Session, Sessions, duration_of
 from scheduler_service.dispatch.work import Work, harness_of
 from scheduler_service.journal import Claimed, ClaimedAttempt, ClaimPool, ClaimRequest, Journal, JournalUnavailable
@@ -34,6 +35,10 @@ MEMBERS_MAX = 100_000
 ALARMS_MAX = 10_000
 _ABSENT = object()
 _BUSY_SECONDS = 0.002
+#: An alarm rings so much later: by the database's clock it must not be early, for then nothing is due yet.
+_LATE_SECONDS: Final = 0.001
+#: What an alarm is for when it may be any kind of work.
+ANY: Final[Kind] = ("", "", False)
 
 
 class Dispatcher:
@@ -56,15 +61,16 @@ class Dispatcher:
         self._poll_s = poll_s
         self._actor = actor
         self._wake = asyncio.Event()
-        self._alarms: list[float] = []
+        self._alarms: list[tuple[float, Kind]] = []
         self._polled_at = 0.0
         #: Queued effects of groups with namespace and class, how many of each, and all open effects of groups.
         self._grouped: dict[str, tuple[str, str, bool]] = {}
         self._grouped_classes: Counter[tuple[str, str, bool]] = Counter()
         self._members: OrderedDict[str, None] = OrderedDict()
         self.on_dispatched: Any = None
-        #: Set by the engine: tells the other replicas that work of a namespace and class may be had.
+        #: Set by the engine: tells the other replicas that work of a namespace and class may be had, or any work.
         self.on_queued: Callable[[str, str, bool], None] = lambda namespace, pool, background: None
+        self.on_moved: Callable[[], None] = lambda: None
 
     def reserve(self, work: Work) -> Reservation | None:
         """A slot for the fast path, unless a queued effect of the same or a higher class may come first."""
@@ -89,7 +95,7 @@ class Dispatcher:
             self._grouped[effect_id] = (work.namespace, work.pool, work.background)
             self._grouped_classes[self._grouped[effect_id]] += 1
         if not_before is not None and not_before > self._clock.now():
-            self.wake_at(not_before)
+            self.wake_at(not_before, (work.namespace, work.pool, work.background))
             return
         self._mark(work)
         self._wake.set()
@@ -102,13 +108,11 @@ class Dispatcher:
                 session.queued.add((pool, background))
                 self._wake.set()
 
-    def wake_at(self, when: float) -> None:
-        """Claims at this time (seconds since 1970): a pause or sleep_until ends."""
-        self.wake_after(when - self._clock.now())
-
-    def wake_after(self, seconds: float) -> None:
-        """Claims so much later."""
-        heapq.heappush(self._alarms, time.monotonic() + max(0.0, seconds))
+    def wake_at(self, when: float, kind: Kind = ANY) -> None:
+        """Claims at this time (seconds since 1970, by the database's clock), and has the other replicas claim: a pause,
+        a hold or sleep_until ends.
+        """
+        heapq.heappush(self._alarms, (time.monotonic() + max(0.0, when - self._clock.now()) + _LATE_SECONDS, kind))
         if len(self._alarms) > ALARMS_MAX:
             self._alarms = heapq.nsmallest(ALARMS_MAX // 2, self._alarms)  # the poll stands behind the others
         self._wake.set()
@@ -156,10 +160,15 @@ class Dispatcher:
         self._wake.set()
 
     def released(self) -> None:
-        """A hold or a drain is gone: anything may be waiting for any session. Other replicas find it by their poll."""
+        """A hold or a drain is gone: anything may be waiting for any session of this replica."""
         for session in self._sessions:
             session.queued.update((pool, background) for pool in session.pools for background in (False, True))
         self._wake.set()
+
+    def released_everywhere(self) -> None:
+        """The same on all replicas."""
+        self.released()
+        self.on_moved()
 
     def start(self, session: Session, start: pb.StartAttempt, held: Held) -> None:
         """Sends a committed attempt to its executor. Its slot is already taken."""
@@ -184,7 +193,7 @@ class Dispatcher:
         """Waits for a wake, an alarm or the poll; True when everything is to be asked for: wakes never delay a poll."""
         timeout = self._poll_s * random.uniform(0.75, 1.25)
         if self._alarms:
-            timeout = min(timeout, max(0.0, self._alarms[0] - time.monotonic()))
+            timeout = min(timeout, max(0.0, self._alarms[0][0] - time.monotonic()))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._wake.wait()
@@ -195,11 +204,16 @@ class Dispatcher:
         return polled
 
     def _drop_alarms(self) -> bool:
-        due = False
-        while self._alarms and self._alarms[0] <= time.monotonic():
-            heapq.heappop(self._alarms)
-            due = True
-        return due
+        due: set[Kind] = set()
+        while self._alarms and self._alarms[0][0] <= time.monotonic():
+            due.add(heapq.heappop(self._alarms)[1])
+        if ANY in due:
+            self.released_everywhere()
+            return True
+        for kind in due:
+            self.hinted(*kind)
+            self.on_queued(*kind)
+        return bool(due)
 
     def _mark(self, work: Work) -> None:
         for session in self._sessions:

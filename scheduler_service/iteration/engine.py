@@ -74,13 +74,9 @@ class Engine:
         self.sessions = Sessions()
         self.durations = Durations()
         self.dispatcher = Dispatcher(
-            journal,
-            self.sessions,
-            self.durations,
-            journal.clock,
-            poll_s=settings.poll_seconds,
-            actor=settings.scheduler_id,
-        )
+            journal, self.sessions, self.durations, journal.clock,
+            poll_s=settings.poll_seconds, actor=settings.scheduler_id,
+        )  # fmt: skip
         self.dispatcher.on_dispatched = self._claimed
         self.threads = IterationThreads(settings.step_seconds_max)
         checks = CallChecks(cast("Mode", settings.check_calls))
@@ -124,9 +120,11 @@ class Engine:
             actor=actor,
         )
         orders = Orders(
-            journal, self.loop, self.sessions, self.dispatcher, epochs=self.shards.epochs, lose=self.losses.declare
-        )
-        self.operations = Operations(journal, self.dispatcher, orders)
+            journal, self.loop, self.sessions, self.dispatcher,
+            epochs=self.shards.epochs, lose=self.losses.declare, spawn=self._spawn,
+        )  # fmt: skip
+        self.hints.look_at_orders = orders.told
+        self.operations = Operations(journal, self.dispatcher, orders, self.hints.ordered)
         self._retention = Retention(journal, settings.retention_days, actor)
         self._polls = Polls(
             journal,
@@ -158,7 +156,7 @@ class Engine:
         """Who tells of what, and who looks when told."""
         self.loop.heads.on_news = lambda run_id, stopped: self.hints.moved(run_id, stopped=stopped)
         self.loop.fast_path.on_cancel_elsewhere = self.hints.cancelled
-        self.dispatcher.on_queued = self.hints.queued
+        self.dispatcher.on_queued, self.dispatcher.on_moved = self.hints.queued, self.hints.queue_moved
         self.shards.on_replicas, self.shards.on_moved = self.hints.replicas, self.hints.shards_moved
         self.hints.deliver_cancels, self.hints.declare_missing = self._polls.deliver_cancels, self.losses.turn
 

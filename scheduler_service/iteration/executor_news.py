@@ -3,18 +3,17 @@
 import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from datetime import datetime
 from typing import Any, Final
 
 from backburner.scheduler.v1 import dispatch_service_pb2 as pb
 from scheduler_service import failpoints
 from scheduler_service.dispatch.durations import Durations
-from scheduler_service.dispatch.queue import Dispatcher
+from scheduler_service.dispatch.queue import ANY, Dispatcher
 from scheduler_service.dispatch.sessions import Session
 from scheduler_service.iteration.events import event_of_notice
 from scheduler_service.iteration.loop import Loop
 from scheduler_service.iteration.losses import Losses, never_started
-from scheduler_service.iteration.rows import seconds
+from scheduler_service.iteration.rows import seconds, timestamp
 from scheduler_service.iteration.runs import RunState
 from scheduler_service.journal import ExecutorSeen, Journal, JournalUnavailable
 from scheduler_service.replay.events import SETTLING_TYPES, Event
@@ -103,7 +102,8 @@ class ExecutorNews:
             self._dispatcher.paused(row.effect_id)
             when = event.data.get("next_attempt_at") or event.data.get("until")
             if when:
-                self._dispatcher.wake_at(datetime.fromisoformat(when.replace("Z", "+00:00")).timestamp())
+                kind = ANY if held is None else (session.namespace, held.pool, held.background)
+                self._dispatcher.wake_at(timestamp(when).timestamp(), kind)
 
     def observe(self, run: RunState, event: Event) -> None:
         """Settlements that no executor tells of leave room in their groups too."""

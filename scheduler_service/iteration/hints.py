@@ -1,8 +1,8 @@
 """What this replica tells the others, and what it does when one of them tells it something: it looks.
 
 A hint is never believed: what it names is read from the journal. Told are the owner of a run (its journal has moved, it
-was created here, an attempt of it is missing), everybody (work waits, a cancel is to be delivered, shards have moved),
-and whoever watches a run of ours.
+was created here, an attempt of it is missing), everybody (work waits, a cancel is to be delivered, an operator has
+ordered something, shards have moved), and whoever watches a run of ours.
 """
 
 import logging
@@ -41,9 +41,11 @@ class Hints:
         self._watched: OrderedDict[str, dict[str, float]] = OrderedDict()
         #: Runs of others that are watched here: when their owner was told.
         self._watching: OrderedDict[str, float] = OrderedDict()
-        #: Set by the engine: delivers the cancels of attempts of these executors; declares what was reported.
+        #: Set by the engine: delivers the cancels of attempts of these executors; declares what was reported; looks
+        #: at what operators have ordered.
         self.deliver_cancels: Callable[[Sequence[str]], Awaitable[None]]
         self.declare_missing: Callable[[], Awaitable[None]]
+        self.look_at_orders: Callable[[], None]
 
     # -- telling -----------------------------------------------------------------------------------------------
 
@@ -94,6 +96,18 @@ class Hints:
                 peer.news.queued[namespace, pool, background] = None
             peer.wake()
 
+    def queue_moved(self) -> None:
+        """Anything may wait in the queue."""
+        for peer in self.peers.all():
+            peer.news.queue_moved = True
+            peer.wake()
+
+    def ordered(self) -> None:
+        """An operator has ordered something: who has to do it, is not known here."""
+        for peer in self.peers.all():
+            peer.news.orders_given = True
+            peer.wake()
+
     def cancelled(self, executor_id: str) -> None:
         """An attempt is to be cancelled on an executor that is not connected here."""
         for peer in self.peers.all():
@@ -133,6 +147,10 @@ class Hints:
             self._note_watched(run_id, hint.scheduler_id)
         for work in hint.queued[:ITEMS_MAX]:
             self._dispatcher.hinted(work.namespace, work.pool, work.background)
+        if hint.queue_moved:
+            self._dispatcher.released()
+        if hint.orders_given:
+            self.look_at_orders()
         if hint.cancelled_executor_ids:
             await self.deliver_cancels(list(hint.cancelled_executor_ids[:ITEMS_MAX]))
         if hint.attempts_missing:

@@ -13,6 +13,7 @@ from typing import Final
 from backburner.scheduler.v1 import dispatch_service_pb2 as pb
 from scheduler_service.dispatch.queue import Dispatcher
 from scheduler_service.iteration.loop import Loop
+from scheduler_service.iteration.rows import timestamp
 from scheduler_service.journal import Journal, JournalUnavailable, LostAttempt, shard_of
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,11 @@ class Losses:
         outcome = await self._journal.attempts_lost(item)
         if outcome.outcome == "ok":
             self._loop.hear_rows(item.run_id, outcome.extra, outcome.recorded_at, item.actor)
-            self._dispatcher.wake_after(item.pause_s)
+            again = next(
+                (row["data"]["next_attempt_at"] for row in outcome.extra if "next_attempt_at" in row["data"]), ""
+            )
+            if again:
+                self._dispatcher.wake_at(timestamp(again).timestamp())
         else:
             log.info("attempt %d of %s is not lost: %s", item.attempt, item.effect_id, outcome.outcome)
 

@@ -1,6 +1,7 @@
-"""What operators order, on whichever replica they call: durable first, then this replica does its part at once."""
+"""What operators order, on whichever replica they call: durable first, then each replica does its part at once."""
 
 import logging
+from collections.abc import Callable
 
 from scheduler_service.dispatch.queue import Dispatcher
 from scheduler_service.iteration.orders import Orders
@@ -22,19 +23,22 @@ log = logging.getLogger(__name__)
 
 
 class Operations:
-    """Implements `api.engine.OperatorApi`."""
+    """Implements `api.engine.OperatorApi`. `ordered` tells the other replicas that something was ordered."""
 
-    def __init__(self, journal: Journal, dispatcher: Dispatcher, orders: Orders) -> None:
+    def __init__(self, journal: Journal, dispatcher: Dispatcher, orders: Orders, ordered: Callable[[], None]) -> None:
         self._journal = journal
         self._writes = journal.operators
         self._dispatcher = dispatcher
         self._orders = orders
+        self._ordered = ordered
 
     async def set_hold(self, request: SetHold) -> SetHoldOutcome:
-        """Sets or releases a hold on dispatch. What a release lets go starts at once."""
+        """Sets or releases a hold on dispatch. What a release lets go starts at once, as does what its end lets go."""
         outcome = await self._writes.set_hold(request)
         if request.release:
-            self._dispatcher.released()
+            self._dispatcher.released_everywhere()
+        elif outcome.hold is not None and outcome.hold.until is not None:
+            self._dispatcher.wake_at(outcome.hold.until.timestamp())
         return outcome
 
     async def note(self, note: AuditNote) -> None:
@@ -48,22 +52,23 @@ class Operations:
     async def drain(self, order: DrainOrder) -> str:
         """Lets an executor take nothing new, or ends that."""
         outcome = await self._writes.drain(order)
-        await self._do_ours()
+        await self._have_it_done()
         return outcome
 
     async def expire(self, order: ExpireOrder) -> ExpireOutcome:
         """Declares an incarnation of an executor dead."""
         outcome = await self._writes.expire(order)
-        await self._do_ours()
+        await self._have_it_done()
         return outcome
 
     async def order_settlement(self, order: SettleOrder) -> str:
         """Has an effect settled by the owner of its run."""
         outcome = await self._writes.order_settlement(order)
-        await self._do_ours()
+        await self._have_it_done()
         return outcome
 
-    async def _do_ours(self) -> None:
+    async def _have_it_done(self) -> None:
+        self._ordered()
         try:
             await self._orders.turn()
         except JournalUnavailable as error:

@@ -6,7 +6,8 @@ declares lost what a dead executor had, and settles what is to be settled by han
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any
 
 from backburner.scheduler.v1 import dispatch_service_pb2 as pb
 from scheduler_service.dispatch.queue import Dispatcher
@@ -16,6 +17,7 @@ from scheduler_service.journal import (
     ExecutorOrder,
     ExpiredAttempt,
     Journal,
+    JournalUnavailable,
     LostAttempt,
     SettleByHand,
     shard_of,
@@ -36,6 +38,7 @@ class Orders:
         *,
         epochs: Mapping[int, int],
         lose: Callable[[LostAttempt], Awaitable[None]],
+        spawn: Callable[[Coroutine[Any, Any, None], str], None],
     ) -> None:
         self._journal = journal
         self._loop = loop
@@ -43,11 +46,26 @@ class Orders:
         self._dispatcher = dispatcher
         self._epochs = epochs
         self._lose = lose
+        self._spawn = spawn
         self._one_at_a_time = asyncio.Lock()
+        self._told = False
+
+    def told(self) -> None:
+        """Another replica says that there is something to be done. It does not wait, for there may be much."""
+        if not self._told:
+            self._told = True
+            self._spawn(self._look(), "orders")
+
+    async def _look(self) -> None:
+        try:
+            await self.turn()
+        except JournalUnavailable as error:
+            log.warning("orders are left to the poll: %s", error)
 
     async def turn(self) -> None:
         """Does what is there to be done."""
         async with self._one_at_a_time:
+            self._told = False  # what is told from here on may come too late for this look
             for order in await self._journal.executor_orders([session.executor_id for session in self._sessions]):
                 self._tell(order)
             for attempt in await self._journal.expired_attempts(sorted(self._epochs)):

@@ -20,9 +20,9 @@ def probe(*args: Any) -> bb.Effect[Any]:
 
 
 @bb.process("one")
-async def one(ctx: bb.Context, attempts: int = 1, background: bool = False) -> Any:
+async def one(ctx: bb.Context, attempts: int = 1, background: bool = False, pause: float = 0.01) -> Any:
     """One effect; how it failed is the result."""
-    again = bb.Retry(max_attempts=attempts, initial=0.01, backoff=1.0)
+    again = bb.Retry(max_attempts=attempts, initial=pause, backoff=1.0)
     try:
         if background:
             return await ctx.start(probe(), key="it", retry=again)

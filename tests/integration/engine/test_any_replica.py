@@ -14,7 +14,7 @@ from backburner.scheduler.v1 import scheduler_service_pb2 as pb
 from scheduler_service.journal import shard_of
 from tests.integration.engine import control_processes
 from tests.integration.engine.executor import CANCELLED, ScriptedExecutor
-from tests.integration.engine.test_peers import two
+from tests.integration.engine.pairs import two
 from tests.integration.engine.world import World
 from tests.support.client_program import ClientProgram, external, function
 from tests.support.eventually import eventually

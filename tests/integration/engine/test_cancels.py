@@ -14,8 +14,8 @@ from backburner.scheduler.v1 import scheduler_service_pb2 as pb
 from scheduler_service.dispatch.sessions import Ref, Session
 from tests.integration.engine import ending_processes
 from tests.integration.engine.executor import CANCELLED, FAILED, ScriptedExecutor
+from tests.integration.engine.pairs import run_of, start_of, two
 from tests.integration.engine.real_executor import living, real_executor, said_pids
-from tests.integration.engine.test_peers import _start, run_of, two
 from tests.integration.engine.world import World, world
 from tests.support.eventually import eventually
 from tests.support.journals import JournalRow
@@ -283,7 +283,7 @@ async def test_two_replicas_cancel_the_same_effect_at_once(database_url: str) ->
         await executor.connect()
         for kind in ("function", "external") * 3:
             run_id = await run_of(first, first, "ends", kind=kind)
-            started = [await _start(executor, run_id, "it")] if kind == "function" else []
+            started = [await start_of(executor, run_id, "it")] if kind == "function" else []
             await first.row(run_id, "EFFECT_REQUESTED", "it", SECONDS)
             await asyncio.gather(cancel(first, run_id, why="one"), cancel(second, run_id, why="the other"))
             for start in started:

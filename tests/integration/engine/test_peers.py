@@ -3,79 +3,38 @@
 With a poll of an hour, whatever happens in time was told of.
 """
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 from typing import Any
 
-import grpc
 import pytest
 
 from backburner.scheduler.v1 import dispatch_service_pb2 as dispatch_pb
 from backburner.scheduler.v1 import peer_service_pb2 as peer_pb
 from backburner.scheduler.v1 import peer_service_pb2_grpc as peer_grpc
-from scheduler_service.authoring.definitions import AnyProcess
-from scheduler_service.journal import shard_of
 from tests.integration.engine.executor import CANCELLED, SUCCEEDED
-from tests.integration.engine.world import ALL, World, world
+from tests.integration.engine.pairs import NEVER, run_of, start_of, two
+from tests.integration.engine.world import World
 from tests.support.eventually import eventually
-
-_NEVER = 3600.0
-
-
-@asynccontextmanager
-async def two(dsn: str, known: Mapping[str, AnyProcess] = ALL, **settings: Any) -> AsyncIterator[tuple[World, World]]:
-    """Two replicas with eight shards each, that know of each other."""
-    async with world(dsn, known, **settings) as first, world(dsn, known, **settings) as second:
-        await eventually(
-            lambda: [len(one.engine.shards.epochs) for one in (first, second)] == [8, 8],
-            timeout=30,
-            message="no shares",
-        )
-        for one in (first, second):
-            await one.engine.shards.turn()  # each knows now what the other one owns
-        yield first, second
-
-
-async def run_of(owner: World, through: World, process: str, **given: Any) -> str:
-    """A run of one replica that is created through another one."""
-    while True:
-        run_id = await through.create(process, **given)
-        if shard_of(run_id) in owner.engine.shards.epochs:
-            return run_id
-        try:
-            await through.cancel(run_id)
-        except grpc.aio.AioRpcError as error:
-            if error.code() is not grpc.StatusCode.FAILED_PRECONDITION:  # else it has ended already
-                raise
 
 
 @pytest.mark.invariant("I6")
 async def test_an_effect_of_one_replicas_run_runs_on_the_executor_of_the_other(database_url: str) -> None:
-    async with two(database_url, poll_seconds=_NEVER) as (first, second):
+    async with two(database_url, poll_seconds=NEVER) as (first, second):
         executor = second.executor()
         await executor.connect()
         run_id = await run_of(first, second, "steps", count=2)
         for step in range(2):
-            start = await _start(executor, run_id, f"step/{step}")
+            start = await start_of(executor, run_id, f"step/{step}")
             assert await executor.settle(start, value=step) == "ok"
         assert await second.value(run_id) == [0, 1]
 
 
-async def _start(executor: object, run_id: str, key: str) -> dispatch_pb.StartAttempt:
-    def look() -> list[dispatch_pb.StartAttempt]:
-        starts: list[dispatch_pb.StartAttempt] = executor.starts  # type: ignore[attr-defined]
-        return [start for start in starts if (start.run_id, start.effect_key) == (run_id, key)]
-
-    return (await eventually(look, message=f"no start of {key}"))[0]
-
-
 @pytest.mark.invariant("I6")
 async def test_a_cancel_through_one_replica_reaches_the_executor_of_the_other(database_url: str) -> None:
-    async with two(database_url, poll_seconds=_NEVER) as (first, second):
+    async with two(database_url, poll_seconds=NEVER) as (first, second):
         executor = second.executor()
         await executor.connect()
         run_id = await run_of(first, first, "one")
-        start = await _start(executor, run_id, "it")
+        start = await start_of(executor, run_id, "it")
         await first.cancel(run_id)
         cancel = await eventually(lambda: [c for c in executor.cancels if c.ref.effect_id == start.effect_id])
         assert cancel[0].ref.attempt == 1
@@ -91,7 +50,7 @@ async def test_what_the_executor_of_another_replica_refuses_is_queued_again(data
         executor = second.executor()
         await executor.connect()
         run_id = await run_of(first, first, "one")
-        start = await _start(executor, run_id, "it")
+        start = await start_of(executor, run_id, "it")
         await executor.reject(start, dispatch_pb.RejectedAttempt.REASON_NO_SLOT)
         lost = await first.row(run_id, "EFFECT_ATTEMPT_LOST")
         assert lost.writer == f"scheduler/{first.engine.scheduler_id}"
@@ -110,7 +69,7 @@ async def test_with_every_hint_lost_everything_arrives_all_the_same(database_url
         assert await second.value(run_id) == ["step/0", "step/1"]
         executor.answer = lambda start: None
         run_id = await run_of(first, first, "one")
-        start = await _start(executor, run_id, "it")
+        start = await start_of(executor, run_id, "it")
         await first.cancel(run_id)
         await eventually(lambda: [c for c in executor.cancels if c.ref.effect_id == start.effect_id])
 
@@ -130,6 +89,8 @@ async def test_a_hint_that_makes_no_sense_does_no_harm(at: World) -> None:
             queued=[peer_pb.QueuedWork(namespace="n", pool="p")] * 6_000,
             shards_moved=True,
             attempts_missing=True,
+            orders_given=True,
+            queue_moved=True,
         ),
         timeout=60,
     )

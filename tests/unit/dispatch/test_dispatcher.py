@@ -1,5 +1,7 @@
 """The rule of the fast path: what is queued and comes first is not overtaken."""
 
+import time
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import pytest
@@ -53,6 +55,14 @@ async def test_an_effect_that_sleeps_hinders_nobody() -> None:
     one.queued("e", work(), grouped=False, not_before=4e9)
     assert able.queued == set()
     assert one.reserve(work()) is not None
+
+
+def test_an_alarm_rings_by_the_clock_of_the_database() -> None:
+    """Where that is behind ours, what is due by ours is not due yet, and a claim would bring nothing."""
+    one = dispatcher(session())
+    one._clock.learn(datetime.now(UTC) - timedelta(seconds=60))
+    one.wake_at(time.time())
+    assert one._alarms[0][0] - time.monotonic() > 30.0
 
 
 def test_settling_within_a_group_asks_for_its_queued_members() -> None:

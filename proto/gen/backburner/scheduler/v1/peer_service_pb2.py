@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*backburner/scheduler/v1/peer_service.proto\x12\x17\x62\x61\x63kburner.scheduler.v1\"\x8a\x02\n\x0bHintRequest\x12\x14\n\x0cscheduler_id\x18\x01 \x01(\t\x12\x15\n\rmoved_run_ids\x18\x02 \x03(\t\x12\x17\n\x0fstopped_run_ids\x18\x03 \x03(\t\x12\x17\n\x0f\x63reated_run_ids\x18\x04 \x03(\t\x12\x33\n\x06queued\x18\x05 \x03(\x0b\x32#.backburner.scheduler.v1.QueuedWork\x12\x1e\n\x16\x63\x61ncelled_executor_ids\x18\x06 \x03(\t\x12\x17\n\x0fwatched_run_ids\x18\x07 \x03(\t\x12\x14\n\x0cshards_moved\x18\x08 \x01(\x08\x12\x18\n\x10\x61ttempts_missing\x18\t \x01(\x08\"A\n\nQueuedWork\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12\x12\n\nbackground\x18\x03 \x01(\x08\"\x0e\n\x0cHintResponse2b\n\x0bPeerService\x12S\n\x04Hint\x12$.backburner.scheduler.v1.HintRequest\x1a%.backburner.scheduler.v1.HintResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*backburner/scheduler/v1/peer_service.proto\x12\x17\x62\x61\x63kburner.scheduler.v1\"\xb5\x02\n\x0bHintRequest\x12\x14\n\x0cscheduler_id\x18\x01 \x01(\t\x12\x15\n\rmoved_run_ids\x18\x02 \x03(\t\x12\x17\n\x0fstopped_run_ids\x18\x03 \x03(\t\x12\x17\n\x0f\x63reated_run_ids\x18\x04 \x03(\t\x12\x33\n\x06queued\x18\x05 \x03(\x0b\x32#.backburner.scheduler.v1.QueuedWork\x12\x1e\n\x16\x63\x61ncelled_executor_ids\x18\x06 \x03(\t\x12\x17\n\x0fwatched_run_ids\x18\x07 \x03(\t\x12\x14\n\x0cshards_moved\x18\x08 \x01(\x08\x12\x18\n\x10\x61ttempts_missing\x18\t \x01(\x08\x12\x14\n\x0corders_given\x18\n \x01(\x08\x12\x13\n\x0bqueue_moved\x18\x0b \x01(\x08\"A\n\nQueuedWork\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12\x12\n\nbackground\x18\x03 \x01(\x08\"\x0e\n\x0cHintResponse2b\n\x0bPeerService\x12S\n\x04Hint\x12$.backburner.scheduler.v1.HintRequest\x1a%.backburner.scheduler.v1.HintResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,11 +32,11 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'backburner.scheduler.v1.pee
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_HINTREQUEST']._serialized_start=72
-  _globals['_HINTREQUEST']._serialized_end=338
-  _globals['_QUEUEDWORK']._serialized_start=340
-  _globals['_QUEUEDWORK']._serialized_end=405
-  _globals['_HINTRESPONSE']._serialized_start=407
-  _globals['_HINTRESPONSE']._serialized_end=421
-  _globals['_PEERSERVICE']._serialized_start=423
-  _globals['_PEERSERVICE']._serialized_end=521
+  _globals['_HINTREQUEST']._serialized_end=381
+  _globals['_QUEUEDWORK']._serialized_start=383
+  _globals['_QUEUEDWORK']._serialized_end=448
+  _globals['_HINTRESPONSE']._serialized_start=450
+  _globals['_HINTRESPONSE']._serialized_end=464
+  _globals['_PEERSERVICE']._serialized_start=466
+  _globals['_PEERSERVICE']._serialized_end=564
 # @@protoc_insertion_point(module_scope)

@@ -33,12 +33,20 @@ class HintRequest(_message.Message):
     WATCHED_RUN_IDS_FIELD_NUMBER: _builtins.int
     SHARDS_MOVED_FIELD_NUMBER: _builtins.int
     ATTEMPTS_MISSING_FIELD_NUMBER: _builtins.int
+    ORDERS_GIVEN_FIELD_NUMBER: _builtins.int
+    QUEUE_MOVED_FIELD_NUMBER: _builtins.int
     scheduler_id: _builtins.str
     """Name of the replica that tells."""
     shards_moved: _builtins.bool
     """Shards were given back or taken."""
     attempts_missing: _builtins.bool
     """Attempts were reported that their executor does not have: to the owners of their runs."""
+    orders_given: _builtins.bool
+    """An operator has ordered something: about an executor, to the holder of its session; about an effect, to the owner of
+    its run.
+    """
+    queue_moved: _builtins.bool
+    """Anything may wait in the queue: a hold has ended, or a pause."""
     @_builtins.property
     def moved_run_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Runs whose journal has moved on: to their owner, and to a replica that watches them."""
@@ -75,10 +83,12 @@ class HintRequest(_message.Message):
         watched_run_ids: _abc.Iterable[_builtins.str] | None = ...,
         shards_moved: _builtins.bool = ...,
         attempts_missing: _builtins.bool = ...,
+        orders_given: _builtins.bool = ...,
+        queue_moved: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts_missing", b"attempts_missing", "cancelled_executor_ids", b"cancelled_executor_ids", "created_run_ids", b"created_run_ids", "moved_run_ids", b"moved_run_ids", "queued", b"queued", "scheduler_id", b"scheduler_id", "shards_moved", b"shards_moved", "stopped_run_ids", b"stopped_run_ids", "watched_run_ids", b"watched_run_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts_missing", b"attempts_missing", "cancelled_executor_ids", b"cancelled_executor_ids", "created_run_ids", b"created_run_ids", "moved_run_ids", b"moved_run_ids", "orders_given", b"orders_given", "queue_moved", b"queue_moved", "queued", b"queued", "scheduler_id", b"scheduler_id", "shards_moved", b"shards_moved", "stopped_run_ids", b"stopped_run_ids", "watched_run_ids", b"watched_run_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
