@@ -1236,6 +1236,7 @@ BEGIN
             FROM effects e
             WHERE e.effect_id = ANY (bucket.ids) AND e.state = 'QUEUED' AND e.cancel_reason IS NULL
               AND (h.open OR e.on_run_end = 'DETACH') AND NOT is_overdue(e, ts)
+              AND coalesce(e.not_before <= ts, true)  -- it may have failed, and paused, since it was picked
               AND NOT (labelled AND held_by_label(e.effect_id, ns, executor, caps))
         ), chosen AS (
             SELECT c.*, row_number() OVER (ORDER BY c.background, c.requested_seq)::int AS n,

@@ -62,12 +62,27 @@ async def breaks(ctx: bb.Context, folder: str) -> None:
     raise ValueError("a bug")
 
 
-@bb.process("sleeps-long")
-async def sleeps_long(ctx: bb.Context, until: float) -> list[Any]:
-    """An effect that is to start so many seconds later, and says when it was asked for."""
-    asked = ctx.now()
-    await ctx.run(probe(), key="it", sleep_until=asked + timedelta(seconds=until))
+@bb.process("not-before")
+async def not_before(ctx: bb.Context, what: str, seconds: float) -> list[Any]:
+    """Something that is to be in so many seconds, and not before."""
+    at = ctx.now() + timedelta(seconds=seconds)
+    if what == "sleep_until":
+        return await told(ctx.start(probe(), key="it", sleep_until=at))
+    if what == "pause":
+        again = bb.Retry(max_attempts=2, initial=2 * seconds, backoff=1.0)  # up to half of it is taken off
+        return await told(ctx.start(probe(), key="it", retry=again))
+    if what == "timer":
+        return await told(ctx.start(bb.timer(at), key="it"))
+    await asyncio.sleep(seconds)
     return ["succeeded"]
+
+
+@bb.process("asks-twice")
+async def asks_twice(ctx: bb.Context, seconds: float) -> list[Any]:
+    """What it sees of an answer that has a deadline, and what it sees of it when it looks again."""
+    handle = ctx.start(bb.external("?"), key="it", total_timeout=seconds)
+    first = await told(handle)
+    return [first, await told(handle), str(handle.status)]
 
 
 @bb.process("bounded-ends")
@@ -100,5 +115,5 @@ async def gives_up(ctx: bb.Context, folder: str, how: str) -> list[Any]:
     return ["returned"]
 
 
-_NAMES = ("ends", "leaf", "breaks", "sleeps-long", "bounded-ends", "gives-up")
+_NAMES = ("ends", "leaf", "breaks", "not-before", "asks-twice", "bounded-ends", "gives-up")
 ALL: Mapping[str, AnyProcess] = {name: bb.processes()[name] for name in _NAMES}
