@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections import Counter
-from typing import LiteralString
+from typing import Any, LiteralString
 
 import pytest
 
@@ -116,7 +116,7 @@ async def test_deadline_claim_and_result_at_once_settle_once(at: Desk) -> None:
 async def test_a_timeout_and_the_loss_of_its_attempt(at: Desk, first: str) -> None:
     """The executor says that it ended the attempt for its time; the owner, that the executor is gone."""
     run_id = await at.running("a")
-    late = {"outcome": "timed_out", "why": "TIMEOUT_START_TO_CLOSE", "death": "DEATH_PROVEN"}
+    late: dict[str, Any] = {"outcome": "timed_out", "why": "TIMEOUT_START_TO_CLOSE", "death": "DEATH_PROVEN"}
     if first == "lost":
         assert (await at.lose(run_id, "a"))["outcome"] == "ok"
         assert (await at.settle(run_id, "a", **late))["type"] == "EFFECT_SUPERSEDED"
