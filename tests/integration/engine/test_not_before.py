@@ -14,7 +14,7 @@ from backburner.scheduler.v1 import scheduler_service_pb2 as pb
 from scheduler_service.iteration.rows import timestamp
 from tests.integration.engine import ending_processes
 from tests.integration.engine.executor import FAILED, SUCCEEDED, ScriptedExecutor
-from tests.integration.engine.test_peers import run_of, two
+from tests.integration.engine.pairs import run_of, two
 from tests.integration.engine.world import World, world
 from tests.support.eventually import eventually
 from tests.support.journals import SETTLING, JournalRow
