@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 _PAGE: Final = 500
 #: Runs whose creation was heard of and that are not adopted yet; the poll finds what is dropped beyond it.
 _HEARD_MAX: Final = 10_000
+#: The sweep leaves alone what has happened within so many seconds: whoever did it is about to learn that it is done.
+_QUIET_SECONDS: Final = 5.0
 _PARKED: Final = ("PROCESS_ERROR", "HALTED")
 
 
@@ -45,6 +47,8 @@ class Adoption:
         #: Shards of ours with runs that are yet to be adopted.
         self._unread: set[int] = set()
         self._heard: dict[str, None] = {}
+        #: How far the sweep has come: a shard, and the run after which its next page begins.
+        self._swept: tuple[int, str | None] = (-1, None)
         self._wake = asyncio.Event()
 
     def read(self, shard: int) -> None:
@@ -61,6 +65,25 @@ class Adoption:
         if shard_of(run_id) in self._epochs and len(self._heard) < _HEARD_MAX:
             self._heard[run_id] = None
             self._wake.set()
+
+    async def sweep(self) -> None:
+        """Looks for runs of ours that nobody here knows: a page of one shard, and the next one at the next call.
+
+        A run is created with our epoch when its shard is ours, so that no other replica looks for it. When we do not
+        learn of the commit, or it comes only after we have looked, the run would lie there until its shard moves.
+        """
+        shard, after = self._swept
+        if after is None or shard not in self._epochs:
+            shard, after = next((s for s in sorted(self._epochs) if s > shard), -1), None
+        self._swept = shard, None
+        if shard == -1 or shard in self._unread:
+            return
+        page = await self._leases.quiet_runs(shard, after, _PAGE, quiet_s=_QUIET_SECONDS)
+        self._swept = shard, page[-1] if len(page) == _PAGE else None
+        for run_id in page:
+            if self._loop.runs.get(run_id) is None:
+                log.warning("run %s is ours and was not known here", run_id)
+                self.created(run_id)
 
     async def run(self) -> None:
         """Adopts what is heard of at once, and looks for what was not heard of."""

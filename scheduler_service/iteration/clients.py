@@ -77,6 +77,7 @@ class ClientRuns:
         except BaseException:
             # Starts of a commit whose answer was lost are found by reconciliation.
             self._loop.fast_path.give_back(reservations)
+            self._loop.look_for_created(asked.rows)
             raise
         self._requested(asked, outcome, reservations)
         return outcome
@@ -84,6 +85,8 @@ class ClientRuns:
     def _requested(self, asked: ClientRequest, outcome: ClientRequestOutcome, reservations: Reservations) -> None:
         fresh = frozenset(outcome.detail.get("fresh", ()))
         rows = [row for row in asked.rows if row["effect_key"] in fresh]
+        if outcome.outcome == "recorded":  # perhaps by a commit of ours whose answer was lost
+            self._loop.look_for_created(asked.rows)
         events = [
             event_of_row(row, outcome.first_seq + place, outcome.recorded_at, asked.actor)
             for place, row in enumerate(rows)

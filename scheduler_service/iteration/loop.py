@@ -253,7 +253,7 @@ class Loop:
         except JournalUnavailable as error:
             log.warning("append to run %s is in doubt, it will be replayed: %s", run.run_id, error)
             self.fast_path.give_back(reservations)
-            self._look_for_created(rows)
+            self.look_for_created(rows)
             self.reload(run)
             return
         except JournalRefused as error:
@@ -285,14 +285,15 @@ class Loop:
         run.struck = False
         run.strikes = 0
         if outcome.outcome == "already":  # the answer to our own commit was lost: read what it wrote
-            self._look_for_created(rows)
             try:
                 events = await self.journal.read_events(run.run_id, run.fed, GAP_PAGE)
             except JournalUnavailable as error:
                 log.warning("what was appended to run %s cannot be read, it will be replayed: %s", run.run_id, error)
                 self.fast_path.give_back(reservations)  # starts that are not sent are found by reconciliation
+                self.look_for_created(rows)
                 self.reload(run)
                 return
+            self.look_for_created([{"data": event.data} for event in events])
         else:
             events = [
                 event_of_row(row, outcome.first_seq + i, outcome.recorded_at, self.actor) for i, row in enumerate(rows)
@@ -310,10 +311,11 @@ class Loop:
             run.phase = Phase.IDLE
         self.kick(run)
 
-    def _look_for_created(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def look_for_created(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Runs that a commit whose answer was lost may have created carry our epoch: nobody else adopts them."""
         for row in rows:
-            created = row.get("x", {}).get("child", {}).get("run_id") or row["data"].get("new_run_id")
+            asked = row.get("x", {}).get("child", {}).get("run_id")  # of a row that is not known to be committed
+            created = asked or row["data"].get("child_run_id") or row["data"].get("new_run_id")
             if created:
                 self.read_again(created)
 

@@ -70,6 +70,7 @@ class Polls:
             await self._journal.read_clock()
             self._clock_read = time.monotonic()
         await self._heads()
+        await self._shards.adoption.sweep()
         await self.deliver_cancels([session.executor_id for session in self._sessions])
         for due in await self._journal.deadlines_due(sorted(self._shards.epochs)):
             await self._time_out(due)

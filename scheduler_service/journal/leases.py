@@ -142,6 +142,11 @@ class Leases:
         rows = await self._read("created_elsewhere", scheduler_id=scheduler_id, most=most)
         return [str(row["run_id"]) for row in rows]
 
+    async def quiet_runs(self, shard: int, after: str | None, most: int, *, quiet_s: float) -> list[str]:
+        """Open runs of a shard in whose journals nothing has happened for so long, a page by id."""
+        rows = await self._read("quiet_runs", shard=shard, after=after, most=most, quiet_s=quiet_s)
+        return [str(row["run_id"]) for row in rows]
+
     async def report_missing(self, lost: Sequence[LostAttempt]) -> None:
         """Leaves notes to the owners of runs about attempts that executors of ours do not have."""
         items = orjson.dumps([dataclasses.asdict(item) for item in lost]).decode()

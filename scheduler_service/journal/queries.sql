@@ -119,6 +119,12 @@ SELECT * FROM backburner.adopt_created_v1(%(scheduler_id)s, %(run_ids)s::uuid[])
 SELECT h.run_id FROM backburner.shards s JOIN backburner.run_heads h ON h.shard = s.shard
 WHERE s.owner = %(scheduler_id)s AND h.open AND h.epoch = 0 LIMIT %(most)s
 
+-- quiet_runs --
+SELECT run_id FROM backburner.run_heads
+WHERE shard = %(shard)s AND open AND run_id > coalesce(%(after)s::uuid, '00000000-0000-0000-0000-000000000000')
+  AND recorded_at < clock_timestamp() - make_interval(secs => %(quiet_s)s)
+ORDER BY run_id LIMIT %(most)s
+
 -- replicas --
 SELECT scheduler_id, address, version, started_at, seen_at, lease_until, draining, live, shards::int
 FROM backburner.v_schedulers ORDER BY scheduler_id

@@ -118,18 +118,20 @@ def of_runs(point: str) -> bool:
 
 
 async def killed_at(place: Arena, service: Service, points: Iterable[str]) -> None:
-    """One life a point, each ended by it; then one that is not killed."""
-    unarmed = dict(service.env)
+    """One life a point, each ended by it; then one that is not killed. Each life has a log of its own: what one of them
+    said is not taken for what the next one says.
+    """
+    unarmed, log = dict(service.env), service.log
     for point in points:
         service.kill()
-        service.log.write_text("")
+        service.log = log.with_stem(f"{log.stem}-{point}")
         service.env = {**unarmed, "BACKBURNER_FAILPOINT": f"{point}:kill"}
         service.start()
         await _PROVOKED.get(point, _nothing)(place, service)
         await eventually(lambda: service.ended, PASSED_SECONDS, f"{point} was not passed", interval=0.02)
         assert service.process is not None
         assert service.process.returncode == -signal.SIGKILL, f"{point}: {service.tail}"
-    service.env = unarmed
+    service.env, service.log = unarmed, log.with_stem(f"{log.stem}-last")
     service.kill()
     service.start()
 
