@@ -163,7 +163,7 @@ async def test_what_was_cut_off_for_longer_than_the_grace_ends_as_evidence(dsn: 
 @pytest.mark.invariant("I10")
 async def test_kill_when_cut_off_ends_the_attempt_before_its_grace(dsn: str, tmp_path: Path) -> None:
     """Nothing is lost: the executor says itself how the attempt ended, and that its child is dead."""
-    stack = Stack(dsn, tmp_path, MODULES, scheduler_env={**SHORT_GRACE, "BACKBURNER_GRACE_SECONDS": "10"})
+    stack = Stack(dsn, tmp_path, MODULES, scheduler_env={**SHORT_GRACE, "BACKBURNER_GRACE_SECONDS": "20"})
     async with tcp_proxy(stack.address) as proxy:
         env = {"BACKBURNER_SCHEDULER": proxy.address, "BACKBURNER_KILL_WHEN_CUT_OFF": "true"}
         stack.executor = stack.new_executor("executor-1", **env)
@@ -183,7 +183,7 @@ async def test_kill_when_cut_off_ends_the_attempt_before_its_grace(dsn: str, tmp
 
 async def test_of_two_executors_with_one_name_the_newer_gets_the_work(dsn: str, tmp_path: Path) -> None:
     """The older is told, takes nothing any more, hands back what it runs, and does not fight for the name."""
-    env = {"BACKBURNER_GRACE_SECONDS": "6", "BACKBURNER_HEARTBEAT_SECONDS": "0.3"}
+    env = {"BACKBURNER_GRACE_SECONDS": "16", "BACKBURNER_HEARTBEAT_SECONDS": "0.3"}
     address = f"127.0.0.1:{free_port()}"
     stack = Stack(dsn, tmp_path, MODULES, scheduler_env=env, executor_env={"BACKBURNER_EXECUTOR_LISTEN": address})
     newer = stack.new_executor(
@@ -246,7 +246,7 @@ async def test_results_that_wait_for_postgres_longer_than_the_grace_are_all_comm
     postgres_server: DisposablePostgres, dsn: str, tmp_path: Path
 ) -> None:
     """Finished and not yet recorded is not lost, however long Postgres is away."""
-    grace: Mapping[str, str] = {**SHORT_GRACE, "BACKBURNER_GRACE_SECONDS": "2"}
+    grace: Mapping[str, str] = {**SHORT_GRACE, "BACKBURNER_GRACE_SECONDS": "5"}
     async with running_stack(dsn, tmp_path, MODULES, scheduler_env=grace) as stack:
         run_ids = [await stack.create("holds", folder=str(tmp_path)) for _ in range(8)]
         await pids(tmp_path, 8)
@@ -254,7 +254,7 @@ async def test_results_that_wait_for_postgres_longer_than_the_grace_are_all_comm
         (tmp_path / "release").touch()
         spool = tmp_path / "executor-1" / "spool"
         await eventually(lambda: len(list(spool.glob("*/0*"))) == 8, timeout=60)
-        await asyncio.sleep(4)  # twice the grace: nothing can be seen meanwhile but that time goes by
+        await asyncio.sleep(10)  # twice the grace: nothing can be seen meanwhile but that time goes by
         await asyncio.to_thread(postgres_server.start)
         for run_id in run_ids:
             rows = await ended(stack, run_id, "released\n")

@@ -151,10 +151,17 @@ async def test_a_cancel_in_the_middle_ends_the_child_and_keeps_its_session(
 
 
 @pytest.mark.invariant("I10")
-async def test_an_agent_that_runs_too_long_keeps_its_session(scheduler: FakeScheduler, tmp_path: Path) -> None:
-    settled = await scheduler.run(
-        timeouts={"start_to_close": "0.5s"}, **ask(steps=["thinking"], wait_for=str(tmp_path / "never"))
+async def test_an_agent_that_runs_too_long_keeps_its_session(
+    scheduler: FakeScheduler, executor: ExecutorServer, tmp_path: Path
+) -> None:
+    dispatch = await scheduler.one(
+        timeouts={"start_to_close": "600s"}, **ask(steps=["thinking"], wait_for=str(tmp_path / "never"))
     )
+    await eventually(lambda: (held := executor.attempts.get(dispatch.effect_id, 1)) and held.progress.step)
+    attempt = executor.attempts.get(dispatch.effect_id, 1)
+    assert attempt is not None
+    attempt._timers["start to close"]._run()  # it has said its session: now its time is over
+    settled = await scheduler.settled(dispatch)
     assert (settled.reason, settled.data["death"]) == ("TIMEOUT_START_TO_CLOSE", "DEATH_PROVEN")
     assert session_of(settled)["session_id"].startswith("codex-")
 

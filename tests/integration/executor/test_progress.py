@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -55,12 +56,20 @@ echo '::backburner {"result": {"answer": 42.0}}'
 """
 
 
-async def test_child_reports_progress_usage_and_result(scheduler: FakeScheduler, executor: ExecutorServer) -> None:
-    dispatch = await scheduler.one(**sh(REPORTS + "sleep 0.4"))
+def until(go: Path) -> str:
+    """The end of a command that goes on when a test makes the file: a slow machine must not miss it."""
+    return f"while [ ! -e {go} ]; do sleep 0.02; done"
+
+
+async def test_child_reports_progress_usage_and_result(
+    scheduler: FakeScheduler, executor: ExecutorServer, tmp_path: Path
+) -> None:
+    dispatch = await scheduler.one(**sh(REPORTS + until(tmp_path / "go")))
     await held(executor, dispatch)
     attempt = executor.attempts.get(dispatch.effect_id, 1)
     assert attempt is not None
     await eventually(lambda: attempt.progress.usage is not None and attempt.progress.step == "two")
+    (tmp_path / "go").touch()
     settled = await scheduler.settled(dispatch)
     assert settled.value == {"answer": 42}
     assert settled.data["result"]["usage"] == {"input_tokens": 12, "cost_usd": 0.5, "model": "m"}
@@ -218,17 +227,21 @@ async def test_watch_resumes_at_its_cursor(
 
 
 async def test_watcher_that_comes_too_late_gets_a_gap_and_a_snapshot(
-    scheduler: FakeScheduler, executor: ExecutorServer, stub: pb_grpc.ExecutorServiceStub
+    scheduler: FakeScheduler, executor: ExecutorServer, stub: pb_grpc.ExecutorServiceStub, tmp_path: Path
 ) -> None:
     line = (
         'for i in $(seq 600); do echo "{\\"percent\\": $((i / 6)), \\"step\\": \\"s$i\\"}"; done >$BACKBURNER_PROGRESS'
     )
-    dispatch = await scheduler.one(**sh(f"{line}; sleep 1"))
+    dispatch = await scheduler.one(**sh(f"{line}; {until(tmp_path / 'go')}"))
     await held(executor, dispatch)
     attempt = executor.attempts.get(dispatch.effect_id, 1)
     assert attempt is not None
     await eventually(lambda: attempt.progress.step == "s600")
-    frames = await watch(stub, dispatch, after_cursor=10)
+    call = stub.StreamProgress(pb.StreamProgressRequest(effect_id=dispatch.effect_id, attempt=1, after_cursor=10))
+    first_read = await call.read()
+    (tmp_path / "go").touch()
+    assert isinstance(first_read, pb.StreamProgressResponse)
+    frames = [first_read, *await _rest(call)]
     assert kinds(frames)[:3] == ["gap", "snapshot", "progress"]
     gap, first = frames[0].gap, frames[2]
     assert gap.next_cursor == first.cursor
@@ -237,14 +250,15 @@ async def test_watcher_that_comes_too_late_gets_a_gap_and_a_snapshot(
 
 
 async def test_slow_watcher_is_not_waited_for(
-    scheduler: FakeScheduler, executor: ExecutorServer, stub: pb_grpc.ExecutorServiceStub
+    scheduler: FakeScheduler, executor: ExecutorServer, stub: pb_grpc.ExecutorServiceStub, tmp_path: Path
 ) -> None:
-    dispatch = await scheduler.one(**sh("sleep 0.2; head -c 30000000 /dev/zero; sleep 0.3"))
+    dispatch = await scheduler.one(**sh(f"{until(tmp_path / 'go')}; head -c 30000000 /dev/zero"))
     await held(executor, dispatch)
     call = stub.StreamProgress(pb.StreamProgressRequest(effect_id=dispatch.effect_id, include_output=True))
     first = await call.read()
     assert isinstance(first, pb.StreamProgressResponse)
     assert first.HasField("snapshot")
+    (tmp_path / "go").touch()
     assert (await scheduler.settled(dispatch)).data["result"]["stdout"]["total_bytes"] == 30_000_000
     rest = await _rest(call)
     call.cancel()
