@@ -166,3 +166,19 @@ def test_the_audit_is_append_only(scene: Scene, statement: str) -> None:
     with pytest.raises(psycopg.Error) as refusal:
         scene.query(f"{statement} backburner.operator_audit{change}")
     assert refusal.value.sqlstate == "BB001"
+
+
+def test_a_hold_by_label_costs_no_calls_for_each_effect_that_it_covers(scene: Scene, executor: Session) -> None:
+    """Of those only the ones that are dispatched are asked about singly: what waits behind them is found at once."""
+    hold(scene, labels={"team": "a"})
+    hold(scene, labels={"team": "b"}, harness="shell")
+    run_id = scene.run()
+    for n in range(100):
+        scene.request(run_id, f"held/{n}", labels={"team": "ab"[n % 2]})
+    free = scene.request(run_id, "free", labels={"team": "c"})
+    scene.query("SELECT set_config('track_functions', 'all', false)")
+    assert {a.effect_id for a in scene.claim(executor)} == {free}
+    scene.query("SELECT pg_stat_force_next_flush()")
+    calls = scene.query("SELECT funcname, calls FROM pg_stat_user_functions WHERE funcname = 'held_by_label'")
+    assert [row["funcname"] for row in calls] == ["held_by_label"], "nothing is counted"
+    assert calls[0]["calls"] < 20
