@@ -80,6 +80,10 @@ class Attempts:
         self._young: dict[Ref, Invocation] = {}
         self._accepted: list[Ref] = []
         self._repeated: list[pb.JournaledEvent] = []
+        #: Effects of attempts that were told that they no longer count, and still end.
+        self._leaving: set[str] = set()
+        #: True from when the database came into another life until the next hello.
+        self._other_life = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._running: set[Ref] = set()
         self._idle = asyncio.Event()
@@ -112,12 +116,15 @@ class Attempts:
         """Starts an attempt, or says why not.
 
         A repeated start changes nothing. Of an attempt that is held, which it is until its outcome is recorded, it is
-        answered as accepted; of one that has ended, with the notice of its end while that is known.
+        answered as accepted; of one that has ended, with the notice of its end while that is known. The token tells it
+        from one of the same number in a life of the database that is over.
         """
         ref = assignment.ref
-        if ref in self._held:
-            self._accepted.append(ref)
-            return None
+        if (held := self._held.get(ref)) is not None:
+            if held.assignment.token == assignment.token:
+                self._accepted.append(ref)
+                return None
+            self.stale([ref])
         if (event := self._memory.notice(ref)) is not None:
             self._repeated.append(event)
             return None
@@ -146,7 +153,25 @@ class Attempts:
         """Ends attempts whose results no longer count."""
         for ref in refs:
             if held := self._held.get(ref):
+                self._leaving.add(ref[0])
                 held.end(STALE)
+
+    def other_life(self) -> None:
+        """The database may have lost the end of what it had told: it is asked of every attempt whether that counts."""
+        self._other_life = True
+        self._memory.forget_notices()
+        self._repeated.clear()
+        for ref, held in self._held.items():
+            if ref not in self._young and held.outcome is None and held.assignment.token:
+                self._journal.started(held)
+
+    def before_hello(self) -> None:
+        """No start of an earlier session can come any more. What a database has forgotten may be started anew."""
+        if self._other_life:
+            self._other_life = False
+            self._memory.forget()
+            for ref in self._held:
+                self._memory.note(ref)
 
     def end_all(self, ending: Ending) -> None:
         """Ends every attempt."""
@@ -154,7 +179,10 @@ class Attempts:
             held.end(ending)
 
     def recorded(self, invocation: Invocation, event: pb.JournaledEvent | None) -> None:
-        """The outcome is in the journal, as the row in `event`: the attempt is forgotten but for its identity."""
+        """The outcome is in the journal, as the row in `event`: the attempt is forgotten but for its identity.
+
+        Without a row the journal knows nothing of it: a start of that number would be another attempt's.
+        """
         ref = invocation.assignment.ref
         if event is not None:
             self._memory.keep_notice(ref, event)
@@ -164,7 +192,11 @@ class Attempts:
             pool.give_back(background=invocation.assignment.background)
         self._young.pop(ref, None)
         self._spool.release(ref)
-        self._memory.note(ref)
+        self._leaving.discard(ref[0])
+        if event is None:
+            self._memory.drop(ref[0])
+        else:
+            self._memory.note(ref)
         invocation.log.close(executor_pb.StreamEnd.REASON_ATTEMPT_ENDED)
         if not self._held:
             self._empty.set()
@@ -223,6 +255,8 @@ class Attempts:
         return self.recorder
 
     def _refusal(self, assignment: Assignment) -> Refusal | None:
+        if assignment.effect_id in self._leaving:
+            return Refusal(pb.RejectedAttempt.REASON_NO_SLOT, "an attempt of it that no longer counts still ends")
         if assignment.ref in self._memory:
             return Refusal(pb.RejectedAttempt.REASON_DUPLICATE, "the attempt was taken before and has ended")
         if self.draining:

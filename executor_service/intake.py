@@ -10,8 +10,8 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from typing import Any, Final
 
 import grpc
 from google.protobuf import timestamp_pb2
@@ -77,6 +77,11 @@ class Intake:
         self._last_frame = 0.0
         self._failures = 0
         self._leaving = False
+        self._anew = asyncio.Event()
+        #: Awaited before each dial, when no session is open.
+        self.before_hello: Callable[[], Awaitable[None]] = _nothing
+        #: What reports name besides the attempts that are held.
+        self.in_doubt: Callable[[], Iterable[pb.ReportedAttempt]] = lambda: ()
         self.on_welcome: Callable[[], None] = lambda: None
         self.on_taken_over: Callable[[], Awaitable[None]] | None = None
 
@@ -106,9 +111,15 @@ class Intake:
         self._leaving = self._leaving or for_good
         self._outbox.send(pb.ConnectRequest(draining=pb.Draining(reason=reason)))
 
+    def begin_anew(self) -> None:
+        """Ends the session: what it was told may not hold any more. The next hello says how things are."""
+        self._anew.set()
+
     async def _session(self) -> float:
         """One session from hello to its end; returns how long to wait before the next."""
         self._welcomed = False
+        await self.before_hello()
+        self._anew.clear()
         self._dials += 1
         self._outbox.new_session()
         try:
@@ -120,10 +131,11 @@ class Intake:
 
     async def _exchange(self, call: Call) -> Sequence[BaseException | None]:
         """Reads and writes until one side ends it; returns how its parts ended."""
-        tasks = [
+        tasks: list[asyncio.Task[Any]] = [
             asyncio.create_task(self._read(call), name="control-reader"),
             asyncio.create_task(self._write(call), name="control-writer"),
             asyncio.create_task(self._beat(), name="control-heartbeat"),
+            asyncio.create_task(self._anew.wait(), name="control-anew"),
         ]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -132,7 +144,7 @@ class Intake:
             for task in tasks:
                 task.cancel()
             ended = await asyncio.gather(*tasks, return_exceptions=True)
-        return ended
+        return [how if isinstance(how, BaseException) else None for how in ended]
 
     async def _read(self, call: Call) -> None:
         """Takes the frames down. Nothing here waits, so that no frame is held up by another."""
@@ -213,7 +225,7 @@ class Intake:
         hello = self._describe()
         hello.dial = self._dials
         hello.draining = bool(self._attempts.draining)
-        hello.attempts.extend(_reported(held) for held in self._attempts)
+        hello.attempts.extend(self._report())
         hello.clock_time.CopyFrom(_now())
         return hello
 
@@ -246,8 +258,12 @@ class Intake:
             except Exception:  # one attempt that cannot be shown must not end the session of all
                 log.exception("attempt %s cannot be shown in a heartbeat", held.assignment.ref)
         if report:
-            beat.attempts.extend(_reported(held) for held in self._attempts)
+            beat.attempts.extend(self._report())
         return pb.ConnectRequest(heartbeat=beat)
+
+    def _report(self) -> Iterator[pb.ReportedAttempt]:
+        yield from (_reported(held) for held in self._attempts)
+        yield from self.in_doubt()
 
     def _pause(self, ended: Sequence[BaseException | None]) -> float:
         """Logs why the session ended; how long to wait before the next."""
@@ -269,6 +285,10 @@ class Intake:
         if was_open or self._failures in (3, 20) or self._failures % 100 == 0:
             log.warning("no session with the scheduler: %s", _why(error, ended))
         return min(_BACKOFF_SECONDS_MAX, _BACKOFF_SECONDS * 2.0 ** min(self._failures, 10)) * random.uniform(0.1, 1.0)
+
+
+async def _nothing() -> None:
+    pass
 
 
 def _why(error: grpc.aio.AioRpcError | None, ended: Sequence[BaseException | None]) -> str:

@@ -1,11 +1,11 @@
 """Which life of which Postgres server the lanes talk to: from a start or a promotion to the next.
 
 A server that was restarted, promoted or restored may have lost the end of what it had acknowledged. So no
-lane goes on in a life that is not the newest, and `on_change` says that another one was met; nobody listens to it yet,
-so what was recorded lately and lost is not recorded again. The scheduler has a twin of this for what it
-has read (`scheduler_service/journal/lives.py`).
+lane goes on in a life that is not the newest, and in a new one none goes on before what was recorded lately is recorded
+again (`again.py`). The scheduler has a twin of this for what it has read (`scheduler_service/journal/lives.py`).
 """
 
+import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,8 +34,11 @@ class Lives:
 
     def __init__(self) -> None:
         self.current: Life | None = None
-        #: Called when another life is met, before anything is written in it.
+        #: Called when another life is met, before anything is written in it. It may clear `caught_up`.
         self.on_change: Callable[[], None] = lambda: None
+        #: Set unless something has to be written first in this life.
+        self.caught_up = asyncio.Event()
+        self.caught_up.set()
 
     def meet(self, life: Life) -> None:
         """Notes the server behind a new connection. Raises WrongServer for a standby and for a primary left behind."""

@@ -59,6 +59,20 @@ class Memory:
         """The row that ended the attempt, while it is known."""
         return self._notices.get(ref)
 
+    def drop(self, effect_id: str) -> None:
+        """The journal knows nothing of the newest attempt of the effect."""
+        self._highest.pop(effect_id, None)
+
+    def forget_notices(self) -> None:
+        """The rows may be gone from the journal."""
+        self._notices.clear()
+        self._notice_bytes = 0
+
+    def forget(self) -> None:
+        """The attempts may never have been, for the journal, and be started under the same numbers."""
+        self.forget_notices()
+        self._highest.clear()
+
     def _drop(self, ref: Ref) -> None:
         event = self._notices.pop(ref, None)
         if event is not None:

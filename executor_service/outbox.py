@@ -61,6 +61,10 @@ class Outbox:
         self._accepted.clear()
         self._frames.clear()
 
+    def forget_events(self) -> None:
+        """They may be of a life of the database that is over: what there is now the scheduler finds by its poll."""
+        self._events.clear()
+
     def wake(self) -> None:
         """Lets the writer look again."""
         self._wake.set()

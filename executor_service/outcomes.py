@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 import orjson
 
 from backburner.scheduler.v1 import dispatch_service_pb2 as pb
-from executor_service.assignment import Ref
+from executor_service.assignment import Assignment, Ref
 from executor_service.invocation import Invocation
 from executor_service.outbox import notice
 from executor_service.outcome import Outcome, settle_item
@@ -52,8 +52,7 @@ Publish = Callable[[Sequence[pb.JournaledEvent]], None]
 @dataclass(slots=True)
 class _Settlement:
     invocation: Invocation
-    item: orjson.Fragment
-    size: int
+    item: bytes
     busy: int = 0
     #: True when the outcome was replaced by one that says it could not be stored.
     replaced: bool = False
@@ -68,6 +67,8 @@ class Outcomes:
         self._publish = publish
         self._spool = spool
         self._executor_id = executor_id
+        #: Takes what was recorded: see `again.py`.
+        self.keep: Callable[[Assignment, bytes], None] = lambda assignment, item: None
         self._waiting: deque[_Settlement] = deque()
         self._wake = asyncio.Event()
 
@@ -107,14 +108,14 @@ class Outcomes:
         item = settle_item(invocation.assignment, self._executor_id, invocation.outcome, invocation.elapsed_s)
         invocation.outcome.value_json = None  # a large value is held once
         self._spool.wait(invocation.assignment.ref, item)
-        return _Settlement(invocation, orjson.Fragment(item), len(item))
+        return _Settlement(invocation, item)
 
     def _batch(self) -> list[_Settlement]:
         batch = [self._waiting.popleft()]
-        size = batch[0].size
+        size = len(batch[0].item)
         # The journal waits for the lock of a run only when a call is about that run alone.
         while self._waiting and len(batch) < BATCH_MAX and batch[0].busy < 2 and self._waiting[0].busy < 2:
-            size += self._waiting[0].size
+            size += len(self._waiting[0].item)
             if size > BATCH_BYTES_MAX:
                 break
             batch.append(self._waiting.popleft())
@@ -122,7 +123,8 @@ class Outcomes:
 
     async def _write(self, batch: list[_Settlement]) -> None:
         try:
-            rows = await self._lane.call(SETTLE, (orjson.dumps([s.item for s in batch]).decode(),))
+            items = [orjson.Fragment(settlement.item) for settlement in batch]
+            rows = await self._lane.call(SETTLE, (orjson.dumps(items).decode(),))
         except Refused as error:
             await self._bisect(batch, error)
             return
@@ -142,7 +144,9 @@ class Outcomes:
             if row[1] == "busy":
                 self._postpone(settlement)
                 continue
-            if row[1] not in ("ok", "already"):
+            if row[1] in ("ok", "already"):
+                self.keep(settlement.invocation.assignment, settlement.item)
+            else:
                 log.warning("the outcome of attempt %s is %s", settlement.invocation.assignment.ref, row[1])
             event = None if row[2] is None else notice(settlement.invocation, row, frees_slot=True)
             if event is not None:

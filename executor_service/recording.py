@@ -77,11 +77,15 @@ class Busy(Exception):
 class Lane:
     """A connection for one writer, which comes back. `name` shows in pg_stat_activity.
 
-    A `patient` lane waits even for what only an operator can mend.
+    A `patient` lane waits even for what only an operator can mend. The `first` one writes in a new life of the database
+    what has to be written first; the others wait for it.
     """
 
-    def __init__(self, dsn: str, name: str, *, patient: bool = False, lives: Lives | None = None) -> None:
+    def __init__(
+        self, dsn: str, name: str, *, patient: bool = False, first: bool = False, lives: Lives | None = None
+    ) -> None:
         self._patient = patient
+        self._first = first
         self._dsn = dsn
         self._name = name[:63]
         self._lives = lives or Lives()
@@ -127,6 +131,8 @@ class Lane:
         if self._life != self._lives.current:
             await self._drop()
         connection = self._connection or await self._connect()
+        if not self._first:
+            await self._caught_up()
         name = WRITES.get(statement, "")
         failpoints.hit(name, "send")
         with _limited(connection, _CALL_SECONDS):
@@ -134,7 +140,15 @@ class Lane:
             rows = await cursor.fetchall()
         failpoints.hit(name, "committed")
         self._failures = 0
+        if self._life != self._lives.current:
+            raise WrongServer("the answer came from a life of the database that is over")
         return rows
+
+    async def _caught_up(self) -> None:
+        """Waits until what has to be written first in this life is written."""
+        await self._lives.caught_up.wait()
+        if self._life != self._lives.current:
+            raise WrongServer("the database has come into another life")
 
     async def _connect(self) -> psycopg.AsyncConnection[tuple[Any, ...]]:
         async with asyncio.timeout(_CALL_SECONDS):

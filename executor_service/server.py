@@ -17,6 +17,7 @@ from backburner.executor.v1 import executor_service_pb2 as pb
 from backburner.executor.v1 import executor_service_pb2_grpc as pb_grpc
 from backburner.scheduler.v1 import dispatch_service_pb2 as dispatch_pb
 from executor_service import cgroups, recovery
+from executor_service.again import Again, Lately
 from executor_service.api import ExecutorServicer, abort
 from executor_service.attempts import Attempts
 from executor_service.cut_off import CutOff
@@ -32,6 +33,7 @@ from executor_service.harness.registry import Harnesses
 from executor_service.harness.shell import ShellHarness
 from executor_service.intake import Intake
 from executor_service.keepers import Keepers, SpawnFailed
+from executor_service.lives import Lives
 from executor_service.markers import marker
 from executor_service.outbox import Outbox
 from executor_service.outcome import Ending
@@ -75,6 +77,7 @@ class ExecutorServer:
         self._stack = contextlib.AsyncExitStack()
         self._reaper = Reaper()
         self._outbox = Outbox()
+        self._lives = Lives()
         self._grace_over = asyncio.Event()
         self.address = ""
         self.executor_id = ""
@@ -157,15 +160,20 @@ class ExecutorServer:
     def _open_journal(self) -> None:
         lane = self._lane("outcomes", patient=True)
         self._spool.away = lambda: not lane.up
+        lately = Lately()
         outcomes = Outcomes(lane, self.attempts, self._outbox.publish, self._spool, self.executor_id)
+        outcomes.keep = lately.keep
+        self._again = Again(self._lane("again", patient=True, first=True), self._lives, lately)
         reports = Reports(self._lane("reports"), self.attempts, self._outbox.publish, outcomes)
         self.attempts.recorder = reports
         self._spawn(outcomes.run(), "outcomes")
         self._spawn(reports.run(), "reports")
+        self._spawn(self._again.run(), "again")
         self._spawn(self._spool.run(), "spool")
 
-    def _lane(self, name: str, *, patient: bool = False) -> Lane:
-        lane = Lane(self._settings.database_url, f"backburner {self.executor_id} {name}", patient=patient)
+    def _lane(self, name: str, *, patient: bool = False, first: bool = False) -> Lane:
+        named = f"backburner {self.executor_id} {name}"
+        lane = Lane(self._settings.database_url, named, patient=patient, first=first, lives=self._lives)
         self._stack.push_async_callback(lane.close)
         return lane
 
@@ -186,12 +194,25 @@ class ExecutorServer:
         dialler = Dialler(parse_targets(self._settings.scheduler))
         cut_off = CutOff(self.attempts, kill=self._settings.kill_when_cut_off)
         self._intake = Intake(dialler, self.attempts, self._outbox, self._hello, cut_off)
+        self._intake.before_hello, self._intake.in_doubt = self._before_hello, self._again.in_doubt
+        self._again.on_change = self._other_life
         self._intake.on_welcome = self._incarnation.forget_dead
         self._intake.on_taken_over = self._not_serving
         self._spawn(cut_off.run(), "cut off")
         self._spawn(self._intake.run(), "intake")
         self._spawn(self._announce(), "announce")
         self._spawn(self._reap(), "reap")
+
+    def _other_life(self) -> None:
+        """The database is in another life: what was read of the one before holds no more."""
+        self._outbox.forget_events()
+        self.attempts.other_life()
+        self._intake.begin_anew()
+
+    async def _before_hello(self) -> None:
+        if not await self._again.look():
+            self._outbox.forget_events()
+        self.attempts.before_hello()
 
     def _hello(self) -> dispatch_pb.Hello:
         settings = self._settings

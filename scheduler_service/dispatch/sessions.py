@@ -228,6 +228,12 @@ class Session:
         self.closed = self.closed or reason
         self._wake.set()
 
+    def void(self, reason: str) -> None:
+        """Ends the session, and believes nothing more that comes up: it is news of what may never have been."""
+        self.close(reason)
+        self.held.clear()
+        self._released.clear()
+
     def supersede(self, incarnation: str) -> None:
         """A newer session of the same executor ends this one."""
         self.superseded_by = incarnation

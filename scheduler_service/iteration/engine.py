@@ -194,7 +194,9 @@ class Engine:
         self.shards.forget()
         self.loop.heads.forget()
         for session in list(self.sessions):
-            session.close("the database is in another life")
+            session.void("the database is in another life")
+            # Its number may be given anew: what its call does when it ends must not be taken for the newer one's.
+            self.sessions.remove(session)
         self.reconciler.stalled()
         self.clients.be_patient()
 

@@ -39,6 +39,29 @@ class Pair:
         with psycopg.connect(self.primary.dsn, autocommit=True) as connection:
             return connection.execute("SELECT sync_state FROM pg_stat_replication").fetchall() == [("sync",)]
 
+    def cut_off(self) -> None:
+        """The standby follows no longer: whatever is committed from now on is on the primary alone."""
+        with psycopg.connect(self.standby.dsn, autocommit=True) as connection:
+            connection.execute("ALTER SYSTEM SET primary_conninfo = ''")
+            connection.execute("SELECT pg_reload_conf()")
+
+    def is_cut_off(self) -> bool:
+        """True once nobody follows the primary."""
+        with psycopg.connect(self.primary.dsn, autocommit=True) as connection:
+            return connection.execute("SELECT FROM pg_stat_replication").fetchall() == []
+
+    def bytes_behind(self) -> int:
+        """How much of what the primary has flushed never came to the standby."""
+        with psycopg.connect(self.standby.dsn, autocommit=True) as connection:
+            [(received,)] = connection.execute(
+                "SELECT greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())::text"
+            ).fetchall()
+        with psycopg.connect(self.primary.dsn, autocommit=True) as connection:
+            [(behind,)] = connection.execute(
+                "SELECT (pg_current_wal_flush_lsn() - %s::pg_lsn)::bigint", [received]
+            ).fetchall()
+        return int(behind)
+
     def fail_over(self) -> None:
         """Kills the primary with -9 and promotes the standby, which has another timeline from then on."""
         self.primary.kill()
