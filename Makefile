@@ -2,7 +2,7 @@
 # Another Python: make setup PYTHON=python3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint breaking test pythons demo bench hostile simulate chaos failpoints takeover storm cascade invariants generate format clean
+.PHONY: help setup lint breaking test pythons demo bench hostile simulate chaos failpoints takeover storm failover cascade invariants generate format clean
 
 VENV    := .venv
 BIN     := $(VENV)/bin
@@ -108,6 +108,9 @@ storm: $(STAMP) ## Postgres stopped and started under load (SECONDS=120, PERIOD=
 
 cascade: $(STAMP) ## Cancel of ROOTS=5 runs with child runs and children: how long until each is told, and dead
 	$(BIN)/python -m tests.crash.outages cascade --roots $(ROOTS)
+
+failover: $(STAMP) ## kill -9 of a primary with a synchronous standby, under a run: what was lost, how long until it goes on
+	$(BIN)/python -m tests.crash.outages failover
 
 invariants: $(STAMP) ## Which tests hold which invariant of the design
 	@$(BIN)/python -m tests.support.invariants

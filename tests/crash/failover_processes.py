@@ -1,5 +1,7 @@
 """Processes of the tests in which a database comes back without the end of what it had acknowledged."""
 
+from pathlib import Path
+
 import backburner as bb
 
 #: Appends a line to `began-NAME`, and one to `overlaps` while an earlier child of the name is alive. Then it goes on
@@ -22,6 +24,20 @@ def double(value: int) -> int:
 def held(folder: str, name: str) -> bb.Effect[bb.ShellResult]:
     """Work on the executor `one` that ends when a test lets it."""
     return bb.shell(_WORK.format(folder=folder, name=name), label=name)
+
+
+@bb.function(name="failover.goes_on")
+def goes_on(folder: str) -> bool:
+    return not (Path(folder) / "stop").exists()
+
+
+@bb.process("goes_on")
+async def one_after_another(ctx: bb.Context, folder: str) -> int:
+    """Short effects until a test stops it; how many there were."""
+    count = 1
+    while await ctx.run(goes_on(folder), key=f"step/{count}"):
+        count += 1
+    return count
 
 
 @bb.process("in_line")

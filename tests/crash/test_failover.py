@@ -11,6 +11,7 @@ import pytest
 
 from backburner.journal.v1 import journal_pb2
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
+from tests.crash.outages.failover import fail_over_once
 from tests.support.eventually import eventually
 from tests.support.journals import SETTLING, JournalRow, alive, check_journal, journal_of, of_type
 from tests.support.services import Service, Stack, result_value, running_stack
@@ -130,6 +131,12 @@ async def test_what_an_asynchronous_standby_lost_is_recorded_again_or_runs_again
             no_bugs(stack.scheduler, stack.executor, other)
         finally:
             other.kill()
+
+
+@pytest.mark.invariant("I2", "I3", "I5")
+async def test_a_synchronous_standby_has_all_and_the_run_goes_on(tmp_path: Path) -> None:
+    """`make failover` prints how long that takes."""
+    assert (await fail_over_once(tmp_path)).violations == ()
 
 
 async def queued(stack: Stack, run_id: str, count: int) -> bool:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -62,14 +63,20 @@ class Pair:
             ).fetchall()
         return int(behind)
 
-    def fail_over(self) -> None:
-        """Kills the primary with -9 and promotes the standby, which has another timeline from then on."""
+    def fail_over(self) -> datetime:
+        """Kills the primary with -9 and promotes the standby, which has another timeline from then on.
+
+        Returns when that was, by its clock.
+        """
         self.primary.kill()
         with psycopg.connect(self.standby.dsn, autocommit=True) as connection:
             assert connection.execute("SELECT pg_promote(wait_seconds => 60)").fetchone() == (True,)
+            [(promoted,)] = connection.execute("SELECT clock_timestamp()").fetchall()
             # It would wait for a standby of its own.
             connection.execute("ALTER SYSTEM RESET synchronous_standby_names")
             connection.execute("SELECT pg_reload_conf()")
+        assert isinstance(promoted, datetime)
+        return promoted
 
 
 @contextmanager

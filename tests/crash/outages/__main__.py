@@ -1,10 +1,11 @@
-"""`make takeover`, `make storm`, `make cascade`: an owner or the database goes, or the work is cancelled, while much is
-going on, and figures are printed.
+"""`make takeover`, `make storm`, `make failover`, `make cascade`: an owner or the database goes, or the work is
+cancelled, while much is going on, and figures are printed.
 
 takeover: 1,000 effects are in flight on two schedulers and three executors; one of the schedulers is killed with -9,
 and in a second round asked to go by SIGTERM. storm: Postgres is stopped at once, as at a loss of power, and started
-again every few seconds under load. cascade: runs with child runs and children are cancelled. Exits with 1
-when anything was lost, ran twice or did not end.
+again every few seconds under load. failover: a primary is killed with -9 and its synchronous standby promoted, again
+and again. cascade: runs with child runs and children are cancelled. Exits with 1 when anything was lost, ran twice or
+did not end.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import asyncio
 import sys
 
 from tests.crash.outages.cascade import Tree, cascade
+from tests.crash.outages.failover import failovers
 from tests.crash.outages.storm import Storm, storm
 from tests.crash.outages.takeover import Size, take_over
 
@@ -57,12 +59,16 @@ def main() -> int:
     cascading.add_argument("--depth", type=int, default=2, help="levels of child runs below each (2)")
     cascading.add_argument("--fan", type=int, default=3, help="child runs of each run (3)")
     cascading.add_argument("--leaves", type=int, default=3, help="children of each run (3)")
+    failing = commands.add_parser("failover")
+    failing.add_argument("--rounds", type=int, default=5, help="each with servers and services of its own (5)")
     chosen = parser.parse_args()
     if chosen.command == "takeover":
         shells = max(1, chosen.effects // 28)
         found = asyncio.run(_takeover(Size(chosen.runs, chosen.effects - shells, shells)))
     elif chosen.command == "cascade":
         found = asyncio.run(_cascade(Tree(chosen.roots, chosen.depth, chosen.fan, chosen.leaves)))
+    elif chosen.command == "failover":
+        found = asyncio.run(failovers(chosen.rounds, _show))
     else:
         found = asyncio.run(_storm(Storm(chosen.seconds, chosen.period, chosen.clients)))
     for violation in found:

@@ -203,3 +203,23 @@ def test_a_newer_session_takes_the_place_of_the_older() -> None:
     assert several.get("x") is newer
     assert several.remove(newer)
     assert len(several) == 0
+
+
+@pytest.mark.invariant("I5")
+def test_void_session_brings_no_news_and_is_in_no_newer_ones_way() -> None:
+    """In another life of the database its number, and those of its attempts, may be given anew."""
+    old = session(session_no=7)
+    made = among(old)
+    old.hold(("e", 1), Held("run", "shell", False, b"", 0.0))
+    old.hold(("f", 1), Held("run", "shell", False, b"", 0.0))
+    old.release(("f", 1))
+    assert old.was_given(("e", 1), "run")
+    assert old.was_given(("f", 1), "run")
+    old.void("another life")
+    made.remove(old)
+    assert not old.was_given(("e", 1), "run")
+    assert not old.was_given(("f", 1), "run")
+    assert old.closed == "another life"
+    newer = session(session_no=7)
+    assert made.add(newer)
+    assert not made.remove(old), "its end would be taken for that of the newer one"
