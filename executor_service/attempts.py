@@ -170,8 +170,6 @@ class Attempts:
         if self._other_life:
             self._other_life = False
             self._memory.forget()
-            for ref in self._held:
-                self._memory.note(ref)
 
     def end_all(self, ending: Ending) -> None:
         """Ends every attempt."""
