@@ -41,13 +41,18 @@ async def one_after_another(ctx: bb.Context, folder: str) -> int:
 
 
 @bb.process("in_line")
-async def in_line(ctx: bb.Context, folder: str, names: list[str]) -> dict[str, object]:
+async def in_line(ctx: bb.Context, folder: str, names: list[str]) -> dict[str, str]:
     """Effects that are all asked for at once and have one slot: they run one after the other, each at most once."""
     handles = {
         name: ctx.start(held(folder, name), key=name, kill_grace=5.0, executor_labels={"host": "one"}) for name in names
     }
-    said = {name: (await handle).stdout_tail.strip() for name, handle in handles.items()}
-    return {"said": said, "double": await ctx.run(double(21), key="double", executor_labels={"host": "two"})}
+    return {name: (await handle).stdout_tail.strip() for name, handle in handles.items()}
+
+
+@bb.process("on_two")
+async def on_two(ctx: bb.Context) -> int:
+    """An effect for the executor `two`."""
+    return int(await ctx.run(double(21), key="double", executor_labels={"host": "two"}))
 
 
 @bb.process("signalled")

@@ -117,8 +117,7 @@ async def test_what_an_asynchronous_standby_lost_is_recorded_again_or_runs_again
             (tmp_path / "release-third").touch()
             run = await stack.result(run_id, 120)
             assert run.state == journal_pb2.RUN_STATE_COMPLETED, run
-            expected = {name: name for name in ("first", "second", "third")}
-            assert result_value(run) == {"said": expected, "double": 42}
+            assert result_value(run) == {name: name for name in ("first", "second", "third")}
             rows = await journal_of(stack.dsn, run_id)
             check_journal(rows)
             assert len(await began(tmp_path, "first")) == 1, "its result was not recorded again"
@@ -128,9 +127,30 @@ async def test_what_an_asynchronous_standby_lost_is_recorded_again_or_runs_again
             again = await stack.create("signalled", key="lost")
             await signal(stack, again, "go", "went")
             assert result_value(await stack.result(again)) == "went"
+            known_again = await stack.create("on_two")
+            assert result_value(await stack.result(known_again)) == 42, (
+                "executor 2 said its first hello in what is lost"
+            )
             no_bugs(stack.scheduler, stack.executor, other)
         finally:
             other.kill()
+
+
+@pytest.mark.invariant("I2", "I3", "I13")
+async def test_an_idle_executor_records_again_before_it_says_hello(pair: Pair, tmp_path: Path) -> None:
+    """It has nothing to write, and so no reason to find that the database is another one."""
+    async with stack_over(pair, tmp_path) as stack:
+        run_id = await stack.create("in_line", folder=str(tmp_path), names=["only"])
+        await began(tmp_path, "only")
+        await cut_off(pair)
+        (tmp_path / "release-only").touch()
+        await settled(stack, run_id, "only")
+        pair.fail_over()
+        assert of_type(await journal_of(stack.dsn, run_id), *SETTLING) == [], "nothing was lost"
+        assert result_value(await stack.result(run_id)) == {"only": "only"}
+        check_journal(await journal_of(stack.dsn, run_id))
+        assert len(await began(tmp_path, "only")) == 1
+        no_bugs(stack.scheduler, stack.executor)
 
 
 @pytest.mark.invariant("I2", "I3", "I5")
