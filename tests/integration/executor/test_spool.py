@@ -146,7 +146,7 @@ async def test_without_room_for_another_result_a_start_is_refused(
     assert "no room for another result" in refused.message
     await asyncio.to_thread(postgres_server.start)
     assert [(await durable.settled(dispatch)).value for dispatch in waiting[:2]] == [0, 1]
-    session.start(waiting[2])
+    (await durable.session(1)).start(waiting[2])  # another life of the database is another session
     assert (await durable.settled(waiting[2])).value == 2
 
 
