@@ -15,7 +15,7 @@ from tests.support.journals import check_journal, journal_of, of_type
 from tests.support.postgres import DisposablePostgres
 from tests.support.services import Stack, running_stack
 
-pytestmark = [pytest.mark.crash, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.crash, pytest.mark.timeout(600)]  # 16 MiB, twice: minutes on a loaded machine
 
 MODULES = "tests.crash.large_processes"
 

@@ -195,7 +195,7 @@ class Stack:
         answer = await self.client.CreateRun(request, timeout=30, wait_for_ready=True)
         return str(answer.run.run_id)
 
-    async def result(self, run_id: str, timeout_s: float = 120.0) -> pb.Run:
+    async def result(self, run_id: str, timeout_s: float = 240.0) -> pb.Run:
         """Waits until the run has ended or is parked; survives restarts of the scheduler."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
