@@ -30,7 +30,7 @@ def holding(folder: str, name: str = "it") -> bb.Effect[Any]:
     return bb.shell(line, label="holding")
 
 
-@bb.process("ends")
+@bb.process("one-effect-ends")
 async def ends(ctx: bb.Context, kind: str, folder: str = "", attempts: int = 1, pause: float = 600.0) -> list[Any]:
     """One effect of the kind."""
     later = ctx.now() + timedelta(days=1)
@@ -115,5 +115,5 @@ async def gives_up(ctx: bb.Context, folder: str, how: str) -> list[Any]:
     return ["returned"]
 
 
-_NAMES = ("ends", "leaf", "breaks", "not-before", "asks-twice", "bounded-ends", "gives-up")
+_NAMES = ("one-effect-ends", "leaf", "breaks", "not-before", "asks-twice", "bounded-ends", "gives-up")
 ALL: Mapping[str, AnyProcess] = {name: bb.processes()[name] for name in _NAMES}

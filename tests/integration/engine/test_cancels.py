@@ -63,7 +63,7 @@ def seen(attempts: int = 0, why: str = WHY) -> list[Any]:
 @pytest.mark.parametrize("kind", ["function", "asleep", "external", "timer"])
 async def test_what_nobody_works_on_is_cancelled_with_its_acknowledgement(at: World, kind: str) -> None:
     """Queued, asleep, asked of somebody outside, waiting for its time: no time passes, and nothing can come of it."""
-    run_id = await at.create("ends", kind=kind, folder="/nowhere")
+    run_id = await at.create("one-effect-ends", kind=kind, folder="/nowhere")
     await at.row(run_id, "EFFECT_REQUESTED", "it", SECONDS)
     await cancel(at, run_id)
     assert await at.rows(run_id, "EFFECT_CANCELLED", key="it"), "acknowledged before it was so"
@@ -80,7 +80,7 @@ async def test_what_nobody_works_on_is_cancelled_with_its_acknowledgement(at: Wo
 async def test_what_backs_off_is_cancelled_and_not_tried_again(at: World) -> None:
     executor = at.executor()
     await executor.connect()
-    run_id = await at.create("ends", kind="function", attempts=3)
+    run_id = await at.create("one-effect-ends", kind="function", attempts=3)
     await executor.settle(await executor.start_of("it", timeout_s=SECONDS), **FAILED)
     await at.row(run_id, "EFFECT_ATTEMPT_FAILED", "it", SECONDS)
     await cancel(at, run_id)
@@ -93,7 +93,7 @@ async def test_what_backs_off_is_cancelled_and_not_tried_again(at: World) -> Non
 @pytest.mark.parametrize("kind", ["shell", "run"])
 async def test_what_runs_is_dead_when_its_cancel_is_settled(at: World, tmp_path: Path, kind: str) -> None:
     async with real_executor(at, tmp_path):
-        run_id = await at.create("ends", kind=kind, folder=str(tmp_path))
+        run_id = await at.create("one-effect-ends", kind=kind, folder=str(tmp_path))
         pids = await said_pids(tmp_path)
         await cancel(at, run_id)
         row = await cancelled(at, run_id)
@@ -115,7 +115,7 @@ async def test_a_parked_run_loses_its_child_to_a_cancel(at: World, tmp_path: Pat
     async with real_executor(at, tmp_path):
         halts = parking == "halted"
         given: dict[str, Any] = {"folder": str(tmp_path)} | ({"kind": "shell"} if halts else {})
-        run_id = await at.create("ends" if halts else "breaks", **given)
+        run_id = await at.create("one-effect-ends" if halts else "breaks", **given)
         pids = await said_pids(tmp_path)
         if halts:
             await at.client.HaltRun(pb.HaltRunRequest(run_id=run_id, reason="look"), timeout=SECONDS)
@@ -175,7 +175,7 @@ async def test_a_start_that_comes_after_its_cancel_starts_nothing(
     """`known`: the cancel has the attempt's token, and settles it at once; else it stays as a tombstone."""
     gap = Gap(at, monkeypatch, known=known)
     async with real_executor(at, tmp_path) as executor:
-        run_id = await at.create("ends", kind="shell", folder=str(tmp_path))
+        run_id = await at.create("one-effect-ends", kind="shell", folder=str(tmp_path))
         await gap.filled()
         await cancel(at, run_id)
         if known:
@@ -198,7 +198,7 @@ async def test_a_cancel_of_what_was_dispatched_and_never_sent_is_settled_without
     """The start is lost for good: that it never started is known by the executor's report, and no attempt follows."""
     gap = Gap(at, monkeypatch, known=False)
     async with real_executor(at, tmp_path):
-        run_id = await at.create("ends", kind="shell", folder=str(tmp_path), attempts=3)
+        run_id = await at.create("one-effect-ends", kind="shell", folder=str(tmp_path), attempts=3)
         await gap.filled()
         await cancel(at, run_id)
         row = await cancelled(at, run_id)
@@ -215,7 +215,7 @@ async def test_start_and_cancel_that_were_under_way_together(at: World, tmp_path
     """Both wait in a network that lets nothing through, and come out of it one right after the other."""
     async with tcp_proxy(at.server.address) as proxy, real_executor(at, tmp_path, scheduler=proxy.address):
         proxy.black_hole()
-        run_id = await at.create("ends", kind="shell", folder=str(tmp_path))
+        run_id = await at.create("one-effect-ends", kind="shell", folder=str(tmp_path))
         await at.row(run_id, "EFFECT_DISPATCHED", "it", SECONDS)
         await cancel(at, run_id)
         proxy.heal()
@@ -232,7 +232,7 @@ async def test_start_and_cancel_that_were_under_way_together(at: World, tmp_path
 @pytest.mark.invariant("I6", "I10")
 async def test_a_cancel_waits_for_an_executor_that_is_cut_off_within_its_grace(at: World, tmp_path: Path) -> None:
     async with tcp_proxy(at.server.address) as proxy, real_executor(at, tmp_path, scheduler=proxy.address):
-        run_id = await at.create("ends", kind="shell", folder=str(tmp_path), attempts=3)
+        run_id = await at.create("one-effect-ends", kind="shell", folder=str(tmp_path), attempts=3)
         pids = await said_pids(tmp_path)
         proxy.black_hole()
         await cancel(at, run_id)
@@ -255,7 +255,7 @@ async def test_a_cancel_beyond_the_grace_ends_and_says_that_nobody_can_know(data
         tcp_proxy(at.server.address) as proxy,
         real_executor(at, tmp_path, scheduler=proxy.address),
     ):
-        run_id = await at.create("ends", kind="shell", folder=str(tmp_path), attempts=3)
+        run_id = await at.create("one-effect-ends", kind="shell", folder=str(tmp_path), attempts=3)
         pids = await said_pids(tmp_path)
         proxy.black_hole()
         await cancel(at, run_id)
@@ -282,7 +282,7 @@ async def test_two_replicas_cancel_the_same_effect_at_once(database_url: str) ->
         executor = second.executor()
         await executor.connect()
         for kind in ("function", "external") * 3:
-            run_id = await run_of(first, first, "ends", kind=kind)
+            run_id = await run_of(first, first, "one-effect-ends", kind=kind)
             started = [await start_of(executor, run_id, "it")] if kind == "function" else []
             await first.row(run_id, "EFFECT_REQUESTED", "it", SECONDS)
             await asyncio.gather(cancel(first, run_id, why="one"), cancel(second, run_id, why="the other"))

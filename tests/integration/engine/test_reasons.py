@@ -99,7 +99,7 @@ async def _too_late(at: World, folder: Path) -> JournalRow:
 async def _gone(at: World, _: Path) -> JournalRow:
     executor = at.executor()
     await executor.connect()
-    run_id = await at.create("ends", kind="function")
+    run_id = await at.create("one-effect-ends", kind="function")
     await executor.start_of("it", timeout_s=SECONDS)
     await executor.hang_up()
     assert await at.value(run_id, SECONDS) == ["failed", "EXECUTOR_LOST", 1]
@@ -110,7 +110,7 @@ async def _gone(at: World, _: Path) -> JournalRow:
 async def _refused(at: World, _: Path) -> JournalRow:
     executor = at.executor()
     await executor.connect()
-    run_id = await at.create("ends", kind="function")
+    run_id = await at.create("one-effect-ends", kind="function")
     start = await executor.start_of("it", timeout_s=SECONDS)
     await executor.reject(start, dispatch_pb.RejectedAttempt.REASON_NO_SLOT)
     lost = await at.row(run_id, "EFFECT_ATTEMPT_LOST", "it", SECONDS)
@@ -122,7 +122,7 @@ async def _refused(at: World, _: Path) -> JournalRow:
 @makes("DRAINED")
 async def _handed_back(at: World, folder: Path) -> JournalRow:
     async with real_executor(at, folder):
-        run_id = await at.create("ends", kind="shell", folder=str(folder))
+        run_id = await at.create("one-effect-ends", kind="shell", folder=str(folder))
         pids = await said_pids(folder)
     assert not living(pids)
     assert await at.value(run_id, SECONDS) == ["failed", "DRAINED", 1]
@@ -132,7 +132,7 @@ async def _handed_back(at: World, folder: Path) -> JournalRow:
 @makes("CANCELLED_BY_USER")
 async def _by_a_user(at: World, folder: Path) -> JournalRow:
     async with real_executor(at, folder):
-        run_id = await at.create("ends", kind="shell", folder=str(folder))
+        run_id = await at.create("one-effect-ends", kind="shell", folder=str(folder))
         pids = await said_pids(folder)
         await cancel(at, run_id, why="enough")
         assert await at.value(run_id, SECONDS) == ["cancelled", "CANCELLED_BY_USER", "enough", 1]

@@ -9,7 +9,7 @@ from tests.integration.engine.world import world
 
 @pytest.mark.parametrize(
     ("owner", "call"),
-    [(Journal, "known_durations"), (Journal, "now"), (Leases, "renew"), (Leases, "replicas"), (Leases, "claim")],
+    [(Journal, "known_durations"), (Journal, "read_clock"), (Leases, "renew"), (Leases, "replicas"), (Leases, "claim")],
 )
 async def test_a_start_waits_for_a_database_that_went_away_in_the_middle_of_it(
     database_url: str, monkeypatch: pytest.MonkeyPatch, owner: type, call: str
