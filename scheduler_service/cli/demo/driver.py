@@ -31,7 +31,7 @@ from scheduler_service.journal.evidence import OVERLAP_SQL_IN_SHORT, Overlap, ov
 
 T = TypeVar("T")
 
-_RUN_SECONDS_MAX: Final = 150.0
+_RUN_SECONDS_MAX: Final = 600.0
 _SUPERVISE_SECONDS: Final = 0.5
 
 

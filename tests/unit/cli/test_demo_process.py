@@ -90,8 +90,10 @@ def test_a_check_that_times_out_is_a_finding_too(repository: Path) -> None:
             return failed("TIMEOUT_START_TO_CLOSE", "ran 75 s", after=75, timed_out=True)
         return world(command)
 
-    verdicts = [finding["verdict"] for finding in demo(repository, slow_tests).result["findings"]]
-    assert verdicts[0] == "TIMEOUT_START_TO_CLOSE: ran 75 s"
+    driven = demo(repository, slow_tests)
+    assert driven.result["findings"][0]["verdict"] == "TIMEOUT_START_TO_CLOSE: ran 75 s"
+    [asked] = [e for e in driven.events if e.type == "EFFECT_REQUESTED" and e.effect_key == "tests"]
+    assert asked.data["spec"]["retry"]["non_retryable"] == ["TIMEOUT_START_TO_CLOSE"], "not tried again"
 
 
 def test_a_file_that_cannot_be_checked_does_not_end_the_run(repository: Path) -> None:
