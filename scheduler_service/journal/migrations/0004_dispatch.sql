@@ -60,6 +60,7 @@ BEGIN
             FROM effects e
             WHERE e.effect_id = ANY (bucket.ids) AND e.state = 'QUEUED' AND e.cancel_reason IS NULL
               AND (h.open OR e.on_run_end = 'DETACH') AND NOT is_overdue(e, ts)
+              AND coalesce(e.not_before <= ts, true)  -- it may have failed, and paused, since it was picked
               AND NOT (labelled AND held_by_label(e.effect_id, ns, executor, caps))
         ), chosen AS (
             SELECT c.*, row_number() OVER (ORDER BY c.background, c.requested_seq)::int AS n,
@@ -114,22 +115,39 @@ $$;
 
 -- The first queued effects of a class that an executor could take now. What cannot be dispatched whoever asks (its run
 -- is parked, its group is full, its label is held, its time is over) is passed over, or it would keep everything behind
--- it from being seen.
-CREATE FUNCTION claimable(p_namespace text, p_pool text, p_background boolean, p_executor text, p_capabilities text[],
-                          p_labels jsonb, p_labelled boolean, p_limit int) RETURNS SETOF uuid
+-- it from being seen. A hold by label costs one look at each queued effect, however many it covers: two function calls
+-- for each took seconds where it covered a long queue, and everything behind these waited too.
+CREATE FUNCTION claimable(p_namespace text, p_pool text, p_background boolean, p_executor text,
+                                     p_capabilities text[], p_labels jsonb, p_labelled boolean, p_limit int)
+RETURNS SETOF uuid
 LANGUAGE plpgsql STABLE SET search_path = backburner, pg_temp AS $$
 DECLARE
     q record; room int; rooms jsonb := '{}'; place text; left_ int := p_limit; at timestamptz := clock_timestamp();
+    whole jsonb[]; part jsonb[]; harnesses text[];
 BEGIN
     IF left_ > 0 THEN
+        IF p_labelled THEN  -- of any harness, and of one
+            SELECT coalesce(array_agg(d.labels) FILTER (WHERE d.harness = ''), '{}'),
+                   coalesce(array_agg(d.labels) FILTER (WHERE d.harness <> ''), '{}'),
+                   coalesce(array_agg(d.harness) FILTER (WHERE d.harness <> ''), '{}')
+                INTO whole, part, harnesses FROM dispatch_holds d
+                WHERE coalesce(d.until, 'infinity') > at AND d.namespace IN ('', p_namespace)
+                  AND d.executor_id IN ('', p_executor);
+        END IF;
         FOR q IN
             SELECT w.effect_id, w.run_id, w.group_id, w.group_max FROM dispatch_queue w
                 JOIN run_heads h ON h.run_id = w.run_id AND h.state NOT IN ('HALTED', 'PROCESS_ERROR')
             WHERE w.namespace = p_namespace AND w.pool = p_pool AND w.background = p_background
               AND w.not_before <= clock_timestamp() AND w.capabilities && p_capabilities
-              AND w.executor_labels <@ p_labels ORDER BY w.rank
+              AND w.executor_labels <@ p_labels
+              AND (NOT p_labelled OR (
+                  SELECT NOT e.labels @> ANY (whole) AND (NOT e.labels @> ANY (part) OR EXISTS (
+                      SELECT FROM unnest(e.capabilities) a WHERE a = ANY (p_capabilities) AND NOT EXISTS (
+                          SELECT FROM unnest(part, harnesses) d(labels, harness)
+                          WHERE d.harness = harness_of(a) AND e.labels @> d.labels)))
+                  FROM effects e WHERE e.effect_id = w.effect_id))
+            ORDER BY w.rank
         LOOP
-            CONTINUE WHEN p_labelled AND held_by_label(q.effect_id, p_namespace, p_executor, p_capabilities);
             IF q.group_id IS NOT NULL THEN
                 place := q.run_id || q.group_id;
                 room := coalesce((rooms->>place)::int, group_limit(q.run_id, q.group_id, q.group_max)
