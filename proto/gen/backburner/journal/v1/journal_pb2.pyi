@@ -221,6 +221,114 @@ EFFECT_KIND_TIMER: EffectKind.ValueType  # 6
 """A durable timer as an effect, for client-driven runs."""
 Global___EffectKind: _TypeAlias = EffectKind  # noqa: Y015
 
+class _AgentPermissions:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AgentPermissionsEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AgentPermissions.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    AGENT_PERMISSIONS_UNSPECIFIED: _AgentPermissions.ValueType  # 0
+    """Everything, as FULL."""
+    AGENT_PERMISSIONS_FULL: _AgentPermissions.ValueType  # 1
+    """Everything that the executor's user may: tools, files, network."""
+    AGENT_PERMISSIONS_EDIT: _AgentPermissions.ValueType  # 2
+    """Read and edit files in the workspace; where the harness can tell, no commands."""
+    AGENT_PERMISSIONS_READ_ONLY: _AgentPermissions.ValueType  # 3
+    """Read only."""
+
+class AgentPermissions(_AgentPermissions, metaclass=_AgentPermissionsEnumTypeWrapper):
+    """What an agent may do without asking."""
+
+AGENT_PERMISSIONS_UNSPECIFIED: AgentPermissions.ValueType  # 0
+"""Everything, as FULL."""
+AGENT_PERMISSIONS_FULL: AgentPermissions.ValueType  # 1
+"""Everything that the executor's user may: tools, files, network."""
+AGENT_PERMISSIONS_EDIT: AgentPermissions.ValueType  # 2
+"""Read and edit files in the workspace; where the harness can tell, no commands."""
+AGENT_PERMISSIONS_READ_ONLY: AgentPermissions.ValueType  # 3
+"""Read only."""
+Global___AgentPermissions: _TypeAlias = AgentPermissions  # noqa: Y015
+
+class _WorkspaceKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WorkspaceKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkspaceKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WORKSPACE_KIND_UNSPECIFIED: _WorkspaceKind.ValueType  # 0
+    """The directory itself."""
+    WORKSPACE_KIND_DIRECTORY: _WorkspaceKind.ValueType  # 1
+    """The directory itself, under a lease: no other effect of this executor works in it meanwhile."""
+    WORKSPACE_KIND_WORKTREE: _WorkspaceKind.ValueType  # 2
+    """A git worktree of its own."""
+    WORKSPACE_KIND_COPY: _WorkspaceKind.ValueType  # 3
+    """A plain copy."""
+
+class WorkspaceKind(_WorkspaceKind, metaclass=_WorkspaceKindEnumTypeWrapper):
+    """How a workspace comes to be."""
+
+WORKSPACE_KIND_UNSPECIFIED: WorkspaceKind.ValueType  # 0
+"""The directory itself."""
+WORKSPACE_KIND_DIRECTORY: WorkspaceKind.ValueType  # 1
+"""The directory itself, under a lease: no other effect of this executor works in it meanwhile."""
+WORKSPACE_KIND_WORKTREE: WorkspaceKind.ValueType  # 2
+"""A git worktree of its own."""
+WORKSPACE_KIND_COPY: WorkspaceKind.ValueType  # 3
+"""A plain copy."""
+Global___WorkspaceKind: _TypeAlias = WorkspaceKind  # noqa: Y015
+
+class _WorkspaceKeep:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WorkspaceKeepEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkspaceKeep.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WORKSPACE_KEEP_UNSPECIFIED: _WorkspaceKeep.ValueType  # 0
+    """As ON_FAILURE."""
+    WORKSPACE_KEEP_ON_FAILURE: _WorkspaceKeep.ValueType  # 1
+    """Kept when the effect did not succeed."""
+    WORKSPACE_KEEP_ALWAYS: _WorkspaceKeep.ValueType  # 2
+    """Always kept."""
+    WORKSPACE_KEEP_NEVER: _WorkspaceKeep.ValueType  # 3
+    """Never kept."""
+
+class WorkspaceKeep(_WorkspaceKeep, metaclass=_WorkspaceKeepEnumTypeWrapper):
+    """What stays of a worktree or a copy once its effect has settled."""
+
+WORKSPACE_KEEP_UNSPECIFIED: WorkspaceKeep.ValueType  # 0
+"""As ON_FAILURE."""
+WORKSPACE_KEEP_ON_FAILURE: WorkspaceKeep.ValueType  # 1
+"""Kept when the effect did not succeed."""
+WORKSPACE_KEEP_ALWAYS: WorkspaceKeep.ValueType  # 2
+"""Always kept."""
+WORKSPACE_KEEP_NEVER: WorkspaceKeep.ValueType  # 3
+"""Never kept."""
+Global___WorkspaceKeep: _TypeAlias = WorkspaceKeep  # noqa: Y015
+
+class _BudgetAction:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BudgetActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BudgetAction.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BUDGET_ACTION_UNSPECIFIED: _BudgetAction.ValueType  # 0
+    """As FAIL."""
+    BUDGET_ACTION_FAIL: _BudgetAction.ValueType  # 1
+    """What runs is ended with reason BUDGET, and nothing more starts."""
+    BUDGET_ACTION_ASK: _BudgetAction.ValueType  # 2
+    """What runs is ended, and the effect waits until somebody raises the budget or says no."""
+
+class BudgetAction(_BudgetAction, metaclass=_BudgetActionEnumTypeWrapper):
+    """What happens when a budget is spent."""
+
+BUDGET_ACTION_UNSPECIFIED: BudgetAction.ValueType  # 0
+"""As FAIL."""
+BUDGET_ACTION_FAIL: BudgetAction.ValueType  # 1
+"""What runs is ended with reason BUDGET, and nothing more starts."""
+BUDGET_ACTION_ASK: BudgetAction.ValueType  # 2
+"""What runs is ended, and the effect waits until somebody raises the budget or says no."""
+Global___BudgetAction: _TypeAlias = BudgetAction  # noqa: Y015
+
 class _GroupStrategy:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -438,7 +546,7 @@ class _EffectReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EffectRe
     EFFECT_REASON_AWAIT_CANCELLED: _EffectReason.ValueType  # 35
     """Cancelled because the wait that owned it was cancelled (foreground effects)."""
     EFFECT_REASON_BUDGET: _EffectReason.ValueType  # 36
-    """Cancelled because a budget was spent. Produced from the budgets' release on: nothing makes it yet."""
+    """A budget was spent."""
     EFFECT_REASON_REJECTED_BY_RESOLVER: _EffectReason.ValueType  # 40
     """Rejected by the one who was asked (external effects)."""
     EFFECT_REASON_CHILD_RUN_FAILED: _EffectReason.ValueType  # 41
@@ -449,6 +557,24 @@ class _EffectReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EffectRe
     """Who does the work for the child is overloaded."""
     EFFECT_REASON_SESSION_LOST: _EffectReason.ValueType  # 52
     """The session to continue is gone, and the effect was not to start a fresh one (if_session_lost)."""
+    EFFECT_REASON_AUTHENTICATION: _EffectReason.ValueType  # 53
+    """The harness's provider does not accept the login or the key."""
+    EFFECT_REASON_QUOTA_EXHAUSTED: _EffectReason.ValueType  # 54
+    """The quota of the provider's account is spent until it is reset, or until somebody pays."""
+    EFFECT_REASON_CONTEXT_OVERFLOW: _EffectReason.ValueType  # 55
+    """The conversation no longer fits into the model's context."""
+    EFFECT_REASON_REFUSED: _EffectReason.ValueType  # 56
+    """The model refuses what was asked."""
+    EFFECT_REASON_BAD_REQUEST: _EffectReason.ValueType  # 57
+    """The provider does not accept the request: an unknown model, a malformed schema."""
+    EFFECT_REASON_TOOL_FAILED: _EffectReason.ValueType  # 58
+    """A tool of the harness failed so that the agent could not go on."""
+    EFFECT_REASON_MAX_TURNS: _EffectReason.ValueType  # 59
+    """The agent had as many turns as it was given."""
+    EFFECT_REASON_HARNESS_CRASHED: _EffectReason.ValueType  # 60
+    """The harness ended without saying how its work ended."""
+    EFFECT_REASON_WORKSPACE_BUSY: _EffectReason.ValueType  # 61
+    """Another effect works in the workspace."""
 
 class EffectReason(_EffectReason, metaclass=_EffectReasonEnumTypeWrapper):
     """Why an effect failed, was cancelled or timed out, or why an attempt ended."""
@@ -496,7 +622,7 @@ EFFECT_REASON_RUN_CANCELLED: EffectReason.ValueType  # 34
 EFFECT_REASON_AWAIT_CANCELLED: EffectReason.ValueType  # 35
 """Cancelled because the wait that owned it was cancelled (foreground effects)."""
 EFFECT_REASON_BUDGET: EffectReason.ValueType  # 36
-"""Cancelled because a budget was spent. Produced from the budgets' release on: nothing makes it yet."""
+"""A budget was spent."""
 EFFECT_REASON_REJECTED_BY_RESOLVER: EffectReason.ValueType  # 40
 """Rejected by the one who was asked (external effects)."""
 EFFECT_REASON_CHILD_RUN_FAILED: EffectReason.ValueType  # 41
@@ -507,6 +633,24 @@ EFFECT_REASON_OVERLOADED: EffectReason.ValueType  # 51
 """Who does the work for the child is overloaded."""
 EFFECT_REASON_SESSION_LOST: EffectReason.ValueType  # 52
 """The session to continue is gone, and the effect was not to start a fresh one (if_session_lost)."""
+EFFECT_REASON_AUTHENTICATION: EffectReason.ValueType  # 53
+"""The harness's provider does not accept the login or the key."""
+EFFECT_REASON_QUOTA_EXHAUSTED: EffectReason.ValueType  # 54
+"""The quota of the provider's account is spent until it is reset, or until somebody pays."""
+EFFECT_REASON_CONTEXT_OVERFLOW: EffectReason.ValueType  # 55
+"""The conversation no longer fits into the model's context."""
+EFFECT_REASON_REFUSED: EffectReason.ValueType  # 56
+"""The model refuses what was asked."""
+EFFECT_REASON_BAD_REQUEST: EffectReason.ValueType  # 57
+"""The provider does not accept the request: an unknown model, a malformed schema."""
+EFFECT_REASON_TOOL_FAILED: EffectReason.ValueType  # 58
+"""A tool of the harness failed so that the agent could not go on."""
+EFFECT_REASON_MAX_TURNS: EffectReason.ValueType  # 59
+"""The agent had as many turns as it was given."""
+EFFECT_REASON_HARNESS_CRASHED: EffectReason.ValueType  # 60
+"""The harness ended without saying how its work ended."""
+EFFECT_REASON_WORKSPACE_BUSY: EffectReason.ValueType  # 61
+"""Another effect works in the workspace."""
 Global___EffectReason: _TypeAlias = EffectReason  # noqa: Y015
 
 class _Death:
@@ -899,6 +1043,7 @@ class EffectSpec(_message.Message):
     CONTINUE_FROM_FIELD_NUMBER: _builtins.int
     IF_SESSION_LOST_FIELD_NUMBER: _builtins.int
     CONTINUE_SESSION_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name for people and for ETA history: the function's name, the harness, argv[0], or the author's label."""
     background: _builtins.bool
@@ -953,7 +1098,9 @@ class EffectSpec(_message.Message):
 
     @_builtins.property
     def fallbacks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Harnesses to fall back on, in order, when no executor has the first."""
+        """Harnesses to fall back on, in order: when no executor has the first, and when one fails for a reason of its provider
+        (AUTHENTICATION, QUOTA_EXHAUSTED, RATE_LIMITED and OVERLOADED after its retries).
+        """
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -972,6 +1119,10 @@ class EffectSpec(_message.Message):
         """The session that `continue_from` names, as the earlier effect's result gave it. Clients may leave it out:
         RequestEffects takes it from that effect. When that left none, the session counts as gone.
         """
+
+    @_builtins.property
+    def budget(self) -> Global___Budget:
+        """What the effect may consume, all attempts together. Unset: no bound of its own."""
 
     def __init__(
         self,
@@ -997,10 +1148,11 @@ class EffectSpec(_message.Message):
         continue_from: _builtins.str = ...,
         if_session_lost: _builtins.str = ...,
         continue_session: Global___HarnessSession | None = ...,
+        budget: Global___Budget | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "continue_session", b"continue_session", "external", b"external", "function", b"function", "group", b"group", "poll_interval", b"poll_interval", "retry", b"retry", "run", b"run", "shell", b"shell", "sleep_until", b"sleep_until", "timeouts", b"timeouts", "timer", b"timer", "work", b"work"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "budget", b"budget", "continue_session", b"continue_session", "external", b"external", "function", b"function", "group", b"group", "poll_interval", b"poll_interval", "retry", b"retry", "run", b"run", "shell", b"shell", "sleep_until", b"sleep_until", "timeouts", b"timeouts", "timer", b"timer", "work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "background", b"background", "continue_from", b"continue_from", "continue_session", b"continue_session", "executor_labels", b"executor_labels", "external", b"external", "fallbacks", b"fallbacks", "function", b"function", "group", b"group", "if_session_lost", b"if_session_lost", "labels", b"labels", "name", b"name", "on_run_end", b"on_run_end", "poll_interval", b"poll_interval", "priority", b"priority", "retry", b"retry", "run", b"run", "shell", b"shell", "sleep_until", b"sleep_until", "timeouts", b"timeouts", "timer", b"timer", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "background", b"background", "budget", b"budget", "continue_from", b"continue_from", "continue_session", b"continue_session", "executor_labels", b"executor_labels", "external", b"external", "fallbacks", b"fallbacks", "function", b"function", "group", b"group", "if_session_lost", b"if_session_lost", "labels", b"labels", "name", b"name", "on_run_end", b"on_run_end", "poll_interval", b"poll_interval", "priority", b"priority", "retry", b"retry", "run", b"run", "shell", b"shell", "sleep_until", b"sleep_until", "timeouts", b"timeouts", "timer", b"timer", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_work: _TypeAlias = _typing.Literal["shell", "function", "agent", "external", "run", "timer"]  # noqa: Y015
     _WhichOneofArgType_work: _TypeAlias = _typing.Literal["work", b"work"]  # noqa: Y015
@@ -1140,6 +1292,26 @@ class AgentWork(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class SecretsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     HARNESS_FIELD_NUMBER: _builtins.int
     PROMPT_FIELD_NUMBER: _builtins.int
     CWD_FIELD_NUMBER: _builtins.int
@@ -1147,6 +1319,14 @@ class AgentWork(_message.Message):
     ENV_FIELD_NUMBER: _builtins.int
     OUTPUT_SCHEMA_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
+    SYSTEM_PROMPT_FIELD_NUMBER: _builtins.int
+    MAX_TURNS_FIELD_NUMBER: _builtins.int
+    PERMISSIONS_FIELD_NUMBER: _builtins.int
+    MCP_SERVERS_FIELD_NUMBER: _builtins.int
+    WORKSPACE_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
+    ATTACHMENTS_FIELD_NUMBER: _builtins.int
+    SECRETS_FIELD_NUMBER: _builtins.int
     harness: _builtins.str
     """Harness: `claude-code`, `codex`, `gemini-cli`, ..."""
     prompt: _builtins.str
@@ -1155,6 +1335,12 @@ class AgentWork(_message.Message):
     """Working directory on the executor. Empty: a fresh directory of the attempt."""
     model: _builtins.str
     """Model name as the harness knows it. Empty: the harness's default."""
+    system_prompt: _builtins.str
+    """Said to the agent on top of the harness's own system prompt."""
+    max_turns: _builtins.int
+    """Most turns of the agent. 0: the harness's own bound. Reason MAX_TURNS."""
+    permissions: Global___AgentPermissions.ValueType
+    """What the agent may do without asking, as nobody is there to ask."""
     @_builtins.property
     def env(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Variables set for the child, on top of the executor's allow-list."""
@@ -1169,6 +1355,28 @@ class AgentWork(_message.Message):
     def options(self) -> _struct_pb2.Struct:
         """Options of the harness, as its adapter documents them."""
 
+    @_builtins.property
+    def mcp_servers(self) -> _struct_pb2.Struct:
+        """MCP servers by name, each an object with `command`, `args` and `env`, or with `url` and `headers`."""
+
+    @_builtins.property
+    def workspace(self) -> Global___Workspace:
+        """Where it works. Unset: in `cwd`."""
+
+    @_builtins.property
+    def inputs(self) -> _struct_pb2.Struct:
+        """Values for the places `{{name}}` of prompt and system prompt. Unset: these are taken as they stand."""
+
+    @_builtins.property
+    def attachments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attachment]:
+        """Files that belong to the prompt, by reference: the executor puts them into it, or names them to the agent."""
+
+    @_builtins.property
+    def secrets(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Secrets by the variable that the child finds them in: each the name of a secret of the executor. Their values are
+        never in the journal.
+        """
+
     def __init__(
         self,
         *,
@@ -1179,14 +1387,130 @@ class AgentWork(_message.Message):
         env: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         output_schema: _struct_pb2.Struct | None = ...,
         options: _struct_pb2.Struct | None = ...,
+        system_prompt: _builtins.str = ...,
+        max_turns: _builtins.int = ...,
+        permissions: Global___AgentPermissions.ValueType = ...,
+        mcp_servers: _struct_pb2.Struct | None = ...,
+        workspace: Global___Workspace | None = ...,
+        inputs: _struct_pb2.Struct | None = ...,
+        attachments: _abc.Iterable[Global___Attachment] | None = ...,
+        secrets: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options", "output_schema", b"output_schema"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "mcp_servers", b"mcp_servers", "options", b"options", "output_schema", b"output_schema", "workspace", b"workspace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cwd", b"cwd", "env", b"env", "harness", b"harness", "model", b"model", "options", b"options", "output_schema", b"output_schema", "prompt", b"prompt"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachments", b"attachments", "cwd", b"cwd", "env", b"env", "harness", b"harness", "inputs", b"inputs", "max_turns", b"max_turns", "mcp_servers", b"mcp_servers", "model", b"model", "options", b"options", "output_schema", b"output_schema", "permissions", b"permissions", "prompt", b"prompt", "secrets", b"secrets", "system_prompt", b"system_prompt", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AgentWork: _TypeAlias = AgentWork  # noqa: Y015
+
+@_typing.final
+class Workspace(_message.Message):
+    """Where an agent works."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    BASE_FIELD_NUMBER: _builtins.int
+    KEEP_FIELD_NUMBER: _builtins.int
+    kind: Global___WorkspaceKind.ValueType
+    """How it gets its directory."""
+    source: _builtins.str
+    """Directory on the executor: the repository or the directory to work on."""
+    base: _builtins.str
+    """For WORKTREE: the commit or branch to begin with. Empty: what HEAD of `source` is."""
+    keep: Global___WorkspaceKeep.ValueType
+    """What stays of it afterwards."""
+    def __init__(
+        self,
+        *,
+        kind: Global___WorkspaceKind.ValueType = ...,
+        source: _builtins.str = ...,
+        base: _builtins.str = ...,
+        keep: Global___WorkspaceKeep.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "keep", b"keep", "kind", b"kind", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Workspace: _TypeAlias = Workspace  # noqa: Y015
+
+@_typing.final
+class Attachment(_message.Message):
+    """A file that belongs to a prompt."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    BLOB_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name that the prompt calls it by."""
+    path: _builtins.str
+    """Path on the executor, relative to the workspace or absolute."""
+    @_builtins.property
+    def blob(self) -> Global___BlobRef:
+        """A blob of the run."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        path: _builtins.str = ...,
+        blob: Global___BlobRef | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["blob", b"blob", "path", b"path", "source", b"source"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blob", b"blob", "name", b"name", "path", b"path", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["path", "blob"]  # noqa: Y015
+    _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_source) -> _WhichOneofReturnType_source | None: ...
+
+Global___Attachment: _TypeAlias = Attachment  # noqa: Y015
+
+@_typing.final
+class Budget(_message.Message):
+    """What may be consumed. A bound that is unset or 0 is none."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKENS_FIELD_NUMBER: _builtins.int
+    COST_USD_FIELD_NUMBER: _builtins.int
+    WALL_TIME_FIELD_NUMBER: _builtins.int
+    TURNS_FIELD_NUMBER: _builtins.int
+    ON_SPENT_FIELD_NUMBER: _builtins.int
+    tokens: _builtins.float
+    """Input and output tokens together."""
+    cost_usd: _builtins.float
+    """US dollars. What has no known price counts as nothing, and the answer says so."""
+    turns: _builtins.int
+    """Turns of agents."""
+    on_spent: Global___BudgetAction.ValueType
+    """What happens at the bound."""
+    @_builtins.property
+    def wall_time(self) -> _duration_pb2.Duration:
+        """Time that attempts run, added up."""
+
+    def __init__(
+        self,
+        *,
+        tokens: _builtins.float = ...,
+        cost_usd: _builtins.float = ...,
+        wall_time: _duration_pb2.Duration | None = ...,
+        turns: _builtins.int = ...,
+        on_spent: Global___BudgetAction.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["wall_time", b"wall_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_usd", b"cost_usd", "on_spent", b"on_spent", "tokens", b"tokens", "turns", b"turns", "wall_time", b"wall_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Budget: _TypeAlias = Budget  # noqa: Y015
 
 @_typing.final
 class ExternalWork(_message.Message):
@@ -1418,6 +1742,11 @@ class Progress(_message.Message):
     ETA_ESTIMATED_FIELD_NUMBER: _builtins.int
     ORDINAL_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
+    TOOL_FIELD_NUMBER: _builtins.int
+    TURNS_FIELD_NUMBER: _builtins.int
+    TURNS_MAX_FIELD_NUMBER: _builtins.int
+    TODOS_DONE_FIELD_NUMBER: _builtins.int
+    TODOS_FIELD_NUMBER: _builtins.int
     percent: _builtins.float
     """0 to 100. Unset: there is no basis for a percentage."""
     step: _builtins.str
@@ -1430,6 +1759,16 @@ class Progress(_message.Message):
     """True when the ETA is estimated from past attempts of the same name, not reported by the child."""
     ordinal: _builtins.int
     """Ordinal of this progress in its attempt, from 1."""
+    tool: _builtins.str
+    """Tool that the agent uses now. Empty: none."""
+    turns: _builtins.int
+    """Turns of the agent so far. 0: unknown."""
+    turns_max: _builtins.int
+    """Most turns it was given. 0: no bound is known."""
+    todos_done: _builtins.int
+    """Entries of its own to-do list that it has done."""
+    todos: _builtins.int
+    """Entries of its own to-do list. 0: it keeps none."""
     @_builtins.property
     def eta(self) -> _duration_pb2.Duration:
         """Expected time to the end. Unset: unknown."""
@@ -1449,10 +1788,15 @@ class Progress(_message.Message):
         eta_estimated: _builtins.bool = ...,
         ordinal: _builtins.int = ...,
         data: _struct_pb2.Struct | None = ...,
+        tool: _builtins.str = ...,
+        turns: _builtins.int = ...,
+        turns_max: _builtins.int = ...,
+        todos_done: _builtins.int = ...,
+        todos: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_percent", b"_percent", "data", b"data", "eta", b"eta", "percent", b"percent"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_percent", b"_percent", "data", b"data", "eta", b"eta", "eta_estimated", b"eta_estimated", "ordinal", b"ordinal", "percent", b"percent", "step", b"step", "step_count", b"step_count", "step_index", b"step_index"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_percent", b"_percent", "data", b"data", "eta", b"eta", "eta_estimated", b"eta_estimated", "ordinal", b"ordinal", "percent", b"percent", "step", b"step", "step_count", b"step_count", "step_index", b"step_index", "todos", b"todos", "todos_done", b"todos_done", "tool", b"tool", "turns", b"turns", "turns_max", b"turns_max"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__percent: _TypeAlias = _typing.Literal["percent"]  # noqa: Y015
     _WhichOneofArgType__percent: _TypeAlias = _typing.Literal["_percent", b"_percent"]  # noqa: Y015
@@ -1472,6 +1816,8 @@ class Usage(_message.Message):
     COST_USD_FIELD_NUMBER: _builtins.int
     TURNS_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    REASONING_TOKENS_FIELD_NUMBER: _builtins.int
+    CACHE_WRITE_TOKENS_FIELD_NUMBER: _builtins.int
     input_tokens: _builtins.float
     """Input tokens, cached ones included."""
     output_tokens: _builtins.float
@@ -1484,6 +1830,10 @@ class Usage(_message.Message):
     """Turns of the agent."""
     model: _builtins.str
     """Model, when one is known."""
+    reasoning_tokens: _builtins.float
+    """Output tokens that went into reasoning, of `output_tokens`. 0: none, or not told."""
+    cache_write_tokens: _builtins.float
+    """Input tokens written to the provider's cache, of `input_tokens`. 0: none, or not told."""
     def __init__(
         self,
         *,
@@ -1493,10 +1843,12 @@ class Usage(_message.Message):
         cost_usd: _builtins.float | None = ...,
         turns: _builtins.int = ...,
         model: _builtins.str = ...,
+        reasoning_tokens: _builtins.float = ...,
+        cache_write_tokens: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_cost_usd", b"_cost_usd", "cost_usd", b"cost_usd"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost_usd", b"_cost_usd", "cached_input_tokens", b"cached_input_tokens", "cost_usd", b"cost_usd", "input_tokens", b"input_tokens", "model", b"model", "output_tokens", b"output_tokens", "turns", b"turns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost_usd", b"_cost_usd", "cache_write_tokens", b"cache_write_tokens", "cached_input_tokens", b"cached_input_tokens", "cost_usd", b"cost_usd", "input_tokens", b"input_tokens", "model", b"model", "output_tokens", b"output_tokens", "reasoning_tokens", b"reasoning_tokens", "turns", b"turns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cost_usd: _TypeAlias = _typing.Literal["cost_usd"]  # noqa: Y015
     _WhichOneofArgType__cost_usd: _TypeAlias = _typing.Literal["_cost_usd", b"_cost_usd"]  # noqa: Y015
@@ -1583,6 +1935,12 @@ class EffectResult(_message.Message):
     SESSION_FIELD_NUMBER: _builtins.int
     CHOICE_FIELD_NUMBER: _builtins.int
     SESSION_LOST_FIELD_NUMBER: _builtins.int
+    PERMISSION_DENIALS_FIELD_NUMBER: _builtins.int
+    WORKSPACE_FIELD_NUMBER: _builtins.int
+    HARNESS_FIELD_NUMBER: _builtins.int
+    CONTINUED_SESSION_ID_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    REPAIR_TURNS_FIELD_NUMBER: _builtins.int
     exit_code: _builtins.int
     """Exit code. Unset when there was no child, or a signal ended it."""
     signal: _builtins.int
@@ -1591,6 +1949,14 @@ class EffectResult(_message.Message):
     """For external effects: the choice."""
     session_lost: _builtins.bool
     """True when the session to continue was gone and a fresh one was started instead (if_session_lost)."""
+    harness: _builtins.str
+    """Harness that did the work."""
+    continued_session_id: _builtins.str
+    """Session of an earlier attempt or effect that the last attempt went on with. Empty: it began a fresh one."""
+    text: _builtins.str
+    """The agent's last words, beside a structured `value`; at most 64 KiB."""
+    repair_turns: _builtins.int
+    """Turns that were needed to mend an answer that did not fit its schema."""
     @_builtins.property
     def value(self) -> Global___Payload:
         """The structured result: a function's return value, an agent's answer, what a child reported by the line protocol."""
@@ -1611,6 +1977,14 @@ class EffectResult(_message.Message):
     def session(self) -> Global___HarnessSession:
         """The harness session. Unset when there is none."""
 
+    @_builtins.property
+    def permission_denials(self) -> _containers.RepeatedCompositeFieldContainer[Global___PermissionDenial]:
+        """What the agent wanted to do and was not let, at most 100."""
+
+    @_builtins.property
+    def workspace(self) -> Global___WorkspaceResult:
+        """What became of the workspace. Unset: it had none of its own."""
+
     def __init__(
         self,
         *,
@@ -1623,10 +1997,16 @@ class EffectResult(_message.Message):
         session: Global___HarnessSession | None = ...,
         choice: _builtins.str = ...,
         session_lost: _builtins.bool = ...,
+        permission_denials: _abc.Iterable[Global___PermissionDenial] | None = ...,
+        workspace: Global___WorkspaceResult | None = ...,
+        harness: _builtins.str = ...,
+        continued_session_id: _builtins.str = ...,
+        text: _builtins.str = ...,
+        repair_turns: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "_signal", b"_signal", "exit_code", b"exit_code", "session", b"session", "signal", b"signal", "stderr", b"stderr", "stdout", b"stdout", "usage", b"usage", "value", b"value"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "_signal", b"_signal", "exit_code", b"exit_code", "session", b"session", "signal", b"signal", "stderr", b"stderr", "stdout", b"stdout", "usage", b"usage", "value", b"value", "workspace", b"workspace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "_signal", b"_signal", "choice", b"choice", "exit_code", b"exit_code", "session", b"session", "session_lost", b"session_lost", "signal", b"signal", "stderr", b"stderr", "stdout", b"stdout", "usage", b"usage", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "_signal", b"_signal", "choice", b"choice", "continued_session_id", b"continued_session_id", "exit_code", b"exit_code", "harness", b"harness", "permission_denials", b"permission_denials", "repair_turns", b"repair_turns", "session", b"session", "session_lost", b"session_lost", "signal", b"signal", "stderr", b"stderr", "stdout", b"stdout", "text", b"text", "usage", b"usage", "value", b"value", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exit_code: _TypeAlias = _typing.Literal["exit_code"]  # noqa: Y015
     _WhichOneofArgType__exit_code: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code"]  # noqa: Y015
@@ -1638,6 +2018,90 @@ class EffectResult(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__signal) -> _WhichOneofReturnType__signal | None: ...
 
 Global___EffectResult: _TypeAlias = EffectResult  # noqa: Y015
+
+@_typing.final
+class PermissionDenial(_message.Message):
+    """Something that an agent was not let do."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOOL_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    tool: _builtins.str
+    """Tool."""
+    request: _builtins.str
+    """What it was to do, shortened."""
+    def __init__(
+        self,
+        *,
+        tool: _builtins.str = ...,
+        request: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request", "tool", b"tool"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PermissionDenial: _TypeAlias = PermissionDenial  # noqa: Y015
+
+@_typing.final
+class WorkspaceResult(_message.Message):
+    """What became of a workspace."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
+    BASE_COMMIT_FIELD_NUMBER: _builtins.int
+    RESULT_COMMIT_FIELD_NUMBER: _builtins.int
+    BRANCH_FIELD_NUMBER: _builtins.int
+    FILES_CHANGED_FIELD_NUMBER: _builtins.int
+    INSERTIONS_FIELD_NUMBER: _builtins.int
+    DELETIONS_FIELD_NUMBER: _builtins.int
+    PATCH_FIELD_NUMBER: _builtins.int
+    PATCH_BYTES_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Its directory on the executor."""
+    kept: _builtins.bool
+    """True when the directory is still there."""
+    base_commit: _builtins.str
+    """Commit that the work began with. Empty: no git."""
+    result_commit: _builtins.str
+    """Commit that holds the work. Empty: nothing was changed, or no git."""
+    branch: _builtins.str
+    """Branch that holds the commit. Empty: none."""
+    files_changed: _builtins.int
+    """Files that differ."""
+    insertions: _builtins.int
+    """Lines that were added."""
+    deletions: _builtins.int
+    """Lines that were removed."""
+    patch: _builtins.str
+    """The change as a patch, at most 256 KiB; a larger one is left out."""
+    patch_bytes: _builtins.float
+    """Size of the whole patch in bytes."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        kept: _builtins.bool = ...,
+        base_commit: _builtins.str = ...,
+        result_commit: _builtins.str = ...,
+        branch: _builtins.str = ...,
+        files_changed: _builtins.int = ...,
+        insertions: _builtins.int = ...,
+        deletions: _builtins.int = ...,
+        patch: _builtins.str = ...,
+        patch_bytes: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_commit", b"base_commit", "branch", b"branch", "deletions", b"deletions", "files_changed", b"files_changed", "insertions", b"insertions", "kept", b"kept", "patch", b"patch", "patch_bytes", b"patch_bytes", "path", b"path", "result_commit", b"result_commit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkspaceResult: _TypeAlias = WorkspaceResult  # noqa: Y015
 
 @_typing.final
 class EffectError(_message.Message):
@@ -1712,6 +2176,7 @@ class RunCreated(_message.Message):
     REUSE_FROM_FIELD_NUMBER: _builtins.int
     CLEANUP_TIMEOUT_FIELD_NUMBER: _builtins.int
     PREVIOUS_RUN_ID_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Namespace, `default` by default."""
     key: _builtins.str
@@ -1746,6 +2211,10 @@ class RunCreated(_message.Message):
     def cleanup_timeout(self) -> _duration_pb2.Duration:
         """How long cleanup may run after a cancel. Default 60 s."""
 
+    @_builtins.property
+    def budget(self) -> Global___Budget:
+        """What all its effects together may consume. Unset: no bound."""
+
     def __init__(
         self,
         *,
@@ -1762,10 +2231,11 @@ class RunCreated(_message.Message):
         reuse_from: _builtins.str = ...,
         cleanup_timeout: _duration_pb2.Duration | None = ...,
         previous_run_id: _builtins.str = ...,
+        budget: Global___Budget | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cleanup_timeout", b"cleanup_timeout", "idle_timeout", b"idle_timeout", "input", b"input"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "cleanup_timeout", b"cleanup_timeout", "idle_timeout", b"idle_timeout", "input", b"input"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cleanup_timeout", b"cleanup_timeout", "client_driven", b"client_driven", "idle_timeout", b"idle_timeout", "input", b"input", "input_digest", b"input_digest", "key", b"key", "labels", b"labels", "namespace", b"namespace", "parent_effect_id", b"parent_effect_id", "parent_run_id", b"parent_run_id", "previous_run_id", b"previous_run_id", "process", b"process", "reuse_from", b"reuse_from"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "cleanup_timeout", b"cleanup_timeout", "client_driven", b"client_driven", "idle_timeout", b"idle_timeout", "input", b"input", "input_digest", b"input_digest", "key", b"key", "labels", b"labels", "namespace", b"namespace", "parent_effect_id", b"parent_effect_id", "parent_run_id", b"parent_run_id", "previous_run_id", b"previous_run_id", "process", b"process", "reuse_from", b"reuse_from"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2272,16 +2742,26 @@ class EffectStarted(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PID_FIELD_NUMBER: _builtins.int
+    CONTINUES_FIELD_NUMBER: _builtins.int
+    FRESH_BECAUSE_FIELD_NUMBER: _builtins.int
     pid: _builtins.int
     """Process id of the child on its host. 0: none."""
+    fresh_because: _builtins.str
+    """Why it begins a fresh one although there was one to go on with. Empty: there was none."""
+    @_builtins.property
+    def continues(self) -> Global___HarnessSession:
+        """Session that the attempt goes on with. Unset: it begins a fresh one."""
+
     def __init__(
         self,
         *,
         pid: _builtins.int = ...,
+        continues: Global___HarnessSession | None = ...,
+        fresh_because: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["continues", b"continues"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["pid", b"pid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["continues", b"continues", "fresh_because", b"fresh_because", "pid", b"pid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2527,6 +3007,8 @@ class EffectParked(_message.Message):
 
     UNTIL_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    PARTIAL_FIELD_NUMBER: _builtins.int
+    ELAPSED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def until(self) -> _timestamp_pb2.Timestamp:
         """Until when."""
@@ -2535,15 +3017,25 @@ class EffectParked(_message.Message):
     def error(self) -> Global___EffectError:
         """Why."""
 
+    @_builtins.property
+    def partial(self) -> Global___EffectResult:
+        """What the attempt before gave (exit code, output tails, usage, session)."""
+
+    @_builtins.property
+    def elapsed(self) -> _duration_pb2.Duration:
+        """How long that attempt ran."""
+
     def __init__(
         self,
         *,
         until: _timestamp_pb2.Timestamp | None = ...,
         error: Global___EffectError | None = ...,
+        partial: Global___EffectResult | None = ...,
+        elapsed: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "until", b"until"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["elapsed", b"elapsed", "error", b"error", "partial", b"partial", "until", b"until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "until", b"until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["elapsed", b"elapsed", "error", b"error", "partial", b"partial", "until", b"until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

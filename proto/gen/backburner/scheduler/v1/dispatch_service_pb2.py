@@ -23,11 +23,12 @@ _sym_db = _symbol_database.Default()
 
 
 from backburner.executor.v1 import executor_service_pb2 as backburner_dot_executor_dot_v1_dot_executor__service__pb2
+from backburner.journal.v1 import journal_pb2 as backburner_dot_journal_dot_v1_dot_journal__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.backburner/scheduler/v1/dispatch_service.proto\x12\x17\x62\x61\x63kburner.scheduler.v1\x1a-backburner/executor/v1/executor_service.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe9\x02\n\x0e\x43onnectRequest\x12/\n\x05hello\x18\x01 \x01(\x0b\x32\x1e.backburner.scheduler.v1.HelloH\x00\x12\x35\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x0b\x32!.backburner.scheduler.v1.AcceptedH\x00\x12\x35\n\x08rejected\x18\x03 \x01(\x0b\x32!.backburner.scheduler.v1.RejectedH\x00\x12\x37\n\tjournaled\x18\x04 \x01(\x0b\x32\".backburner.scheduler.v1.JournaledH\x00\x12?\n\theartbeat\x18\x05 \x01(\x0b\x32*.backburner.scheduler.v1.ExecutorHeartbeatH\x00\x12\x35\n\x08\x64raining\x18\x06 \x01(\x0b\x32!.backburner.scheduler.v1.DrainingH\x00\x42\x07\n\x05\x66rame\"\xee\x02\n\x0f\x43onnectResponse\x12\x33\n\x07welcome\x18\x01 \x01(\x0b\x32 .backburner.scheduler.v1.WelcomeH\x00\x12\x37\n\x05start\x18\x02 \x01(\x0b\x32&.backburner.scheduler.v1.StartAttemptsH\x00\x12\x39\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\'.backburner.scheduler.v1.CancelAttemptsH\x00\x12\x36\n\x05\x64rain\x18\x04 \x01(\x0b\x32%.backburner.scheduler.v1.DrainCommandH\x00\x12@\n\theartbeat\x18\x05 \x01(\x0b\x32+.backburner.scheduler.v1.SchedulerHeartbeatH\x00\x12/\n\x05moved\x18\x06 \x01(\x0b\x32\x1e.backburner.scheduler.v1.MovedH\x00\x42\x07\n\x05\x66rame\"0\n\nAttemptRef\x12\x11\n\teffect_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\"\xf7\x03\n\x05Hello\x12\x13\n\x0b\x65xecutor_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x10\n\x08succeeds\x18\x03 \x03(\t\x12\x10\n\x08\x63ontract\x18\x04 \x01(\x05\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x11\n\tnamespace\x18\x06 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x07 \x01(\t\x12,\n\x05pools\x18\x08 \x03(\x0b\x32\x1d.backburner.scheduler.v1.Pool\x12\x33\n\tharnesses\x18\t \x03(\x0b\x32 .backburner.scheduler.v1.Harness\x12\x11\n\tfunctions\x18\n \x03(\t\x12:\n\x06labels\x18\x0b \x03(\x0b\x32*.backburner.scheduler.v1.Hello.LabelsEntry\x12:\n\x08\x61ttempts\x18\x0c \x03(\x0b\x32(.backburner.scheduler.v1.ReportedAttempt\x12\x10\n\x08\x64raining\x18\r \x01(\x08\x12.\n\nclock_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x64ial\x18\x0f \x01(\x03\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"=\n\x04Pool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05slots\x18\x02 \x01(\x05\x12\x18\n\x10\x62\x61\x63kground_slots\x18\x03 \x01(\x05\"6\n\x07Harness\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0c\n\x04pool\x18\x03 \x01(\t\"\xbf\x01\n\x0fReportedAttempt\x12\x30\n\x03ref\x18\x01 \x01(\x0b\x32#.backburner.scheduler.v1.AttemptRef\x12\x34\n\x05state\x18\x02 \x01(\x0e\x32%.backburner.executor.v1.Attempt.State\x12\x12\n\nsession_no\x18\x03 \x01(\x05\x12\x0c\n\x04pool\x18\x04 \x01(\t\x12\x12\n\nbackground\x18\x05 \x01(\x08\x12\x0e\n\x06run_id\x18\x06 \x01(\t\"A\n\x08\x41\x63\x63\x65pted\x12\x35\n\x08\x61ttempts\x18\x01 \x03(\x0b\x32#.backburner.scheduler.v1.AttemptRef\"F\n\x08Rejected\x12:\n\x08\x61ttempts\x18\x01 \x03(\x0b\x32(.backburner.scheduler.v1.RejectedAttempt\"\xa6\x02\n\x0fRejectedAttempt\x12\x30\n\x03ref\x18\x01 \x01(\x0b\x32#.backburner.scheduler.v1.AttemptRef\x12?\n\x06reason\x18\x02 \x01(\x0e\x32/.backburner.scheduler.v1.RejectedAttempt.Reason\x12\x0f\n\x07message\x18\x03 \x01(\t\"\x8e\x01\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x12\n\x0eREASON_NO_SLOT\x10\x01\x12\x13\n\x0fREASON_DRAINING\x10\x02\x12\x18\n\x14REASON_STALE_SESSION\x10\x03\x12\x14\n\x10REASON_DUPLICATE\x10\x04\x12\x13\n\x0fREASON_NO_SPOOL\x10\x05\"D\n\tJournaled\x12\x37\n\x06\x65vents\x18\x01 \x03(\x0b\x32\'.backburner.scheduler.v1.JournaledEvent\"\xb2\x01\n\x0eJournaledEvent\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x03\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x16\n\x0erecorded_at_us\x18\x04 \x01(\x03\x12\x11\n\teffect_id\x18\x05 \x01(\t\x12\x12\n\neffect_key\x18\x06 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x07 \x01(\x05\x12\x11\n\tdata_json\x18\x08 \x01(\x0c\x12\x12\n\nfrees_slot\x18\t \x01(\x08\"\xc1\x01\n\x11\x45xecutorHeartbeat\x12\x30\n\x07\x63hanged\x18\x01 \x03(\x0b\x32\x1f.backburner.executor.v1.Attempt\x12:\n\x08\x61ttempts\x18\x02 \x03(\x0b\x32(.backburner.scheduler.v1.ReportedAttempt\x12\x0e\n\x06report\x18\x03 \x01(\x08\x12.\n\nclock_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x1a\n\x08\x44raining\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\xc8\x01\n\x07Welcome\x12\x12\n\nsession_no\x18\x01 \x01(\x05\x12\x14\n\x0cscheduler_id\x18\x02 \x01(\t\x12\x35\n\x12heartbeat_interval\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05grace\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x32\n\x05stale\x18\x05 \x03(\x0b\x32#.backburner.scheduler.v1.AttemptRef\"\\\n\rStartAttempts\x12\x12\n\nsession_no\x18\x01 \x01(\x05\x12\x37\n\x08\x61ttempts\x18\x02 \x03(\x0b\x32%.backburner.scheduler.v1.StartAttempt\"\xcb\x02\n\x0cStartAttempt\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\teffect_id\x18\x02 \x01(\t\x12\x12\n\neffect_key\x18\x03 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x05\x12\r\n\x05token\x18\x05 \x01(\x0c\x12\x0f\n\x07harness\x18\x06 \x01(\t\x12\x0c\n\x04pool\x18\x07 \x01(\t\x12\x11\n\tspec_json\x18\x08 \x01(\x0c\x12\x12\n\nbackground\x18\t \x01(\x08\x12\x32\n\x0ftotal_remaining\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x34\n\x11\x65xpected_duration\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0btraceparent\x18\x0c \x01(\t\x12\x11\n\tnamespace\x18\r \x01(\t\x12\x0c\n\x04name\x18\x0e \x01(\t\"J\n\x0e\x43\x61ncelAttempts\x12\x38\n\x08\x61ttempts\x18\x01 \x03(\x0b\x32&.backburner.scheduler.v1.CancelAttempt\"\x81\x01\n\rCancelAttempt\x12\x30\n\x03ref\x18\x01 \x01(\x0b\x32#.backburner.scheduler.v1.AttemptRef\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\r\n\x05token\x18\x04 \x01(\x0c\x12\x0e\n\x06run_id\x18\x05 \x01(\t\"-\n\x0c\x44rainCommand\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\r\n\x05\x64rain\x18\x02 \x01(\x08\"D\n\x12SchedulerHeartbeat\x12.\n\nclock_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x17\n\x05Moved\x12\x0e\n\x06reason\x18\x01 \x01(\t2s\n\x0f\x44ispatchService\x12`\n\x07\x43onnect\x12\'.backburner.scheduler.v1.ConnectRequest\x1a(.backburner.scheduler.v1.ConnectResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.backburner/scheduler/v1/dispatch_service.proto\x12\x17\x62\x61\x63kburner.scheduler.v1\x1a-backburner/executor/v1/executor_service.proto\x1a#backburner/journal/v1/journal.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe9\x02\n\x0e\x43onnectRequest\x12/\n\x05hello\x18\x01 \x01(\x0b\x32\x1e.backburner.scheduler.v1.HelloH\x00\x12\x35\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x0b\x32!.backburner.scheduler.v1.AcceptedH\x00\x12\x35\n\x08rejected\x18\x03 \x01(\x0b\x32!.backburner.scheduler.v1.RejectedH\x00\x12\x37\n\tjournaled\x18\x04 \x01(\x0b\x32\".backburner.scheduler.v1.JournaledH\x00\x12?\n\theartbeat\x18\x05 \x01(\x0b\x32*.backburner.scheduler.v1.ExecutorHeartbeatH\x00\x12\x35\n\x08\x64raining\x18\x06 \x01(\x0b\x32!.backburner.scheduler.v1.DrainingH\x00\x42\x07\n\x05\x66rame\"\xee\x02\n\x0f\x43onnectResponse\x12\x33\n\x07welcome\x18\x01 \x01(\x0b\x32 .backburner.scheduler.v1.WelcomeH\x00\x12\x37\n\x05start\x18\x02 \x01(\x0b\x32&.backburner.scheduler.v1.StartAttemptsH\x00\x12\x39\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\'.backburner.scheduler.v1.CancelAttemptsH\x00\x12\x36\n\x05\x64rain\x18\x04 \x01(\x0b\x32%.backburner.scheduler.v1.DrainCommandH\x00\x12@\n\theartbeat\x18\x05 \x01(\x0b\x32+.backburner.scheduler.v1.SchedulerHeartbeatH\x00\x12/\n\x05moved\x18\x06 \x01(\x0b\x32\x1e.backburner.scheduler.v1.MovedH\x00\x42\x07\n\x05\x66rame\"0\n\nAttemptRef\x12\x11\n\teffect_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\"\xb6\x04\n\x05Hello\x12\x13\n\x0b\x65xecutor_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x10\n\x08succeeds\x18\x03 \x03(\t\x12\x10\n\x08\x63ontract\x18\x04 \x01(\x05\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x11\n\tnamespace\x18\x06 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x07 \x01(\t\x12,\n\x05pools\x18\x08 \x03(\x0b\x32\x1d.backburner.scheduler.v1.Pool\x12\x33\n\tharnesses\x18\t \x03(\x0b\x32 .backburner.scheduler.v1.Harness\x12\x11\n\tfunctions\x18\n \x03(\t\x12:\n\x06labels\x18\x0b \x03(\x0b\x32*.backburner.scheduler.v1.Hello.LabelsEntry\x12:\n\x08\x61ttempts\x18\x0c \x03(\x0b\x32(.backburner.scheduler.v1.ReportedAttempt\x12\x10\n\x08\x64raining\x18\r \x01(\x08\x12.\n\nclock_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x64ial\x18\x0f \x01(\x03\x12=\n\x0eharness_checks\x18\x10 \x03(\x0b\x32%.backburner.scheduler.v1.HarnessCheck\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"=\n\x04Pool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05slots\x18\x02 \x01(\x05\x12\x18\n\x10\x62\x61\x63kground_slots\x18\x03 \x01(\x05\"6\n\x07Harness\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0c\n\x04pool\x18\x03 \x01(\t\"\xa7\x01\n\x0cHarnessCheck\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x66ound\x18\x02 \x01(\x08\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x15\n\rversion_known\x18\x04 \x01(\x08\x12\x34\n\x05login\x18\x05 \x01(\x0e\x32%.backburner.scheduler.v1.HarnessLogin\x12\x0c\n\x04path\x18\x06 \x01(\t\x12\x0e\n\x06remedy\x18\x07 \x01(\t\"\xbf\x01\n\x0fReportedAttempt\x12\x30\n\x03ref\x18\x01 \x01(\x0b\x32#.backburner.scheduler.v1.AttemptRef\x12\x34\n\x05state\x18\x02 \x01(\x0e\x32%.backburner.executor.v1.Attempt.State\x12\x12\n\nsession_no\x18\x03 \x01(\x05\x12\x0c\n\x04pool\x18\x04 \x01(\t\x12\x12\n\nbackground\x18\x05 \x01(\x08\x12\x0e\n\x06run_id\x18\x06 \x01(\t\"A\n\x08\x41\x63\x63\x65pted\x12\x35\n\x08\x61ttempts\x18\x01 \x03(\x0b\x32#.backburner.scheduler.v1.AttemptRef\"F\n\x08Rejected\x12:\n\x08\x61ttempts\x18\x01 \x03(\x0b\x32(.backburner.scheduler.v1.RejectedAttempt\"\xa6\x02\n\x0fRejectedAttempt\x12\x30\n\x03ref\x18\x01 \x01(\x0b\x32#.backburner.scheduler.v1.AttemptRef\x12?\n\x06reason\x18\x02 \x01(\x0e\x32/.backburner.scheduler.v1.RejectedAttempt.Reason\x12\x0f\n\x07message\x18\x03 \x01(\t\"\x8e\x01\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x12\n\x0eREASON_NO_SLOT\x10\x01\x12\x13\n\x0fREASON_DRAINING\x10\x02\x12\x18\n\x14REASON_STALE_SESSION\x10\x03\x12\x14\n\x10REASON_DUPLICATE\x10\x04\x12\x13\n\x0fREASON_NO_SPOOL\x10\x05\"D\n\tJournaled\x12\x37\n\x06\x65vents\x18\x01 \x03(\x0b\x32\'.backburner.scheduler.v1.JournaledEvent\"\xb2\x01\n\x0eJournaledEvent\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x03\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x16\n\x0erecorded_at_us\x18\x04 \x01(\x03\x12\x11\n\teffect_id\x18\x05 \x01(\t\x12\x12\n\neffect_key\x18\x06 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x07 \x01(\x05\x12\x11\n\tdata_json\x18\x08 \x01(\x0c\x12\x12\n\nfrees_slot\x18\t \x01(\x08\"\xc1\x01\n\x11\x45xecutorHeartbeat\x12\x30\n\x07\x63hanged\x18\x01 \x03(\x0b\x32\x1f.backburner.executor.v1.Attempt\x12:\n\x08\x61ttempts\x18\x02 \x03(\x0b\x32(.backburner.scheduler.v1.ReportedAttempt\x12\x0e\n\x06report\x18\x03 \x01(\x08\x12.\n\nclock_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x1a\n\x08\x44raining\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\xc8\x01\n\x07Welcome\x12\x12\n\nsession_no\x18\x01 \x01(\x05\x12\x14\n\x0cscheduler_id\x18\x02 \x01(\t\x12\x35\n\x12heartbeat_interval\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05grace\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x32\n\x05stale\x18\x05 \x03(\x0b\x32#.backburner.scheduler.v1.AttemptRef\"\\\n\rStartAttempts\x12\x12\n\nsession_no\x18\x01 \x01(\x05\x12\x37\n\x08\x61ttempts\x18\x02 \x03(\x0b\x32%.backburner.scheduler.v1.StartAttempt\"\xb6\x03\n\x0cStartAttempt\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\teffect_id\x18\x02 \x01(\t\x12\x12\n\neffect_key\x18\x03 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x05\x12\r\n\x05token\x18\x05 \x01(\x0c\x12\x0f\n\x07harness\x18\x06 \x01(\t\x12\x0c\n\x04pool\x18\x07 \x01(\t\x12\x11\n\tspec_json\x18\x08 \x01(\x0c\x12\x12\n\nbackground\x18\t \x01(\x08\x12\x32\n\x0ftotal_remaining\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x34\n\x11\x65xpected_duration\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0btraceparent\x18\x0c \x01(\t\x12\x11\n\tnamespace\x18\r \x01(\t\x12\x0c\n\x04name\x18\x0e \x01(\t\x12\x35\n\x06resume\x18\x0f \x01(\x0b\x32%.backburner.journal.v1.HarnessSession\x12\x32\n\x0b\x62udget_left\x18\x10 \x01(\x0b\x32\x1d.backburner.journal.v1.Budget\"J\n\x0e\x43\x61ncelAttempts\x12\x38\n\x08\x61ttempts\x18\x01 \x03(\x0b\x32&.backburner.scheduler.v1.CancelAttempt\"\x81\x01\n\rCancelAttempt\x12\x30\n\x03ref\x18\x01 \x01(\x0b\x32#.backburner.scheduler.v1.AttemptRef\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\r\n\x05token\x18\x04 \x01(\x0c\x12\x0e\n\x06run_id\x18\x05 \x01(\t\"-\n\x0c\x44rainCommand\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\r\n\x05\x64rain\x18\x02 \x01(\x08\"D\n\x12SchedulerHeartbeat\x12.\n\nclock_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x17\n\x05Moved\x12\x0e\n\x06reason\x18\x01 \x01(\t*a\n\x0cHarnessLogin\x12\x1d\n\x19HARNESS_LOGIN_UNSPECIFIED\x10\x00\x12\x17\n\x13HARNESS_LOGIN_FOUND\x10\x01\x12\x19\n\x15HARNESS_LOGIN_MISSING\x10\x02\x32s\n\x0f\x44ispatchService\x12`\n\x07\x43onnect\x12\'.backburner.scheduler.v1.ConnectRequest\x1a(.backburner.scheduler.v1.ConnectResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,54 +37,58 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_HELLO_LABELSENTRY']._loaded_options = None
   _globals['_HELLO_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_CONNECTREQUEST']._serialized_start=188
-  _globals['_CONNECTREQUEST']._serialized_end=549
-  _globals['_CONNECTRESPONSE']._serialized_start=552
-  _globals['_CONNECTRESPONSE']._serialized_end=918
-  _globals['_ATTEMPTREF']._serialized_start=920
-  _globals['_ATTEMPTREF']._serialized_end=968
-  _globals['_HELLO']._serialized_start=971
-  _globals['_HELLO']._serialized_end=1474
-  _globals['_HELLO_LABELSENTRY']._serialized_start=1429
-  _globals['_HELLO_LABELSENTRY']._serialized_end=1474
-  _globals['_POOL']._serialized_start=1476
-  _globals['_POOL']._serialized_end=1537
-  _globals['_HARNESS']._serialized_start=1539
-  _globals['_HARNESS']._serialized_end=1593
-  _globals['_REPORTEDATTEMPT']._serialized_start=1596
-  _globals['_REPORTEDATTEMPT']._serialized_end=1787
-  _globals['_ACCEPTED']._serialized_start=1789
-  _globals['_ACCEPTED']._serialized_end=1854
-  _globals['_REJECTED']._serialized_start=1856
-  _globals['_REJECTED']._serialized_end=1926
-  _globals['_REJECTEDATTEMPT']._serialized_start=1929
-  _globals['_REJECTEDATTEMPT']._serialized_end=2223
-  _globals['_REJECTEDATTEMPT_REASON']._serialized_start=2081
-  _globals['_REJECTEDATTEMPT_REASON']._serialized_end=2223
-  _globals['_JOURNALED']._serialized_start=2225
-  _globals['_JOURNALED']._serialized_end=2293
-  _globals['_JOURNALEDEVENT']._serialized_start=2296
-  _globals['_JOURNALEDEVENT']._serialized_end=2474
-  _globals['_EXECUTORHEARTBEAT']._serialized_start=2477
-  _globals['_EXECUTORHEARTBEAT']._serialized_end=2670
-  _globals['_DRAINING']._serialized_start=2672
-  _globals['_DRAINING']._serialized_end=2698
-  _globals['_WELCOME']._serialized_start=2701
-  _globals['_WELCOME']._serialized_end=2901
-  _globals['_STARTATTEMPTS']._serialized_start=2903
-  _globals['_STARTATTEMPTS']._serialized_end=2995
-  _globals['_STARTATTEMPT']._serialized_start=2998
-  _globals['_STARTATTEMPT']._serialized_end=3329
-  _globals['_CANCELATTEMPTS']._serialized_start=3331
-  _globals['_CANCELATTEMPTS']._serialized_end=3405
-  _globals['_CANCELATTEMPT']._serialized_start=3408
-  _globals['_CANCELATTEMPT']._serialized_end=3537
-  _globals['_DRAINCOMMAND']._serialized_start=3539
-  _globals['_DRAINCOMMAND']._serialized_end=3584
-  _globals['_SCHEDULERHEARTBEAT']._serialized_start=3586
-  _globals['_SCHEDULERHEARTBEAT']._serialized_end=3654
-  _globals['_MOVED']._serialized_start=3656
-  _globals['_MOVED']._serialized_end=3679
-  _globals['_DISPATCHSERVICE']._serialized_start=3681
-  _globals['_DISPATCHSERVICE']._serialized_end=3796
+  _globals['_HARNESSLOGIN']._serialized_start=4058
+  _globals['_HARNESSLOGIN']._serialized_end=4155
+  _globals['_CONNECTREQUEST']._serialized_start=225
+  _globals['_CONNECTREQUEST']._serialized_end=586
+  _globals['_CONNECTRESPONSE']._serialized_start=589
+  _globals['_CONNECTRESPONSE']._serialized_end=955
+  _globals['_ATTEMPTREF']._serialized_start=957
+  _globals['_ATTEMPTREF']._serialized_end=1005
+  _globals['_HELLO']._serialized_start=1008
+  _globals['_HELLO']._serialized_end=1574
+  _globals['_HELLO_LABELSENTRY']._serialized_start=1529
+  _globals['_HELLO_LABELSENTRY']._serialized_end=1574
+  _globals['_POOL']._serialized_start=1576
+  _globals['_POOL']._serialized_end=1637
+  _globals['_HARNESS']._serialized_start=1639
+  _globals['_HARNESS']._serialized_end=1693
+  _globals['_HARNESSCHECK']._serialized_start=1696
+  _globals['_HARNESSCHECK']._serialized_end=1863
+  _globals['_REPORTEDATTEMPT']._serialized_start=1866
+  _globals['_REPORTEDATTEMPT']._serialized_end=2057
+  _globals['_ACCEPTED']._serialized_start=2059
+  _globals['_ACCEPTED']._serialized_end=2124
+  _globals['_REJECTED']._serialized_start=2126
+  _globals['_REJECTED']._serialized_end=2196
+  _globals['_REJECTEDATTEMPT']._serialized_start=2199
+  _globals['_REJECTEDATTEMPT']._serialized_end=2493
+  _globals['_REJECTEDATTEMPT_REASON']._serialized_start=2351
+  _globals['_REJECTEDATTEMPT_REASON']._serialized_end=2493
+  _globals['_JOURNALED']._serialized_start=2495
+  _globals['_JOURNALED']._serialized_end=2563
+  _globals['_JOURNALEDEVENT']._serialized_start=2566
+  _globals['_JOURNALEDEVENT']._serialized_end=2744
+  _globals['_EXECUTORHEARTBEAT']._serialized_start=2747
+  _globals['_EXECUTORHEARTBEAT']._serialized_end=2940
+  _globals['_DRAINING']._serialized_start=2942
+  _globals['_DRAINING']._serialized_end=2968
+  _globals['_WELCOME']._serialized_start=2971
+  _globals['_WELCOME']._serialized_end=3171
+  _globals['_STARTATTEMPTS']._serialized_start=3173
+  _globals['_STARTATTEMPTS']._serialized_end=3265
+  _globals['_STARTATTEMPT']._serialized_start=3268
+  _globals['_STARTATTEMPT']._serialized_end=3706
+  _globals['_CANCELATTEMPTS']._serialized_start=3708
+  _globals['_CANCELATTEMPTS']._serialized_end=3782
+  _globals['_CANCELATTEMPT']._serialized_start=3785
+  _globals['_CANCELATTEMPT']._serialized_end=3914
+  _globals['_DRAINCOMMAND']._serialized_start=3916
+  _globals['_DRAINCOMMAND']._serialized_end=3961
+  _globals['_SCHEDULERHEARTBEAT']._serialized_start=3963
+  _globals['_SCHEDULERHEARTBEAT']._serialized_end=4031
+  _globals['_MOVED']._serialized_start=4033
+  _globals['_MOVED']._serialized_end=4056
+  _globals['_DISPATCHSERVICE']._serialized_start=4157
+  _globals['_DISPATCHSERVICE']._serialized_end=4272
 # @@protoc_insertion_point(module_scope)

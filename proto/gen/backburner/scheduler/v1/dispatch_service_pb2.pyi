@@ -4,6 +4,7 @@ isort:skip_file
 The control channel between executors and the scheduler."""
 
 from backburner.executor.v1 import executor_service_pb2 as _executor_service_pb2
+from backburner.journal.v1 import journal_pb2 as _journal_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
@@ -21,6 +22,30 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _HarnessLogin:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _HarnessLoginEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HarnessLogin.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    HARNESS_LOGIN_UNSPECIFIED: _HarnessLogin.ValueType  # 0
+    """That cannot be told without a call."""
+    HARNESS_LOGIN_FOUND: _HarnessLogin.ValueType  # 1
+    """A key or a login was found."""
+    HARNESS_LOGIN_MISSING: _HarnessLogin.ValueType  # 2
+    """Neither was found."""
+
+class HarnessLogin(_HarnessLogin, metaclass=_HarnessLoginEnumTypeWrapper):
+    """Whether a harness is logged in."""
+
+HARNESS_LOGIN_UNSPECIFIED: HarnessLogin.ValueType  # 0
+"""That cannot be told without a call."""
+HARNESS_LOGIN_FOUND: HarnessLogin.ValueType  # 1
+"""A key or a login was found."""
+HARNESS_LOGIN_MISSING: HarnessLogin.ValueType  # 2
+"""Neither was found."""
+Global___HarnessLogin: _TypeAlias = HarnessLogin  # noqa: Y015
 
 @_typing.final
 class ConnectRequest(_message.Message):
@@ -201,6 +226,7 @@ class Hello(_message.Message):
     DRAINING_FIELD_NUMBER: _builtins.int
     CLOCK_TIME_FIELD_NUMBER: _builtins.int
     DIAL_FIELD_NUMBER: _builtins.int
+    HARNESS_CHECKS_FIELD_NUMBER: _builtins.int
     executor_id: _builtins.str
     """Stable name of the executor, chosen by its operator; default: host name and a random suffix."""
     incarnation: _builtins.str
@@ -247,6 +273,10 @@ class Hello(_message.Message):
     def clock_time(self) -> _timestamp_pb2.Timestamp:
         """Its clock, to find skew."""
 
+    @_builtins.property
+    def harness_checks(self) -> _containers.RepeatedCompositeFieldContainer[Global___HarnessCheck]:
+        """What it found of the harnesses that it knows."""
+
     def __init__(
         self,
         *,
@@ -265,10 +295,11 @@ class Hello(_message.Message):
         draining: _builtins.bool = ...,
         clock_time: _timestamp_pb2.Timestamp | None = ...,
         dial: _builtins.int = ...,
+        harness_checks: _abc.Iterable[Global___HarnessCheck] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["clock_time", b"clock_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "attempts", b"attempts", "clock_time", b"clock_time", "contract", b"contract", "dial", b"dial", "draining", b"draining", "executor_id", b"executor_id", "functions", b"functions", "harnesses", b"harnesses", "incarnation", b"incarnation", "labels", b"labels", "namespace", b"namespace", "pools", b"pools", "succeeds", b"succeeds", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "attempts", b"attempts", "clock_time", b"clock_time", "contract", b"contract", "dial", b"dial", "draining", b"draining", "executor_id", b"executor_id", "functions", b"functions", "harness_checks", b"harness_checks", "harnesses", b"harnesses", "incarnation", b"incarnation", "labels", b"labels", "namespace", b"namespace", "pools", b"pools", "succeeds", b"succeeds", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -333,6 +364,52 @@ class Harness(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Harness: _TypeAlias = Harness  # noqa: Y015
+
+@_typing.final
+class HarnessCheck(_message.Message):
+    """What an executor found of a harness that it knows, whether it can use it or not."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    FOUND_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    VERSION_KNOWN_FIELD_NUMBER: _builtins.int
+    LOGIN_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    REMEDY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Harness."""
+    found: _builtins.bool
+    """True when its program was found."""
+    version: _builtins.str
+    """Version found. Empty: unknown."""
+    version_known: _builtins.bool
+    """True when the version is one that is known to work."""
+    login: Global___HarnessLogin.ValueType
+    """Whether it is logged in, as far as that can be told without a call to its provider."""
+    path: _builtins.str
+    """Path of its program. Empty: not found."""
+    remedy: _builtins.str
+    """What is wrong and what to do about it. Empty: nothing."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        found: _builtins.bool = ...,
+        version: _builtins.str = ...,
+        version_known: _builtins.bool = ...,
+        login: Global___HarnessLogin.ValueType = ...,
+        path: _builtins.str = ...,
+        remedy: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["found", b"found", "login", b"login", "name", b"name", "path", b"path", "remedy", b"remedy", "version", b"version", "version_known", b"version_known"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HarnessCheck: _TypeAlias = HarnessCheck  # noqa: Y015
 
 @_typing.final
 class ReportedAttempt(_message.Message):
@@ -725,6 +802,8 @@ class StartAttempt(_message.Message):
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     NAMESPACE_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
+    RESUME_FIELD_NUMBER: _builtins.int
+    BUDGET_LEFT_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Run."""
     effect_id: _builtins.str
@@ -759,6 +838,14 @@ class StartAttempt(_message.Message):
     def expected_duration(self) -> _duration_pb2.Duration:
         """Median duration of past attempts of the same name. Unset: none is known."""
 
+    @_builtins.property
+    def resume(self) -> _journal_pb2.HarnessSession:
+        """Session that an earlier attempt of the effect left, to go on with. Unset: there is none."""
+
+    @_builtins.property
+    def budget_left(self) -> _journal_pb2.Budget:
+        """What is left of the budgets that hold for it. Unset: none."""
+
     def __init__(
         self,
         *,
@@ -776,10 +863,12 @@ class StartAttempt(_message.Message):
         traceparent: _builtins.str = ...,
         namespace: _builtins.str = ...,
         name: _builtins.str = ...,
+        resume: _journal_pb2.HarnessSession | None = ...,
+        budget_left: _journal_pb2.Budget | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["expected_duration", b"expected_duration", "total_remaining", b"total_remaining"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget_left", b"budget_left", "expected_duration", b"expected_duration", "resume", b"resume", "total_remaining", b"total_remaining"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "background", b"background", "effect_id", b"effect_id", "effect_key", b"effect_key", "expected_duration", b"expected_duration", "harness", b"harness", "name", b"name", "namespace", b"namespace", "pool", b"pool", "run_id", b"run_id", "spec_json", b"spec_json", "token", b"token", "total_remaining", b"total_remaining", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "background", b"background", "budget_left", b"budget_left", "effect_id", b"effect_id", "effect_key", b"effect_key", "expected_duration", b"expected_duration", "harness", b"harness", "name", b"name", "namespace", b"namespace", "pool", b"pool", "resume", b"resume", "run_id", b"run_id", "spec_json", b"spec_json", "token", b"token", "total_remaining", b"total_remaining", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

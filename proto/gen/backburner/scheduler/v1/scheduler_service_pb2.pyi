@@ -588,6 +588,7 @@ class CreateRunRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     REUSE_FROM_FIELD_NUMBER: _builtins.int
     CLEANUP_TIMEOUT_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Namespace. Empty: `default`."""
     key: _builtins.str
@@ -618,6 +619,10 @@ class CreateRunRequest(_message.Message):
     def cleanup_timeout(self) -> _duration_pb2.Duration:
         """How long cleanup may run after a cancel. Default 60 s."""
 
+    @_builtins.property
+    def budget(self) -> _journal_pb2.Budget:
+        """What all effects of the run together may consume. Unset: no bound."""
+
     def __init__(
         self,
         *,
@@ -630,10 +635,11 @@ class CreateRunRequest(_message.Message):
         request_id: _builtins.str = ...,
         reuse_from: _builtins.str = ...,
         cleanup_timeout: _duration_pb2.Duration | None = ...,
+        budget: _journal_pb2.Budget | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cleanup_timeout", b"cleanup_timeout", "client", b"client", "input", b"input"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "cleanup_timeout", b"cleanup_timeout", "client", b"client", "input", b"input"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cleanup_timeout", b"cleanup_timeout", "client", b"client", "input", b"input", "key", b"key", "labels", b"labels", "namespace", b"namespace", "process", b"process", "request_id", b"request_id", "reuse_from", b"reuse_from"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "cleanup_timeout", b"cleanup_timeout", "client", b"client", "input", b"input", "key", b"key", "labels", b"labels", "namespace", b"namespace", "process", b"process", "request_id", b"request_id", "reuse_from", b"reuse_from"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
