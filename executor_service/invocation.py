@@ -15,7 +15,7 @@ from executor_service.harness.registry import Harnesses
 from executor_service.line_protocol import Report
 from executor_service.markers import marker
 from executor_service.outcome import Ending, Outcome
-from executor_service.output import STDERR, STDOUT, Capture
+from executor_service.output import NAMES, STDERR, STDOUT, Capture
 from executor_service.progress import ProgressLog, ProgressState
 
 log = logging.getLogger(__name__)
@@ -202,7 +202,9 @@ class Invocation:
         self.last_activity = time.monotonic()
         self.changed = True
         self.captures.setdefault(capture.stream, capture)
-        self.log.add_output(capture.stream, capture.write(data), data)
+        offset = capture.write(data)
+        if capture.stream in NAMES:  # a transcript is no output of the child: it is read from the journal
+            self.log.add_output(capture.stream, offset, data)
         if capture.unsent:
             self._listener.dirty_output(self)
 

@@ -1,4 +1,4 @@
-"""Captured output of a child: offsets, bounds, head and tail. One Capture for each stream.
+"""Captured output of an attempt: offsets, bounds, head and tail. One Capture for each stream.
 
 What is kept is at most `bytes_max`: the first half and the last half of it, at their true offsets. The gap between is
 the mark of truncation: it shows in the offsets of the stored chunks, and as `omitted_bytes` in the result. The head
@@ -14,6 +14,9 @@ from executor_service.outcome import TEXT_BYTES_MAX, tail_text
 
 STDOUT: Final = 1
 STDERR: Final = 2
+#: Not written by the child: what an agent said and did, by the harness. See transcript.py.
+TRANSCRIPT: Final = 3
+#: The streams of a child, as results name them.
 NAMES: Final = {STDOUT: "stdout", STDERR: "stderr"}
 #: Most bytes of one stored chunk.
 CHUNK_BYTES_MAX: Final = 64 * 1024

@@ -27,6 +27,7 @@ What a harness may rely on:
 - `run` is called once an attempt, on the executor's event loop: it must not block. Several run at a time.
 - It says how far it is by `attempt.report(Report(step=..., usage={...}))`; usage is the total of the attempt so far. A
   child may do so itself by the line protocol.
+- What the agent says and does it writes to a `Transcript(attempt)`, which `backburner logs --pretty` shows.
 - `Host.children.run` ends the child when the attempt shall end (cancel, timeout) and proves its death; `run` then just
   returns what it has: that is kept as partial result, and the session with it. A harness without a child registers
   with `attempt.on_end` what makes it end.
@@ -48,10 +49,11 @@ from executor_service.harness.schema import violation
 from executor_service.line_protocol import Report, encode_result
 from executor_service.outcome import Failure, Outcome
 from executor_service.process_group import SpawnFailed
+from executor_service.transcript import Transcript
 
 __all__ = [
     "AgentHarness", "AgentRequest", "Answer", "Attempt", "ChildEnd", "ChildWork", "Children", "Failure", "Host",
-    "InvalidWork", "Report", "Session", "SessionLost",
+    "InvalidWork", "Report", "Session", "SessionLost", "Transcript",
 ]  # fmt: skip
 
 _REASONS: Final = frozenset(name.removeprefix("EFFECT_REASON_") for name in journal_pb2.EffectReason.keys())  # noqa: SIM118

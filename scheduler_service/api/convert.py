@@ -112,6 +112,8 @@ def executor_message(view: ExecutorView) -> operator_pb.Executor:
         executor.pools.add(name=name, slots=pool["slots"], background_slots=pool["background_slots"])
     for name in _harnesses(view.capabilities):
         executor.harnesses.add(name=name)
+    for check in view.harness_checks:
+        parse_into(executor.harness_checks.add(), check)
     return executor
 
 

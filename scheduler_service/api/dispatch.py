@@ -6,10 +6,11 @@ One call of Connect is one session. A reader task takes the frames up; the call 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
 
 import grpc
-from google.protobuf import timestamp_pb2
+from google.protobuf import json_format, timestamp_pb2
 
 from backburner.scheduler.v1 import dispatch_service_pb2 as pb
 from backburner.scheduler.v1 import dispatch_service_pb2_grpc as pb_grpc
@@ -102,6 +103,7 @@ class DispatchServicer(pb_grpc.DispatchServiceServicer):
                 clock_skew_s=skew,
                 succeeds=list(hello.succeeds),
                 dial=hello.dial,
+                harness_checks=[_stored(check) for check in hello.harness_checks],
             )
         )
         if not answer.session_no:
@@ -205,3 +207,9 @@ def _heartbeat() -> pb.ConnectResponse:
     now = timestamp_pb2.Timestamp()
     now.GetCurrentTime()
     return pb.ConnectResponse(heartbeat=pb.SchedulerHeartbeat(clock_time=now))
+
+
+def _stored(check: pb.HarnessCheck) -> Mapping[str, Any]:
+    """What an executor found of a harness, as proto3 JSON."""
+    stored: Mapping[str, Any] = json_format.MessageToDict(check, preserving_proto_field_name=True)
+    return stored

@@ -12,7 +12,7 @@ from scheduler_service.api import inputs, limits, pages
 from scheduler_service.api.checks import Checks, checked
 from scheduler_service.api.run_requests import OutputKey, RunRef, optional_time, output_positions, view_is_full
 
-#: Both streams, in the order in which they are read.
+#: The streams of a child, in the order in which they are read. A transcript is read only by who asks for it.
 STREAMS: Final = (executor_pb.OUTPUT_STREAM_STDOUT, executor_pb.OUTPUT_STREAM_STDERR)
 
 

@@ -11,6 +11,9 @@ _POOLS_MAX: Final = 16
 _SLOTS_MAX: Final = 10_000
 _NAMES_MAX: Final = 10_000
 _ATTEMPTS_MAX: Final = 100_000
+_CHECKS_MAX: Final = 200
+#: Bytes of a path, and of what is to be done about a harness.
+_WORDS_BYTES_MAX: Final = 4096
 
 
 def check_hello(hello: pb.Hello) -> None:
@@ -29,6 +32,7 @@ def check_hello(hello: pb.Hello) -> None:
             _names(check, f"hello.{field}", getattr(hello, field))
         _names(check, "hello.harnesses", (harness.name for harness in hello.harnesses))
         _pools(check, hello)
+        _harness_checks(check, hello)
 
 
 def _names(check: Checks, field: str, names: Iterable[str]) -> None:
@@ -47,3 +51,13 @@ def _pools(check: Checks, hello: pb.Hello) -> None:
             check.refuse(f"{path}.slots", f"must be from 0 to {_SLOTS_MAX}")
         if not 0 <= pool.background_slots <= max(0, pool.slots):
             check.refuse(f"{path}.background_slots", "must be from 0 to slots")
+
+
+def _harness_checks(check: Checks, hello: pb.Hello) -> None:
+    check.at_most("hello.harness_checks", hello.harness_checks, _CHECKS_MAX)
+    for index, found in enumerate(hello.harness_checks[:_CHECKS_MAX]):
+        path = f"hello.harness_checks[{index}]"
+        check.required(f"{path}.name", found.name, limits.NAME_BYTES_MAX)
+        check.text(f"{path}.version", found.version, limits.NAME_BYTES_MAX)
+        for field in ("path", "remedy"):
+            check.text(f"{path}.{field}", getattr(found, field), _WORDS_BYTES_MAX)

@@ -278,7 +278,9 @@ def _effect(row: Row) -> EffectView:
 
 def _executor(row: Row) -> ExecutorView:
     texts = ("executor_id", "incarnation", "holder", "address", "namespace", "version", "state")
-    plain = ("session_no", "pools", "capabilities", "labels", "connected_at", "seen_at", "clock_skew_s")
+    plain = (
+        "session_no", "pools", "capabilities", "labels", "connected_at", "seen_at", "clock_skew_s", "harness_checks",
+    )  # fmt: skip
     return ExecutorView(**({name: row[name] for name in plain} | {name: _text(row[name]) for name in texts}))
 
 

@@ -190,7 +190,7 @@ SELECT fire_at FROM backburner.timers WHERE run_id = %(run_id)s::uuid ORDER BY f
 -- Executors by name, after a name.
 SELECT x.*, x.seen_at > now() - interval '1 minute' AS fresh
 FROM (SELECT e.executor_id, e.incarnation, e.session_no, e.holder, e.address, e.namespace, e.pools, e.capabilities,
-             e.labels, e.version, e.connected_at, e.seen_at, e.clock_skew_s,
+             e.labels, e.version, e.connected_at, e.seen_at, e.clock_skew_s, e.harness_checks,
              CASE WHEN e.state = 'CONNECTED' AND e.ordered_drain IS NOT NULL THEN 'DRAINING' ELSE e.state END AS state
       FROM backburner.executors e) x
 WHERE (%(after)s::text IS NULL OR x.executor_id > %(after)s::text)

@@ -107,6 +107,7 @@ class ExecutorView:
     connected_at: datetime | None
     seen_at: datetime | None
     clock_skew_s: float
+    harness_checks: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -220,6 +220,8 @@ class ExecutorHello:
     succeeds: Sequence[str] = field(default_factory=tuple)
     #: Counts the sessions that the incarnation has tried to open; 0: not counted.
     dial: int = 0
+    #: What it found of the harnesses that it knows: HarnessCheck as proto3 JSON.
+    harness_checks: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
 
 
 @dataclass(frozen=True, slots=True)

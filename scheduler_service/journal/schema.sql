@@ -75,9 +75,9 @@ CREATE TABLE effect_output (
     data bytea NOT NULL,
     CONSTRAINT effect_output_offset__check CHECK ((offset_ >= 0)),
     CONSTRAINT effect_output_pkey PRIMARY KEY (effect_id, attempt, stream, offset_),
-    CONSTRAINT effect_output_stream_check CHECK ((stream = ANY (ARRAY[1, 2])))
+    CONSTRAINT effect_output_stream_check CHECK ((stream = ANY (ARRAY[1, 2, 3])))
 );
-COMMENT ON TABLE effect_output IS 'Captured stdout (1) and stderr (2) by byte offset; a hole is what was not kept.';
+COMMENT ON TABLE effect_output IS 'Captured stdout (1), stderr (2) and transcript of an agent (3) by byte offset; a hole is what was not kept.';
 
 CREATE TABLE effects (
     effect_id uuid NOT NULL,
@@ -175,6 +175,7 @@ CREATE TABLE executors (
     dial bigint NOT NULL DEFAULT 0,
     succeeded text[] NOT NULL DEFAULT '{}'::text[],
     earlier jsonb NOT NULL DEFAULT '{}'::jsonb,
+    harness_checks jsonb NOT NULL DEFAULT '[]'::jsonb,
     CONSTRAINT executors_pkey PRIMARY KEY (executor_id),
     CONSTRAINT executors_state_check CHECK ((state = ANY (ARRAY['CONNECTED'::text, 'DISCONNECTED'::text, 'DRAINING'::text, 'LOST'::text])))
 ) WITH (fillfactor=50);
@@ -183,6 +184,7 @@ COMMENT ON COLUMN executors.ordered_drain IS 'Why an operator lets it take nothi
 COMMENT ON COLUMN executors.dial IS 'How many sessions the incarnation had tried to open when it said its last hello.';
 COMMENT ON COLUMN executors.succeeded IS 'Incarnations that are dead by the word of a successor, the newest first.';
 COMMENT ON COLUMN executors.earlier IS 'When each earlier incarnation that still has open attempts was last heard of.';
+COMMENT ON COLUMN executors.harness_checks IS 'What it found of the harnesses that it knows: HarnessCheck as proto3 JSON.';
 
 CREATE TABLE journal (
     run_id uuid NOT NULL,
@@ -1700,19 +1702,21 @@ BEGIN
                       AND f.state IN ('DISPATCHED', 'RUNNING', 'CANCELLING'));
     RETURN QUERY
     INSERT INTO executors AS e (executor_id, incarnation, session_no, holder, address, namespace, pools, capabilities,
-                                labels, version, state, connected_at, seen_at, clock_skew_s, dial, succeeded)
+                                labels, version, state, connected_at, seen_at, clock_skew_s, dial, succeeded,
+                                harness_checks)
         VALUES (p->>'executor_id', p->>'incarnation', 1, p->>'holder', p->>'address', p->>'namespace', p->'pools',
                 ARRAY(SELECT jsonb_array_elements_text(p->'capabilities')), p->'labels', p->>'version',
                 CASE WHEN (p->>'draining')::boolean THEN 'DRAINING' ELSE 'CONNECTED' END,
                 clock_timestamp(), clock_timestamp(), (p->>'clock_skew_s')::double precision,
                 coalesce((p->>'dial')::bigint, 0),
-                (ARRAY(SELECT jsonb_array_elements_text(p->'succeeds')) || coalesce(was.succeeded, '{}'))[:64])
+                (ARRAY(SELECT jsonb_array_elements_text(p->'succeeds')) || coalesce(was.succeeded, '{}'))[:64],
+                coalesce(p->'harness_checks', '[]'))
         ON CONFLICT (executor_id) DO UPDATE SET incarnation = excluded.incarnation, session_no = e.session_no + 1,
             holder = excluded.holder, address = excluded.address, namespace = excluded.namespace,
             pools = excluded.pools, capabilities = excluded.capabilities, labels = excluded.labels,
             version = excluded.version, state = excluded.state, connected_at = excluded.connected_at,
             seen_at = excluded.seen_at, clock_skew_s = excluded.clock_skew_s, dial = excluded.dial,
-            succeeded = excluded.succeeded, earlier = heard
+            succeeded = excluded.succeeded, earlier = heard, harness_checks = excluded.harness_checks
         RETURNING e.session_no, coalesce(was.incarnation, '');
 END
 $function$;
@@ -2245,7 +2249,7 @@ BEGIN
                  AS c(run_id, effect_id, attempt, token, stream, at, chunk)
              JOIN effects e ON e.effect_id = c.effect_id AND e.run_id = c.run_id AND e.attempt = c.attempt
                             AND e.token_hash = sha256(c.token)
-        WHERE octet_length(c.chunk) BETWEEN 1 AND 1048576 AND c.at >= 0 AND c.stream IN (1, 2)
+        WHERE octet_length(c.chunk) BETWEEN 1 AND 1048576 AND c.at >= 0 AND c.stream IN (1, 2, 3)
           AND c.effect_id <> ALL (full_)
         ON CONFLICT DO NOTHING;
     GET DIAGNOSTICS stored = ROW_COUNT;

@@ -4,6 +4,8 @@ The prompt may hold one JSON object anywhere; what is left out has a default:
 
     steps      list of texts, each reported as a step with its percentage
     usage      what was consumed, as in the line protocol
+    reports    list of objects, each reported as it is by the line protocol
+    transcript list of events for the transcript, written `times` times (1)
     starts     path of a file: each start adds a line to it
     wait_for   path of a file: the child waits until it exists
     hold       path of a file: the child waits while it exists
@@ -33,6 +35,7 @@ from executor_service.harness.agent import (
     Failure,
     Host,
     SessionLost,
+    Transcript,
 )
 
 NAMES: Final = ("claude-code", "codex", "gemini-cli")
@@ -58,7 +61,7 @@ class ScriptedAgent:
     async def run(self, request: AgentRequest, attempt: Attempt) -> Answer:
         """Runs one turn."""
         session_id = self._resumed(request) or f"{self.name}-{uuid.uuid4()}"
-        turn = _Turn(request)
+        turn = _Turn(request, Transcript(attempt))
         turn_of = [self.name, str(self._store), session_id, "resume" if request.session else "new"]
         argv = [sys.executable, "-S", "-E", _CLI, *turn_of]
         work = ChildWork(argv, request.cwd, request.env, stdin=request.prompt)
@@ -76,12 +79,16 @@ class ScriptedAgent:
 class _Turn:
     """What the child says, line by line."""
 
-    def __init__(self, request: AgentRequest) -> None:
+    def __init__(self, request: AgentRequest, transcript: Transcript) -> None:
         self._request = request
+        self._transcript = transcript
         self._said: dict[str, dict[str, Any]] = {}
 
     def take(self, line: bytes) -> None:
         event = json.loads(line)
+        if event["type"] == "event":
+            self._transcript.write(event["event"])
+            return
         self._said[event.pop("type")] = event
 
     def answer(self, end: ChildEnd) -> Answer:

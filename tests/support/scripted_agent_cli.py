@@ -57,6 +57,11 @@ def work(script: dict[str, Any]) -> None:
         report(step=step, step_index=index, step_count=len(steps), percent=100 * (index - 1) / len(steps))
     if usage := script.get("usage"):
         report(usage=usage)
+    for given in script.get("reports", []):
+        report(**given)
+    for _ in range(script.get("times", 1)):
+        for event in script.get("transcript", []):
+            say(type="event", event=event)
     deadline = time.monotonic() + 60
     while _waits(script) and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -20,6 +20,7 @@ _STREAMS: Final = {
     "both": executor.OUTPUT_STREAM_UNSPECIFIED,
     "stdout": executor.OUTPUT_STREAM_STDOUT,
     "stderr": executor.OUTPUT_STREAM_STDERR,
+    "transcript": executor.OUTPUT_STREAM_TRANSCRIPT,
 }
 
 
@@ -43,7 +44,9 @@ async def logs_command(
       backburner logs RUN/build --stream stderr --attempt 1 > build.err
     """
     if offset and stream == "both":
-        raise click.UsageError("--offset counts bytes of one stream: give --stream stdout or --stream stderr")
+        raise click.UsageError(
+            "--offset counts bytes of one stream: give --stream stdout, --stream stderr or --stream transcript"
+        )
     async with connect(target) as client:
         found = await client.find_effect(effect)
         request = pb.StreamOutputRequest(

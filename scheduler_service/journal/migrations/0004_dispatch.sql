@@ -211,19 +211,21 @@ BEGIN
                       AND f.state IN ('DISPATCHED', 'RUNNING', 'CANCELLING'));
     RETURN QUERY
     INSERT INTO executors AS e (executor_id, incarnation, session_no, holder, address, namespace, pools, capabilities,
-                                labels, version, state, connected_at, seen_at, clock_skew_s, dial, succeeded)
+                                labels, version, state, connected_at, seen_at, clock_skew_s, dial, succeeded,
+                                harness_checks)
         VALUES (p->>'executor_id', p->>'incarnation', 1, p->>'holder', p->>'address', p->>'namespace', p->'pools',
                 ARRAY(SELECT jsonb_array_elements_text(p->'capabilities')), p->'labels', p->>'version',
                 CASE WHEN (p->>'draining')::boolean THEN 'DRAINING' ELSE 'CONNECTED' END,
                 clock_timestamp(), clock_timestamp(), (p->>'clock_skew_s')::double precision,
                 coalesce((p->>'dial')::bigint, 0),
-                (ARRAY(SELECT jsonb_array_elements_text(p->'succeeds')) || coalesce(was.succeeded, '{}'))[:64])
+                (ARRAY(SELECT jsonb_array_elements_text(p->'succeeds')) || coalesce(was.succeeded, '{}'))[:64],
+                coalesce(p->'harness_checks', '[]'))
         ON CONFLICT (executor_id) DO UPDATE SET incarnation = excluded.incarnation, session_no = e.session_no + 1,
             holder = excluded.holder, address = excluded.address, namespace = excluded.namespace,
             pools = excluded.pools, capabilities = excluded.capabilities, labels = excluded.labels,
             version = excluded.version, state = excluded.state, connected_at = excluded.connected_at,
             seen_at = excluded.seen_at, clock_skew_s = excluded.clock_skew_s, dial = excluded.dial,
-            succeeded = excluded.succeeded, earlier = heard
+            succeeded = excluded.succeeded, earlier = heard, harness_checks = excluded.harness_checks
         RETURNING e.session_no, coalesce(was.incarnation, '');
 END
 $$;

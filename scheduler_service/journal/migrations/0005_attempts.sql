@@ -322,7 +322,7 @@ BEGIN
                  AS c(run_id, effect_id, attempt, token, stream, at, chunk)
              JOIN effects e ON e.effect_id = c.effect_id AND e.run_id = c.run_id AND e.attempt = c.attempt
                             AND e.token_hash = sha256(c.token)
-        WHERE octet_length(c.chunk) BETWEEN 1 AND 1048576 AND c.at >= 0 AND c.stream IN (1, 2)
+        WHERE octet_length(c.chunk) BETWEEN 1 AND 1048576 AND c.at >= 0 AND c.stream IN (1, 2, 3)
           AND c.effect_id <> ALL (full_)
         ON CONFLICT DO NOTHING;
     GET DIAGNOSTICS stored = ROW_COUNT;

@@ -315,6 +315,19 @@ async def test_recorded_output_is_streamed_from_an_offset_with_holes_named(at: S
     assert (chunk.chunk.offset, chunk.chunk.data) == (102, b"il")
 
 
+async def test_a_transcript_is_for_who_asks_for_it(at: Scene) -> None:
+    await at.connect_executor()
+    run_id = await at.create()
+    effect_id = await at.request(run_id, "e", shell(), dispatch=True)
+    await at.record_output(run_id, effect_id, 1, 0, b"out")
+    await at.record_output(run_id, effect_id, 3, 0, b"{}\n")
+    request = pb.StreamOutputRequest(effect=pb.EffectName(effect_id=effect_id))
+    assert [f.chunk.data async for f in at.client.StreamOutput(request) if f.HasField("chunk")] == [b"out"]
+    request.stream = executor_pb.OUTPUT_STREAM_TRANSCRIPT
+    (chunk, _) = [f.chunk async for f in at.client.StreamOutput(request)]
+    assert (chunk.stream, chunk.data) == (executor_pb.OUTPUT_STREAM_TRANSCRIPT, b"{}\n")
+
+
 async def test_output_is_followed_until_the_attempt_has_ended(at: Scene) -> None:
     await at.connect_executor()
     run_id = await at.create()

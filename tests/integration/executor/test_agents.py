@@ -60,6 +60,18 @@ async def test_an_answer_has_text_usage_output_session_and_proof_of_death(schedu
     assert session["session_id"].startswith("codex-")
 
 
+async def test_a_transcript_is_stored_beside_what_the_child_wrote(scheduler: FakeScheduler) -> None:
+    events = [{"type": "text", "text": "hm"}, {"type": "tool", "name": "Bash", "input": {"command": "pytest"}}]
+    dispatch = await scheduler.one(**ask(transcript=events, times=2))
+    settled = await scheduler.settled(dispatch)
+    kept = b"".join(data for _, data in await scheduler.output(dispatch, stream=3))
+    read = [json.loads(line) for line in kept.splitlines()]
+    assert [{name: value for name, value in event.items() if name != "t"} for event in read] == events * 2
+    assert [event["t"] for event in read] == sorted(event["t"] for event in read)
+    assert b'"type": "event"' in b"".join(data for _, data in await scheduler.output(dispatch, stream=1))
+    assert "transcript" not in settled.data["result"], "8 KiB of it in each journal row would help nobody"
+
+
 async def test_a_session_goes_on(scheduler: FakeScheduler, tmp_path: Path) -> None:
     first = await scheduler.run(**ask("first", spec={"agent": {"cwd": str(tmp_path)}}))
     session = session_of(first)

@@ -182,8 +182,16 @@ async def test_output_is_stored_once_an_offset(at: Desk) -> None:
     assert b"".join(row["data"] for row in kept) == b"hello!"
 
 
+async def test_a_transcript_is_a_stream_of_its_own(at: Desk) -> None:
+    run_id = await at.running("a")
+    assert await output(at, run_id, [(0, b"{}\n")], stream=3) == 1
+    assert await output(at, run_id, [(0, b"out")]) == 1
+    kept = await at.rows("SELECT stream, data FROM backburner.effect_output ORDER BY stream")
+    assert [(row["stream"], bytes(row["data"])) for row in kept] == [(1, b"out"), (3, b"{}\n")]
+
+
 @pytest.mark.parametrize(
-    "forged", [{"token": b"0" * 16}, {"token": b""}, {"attempt": 2}, {"stream": 3}, {"stream": 0}], ids=str
+    "forged", [{"token": b"0" * 16}, {"token": b""}, {"attempt": 2}, {"stream": 4}, {"stream": 0}], ids=str
 )
 async def test_output_that_is_not_the_attempts_is_dropped(at: Desk, forged: dict[str, Any]) -> None:
     run_id = await at.running("a")

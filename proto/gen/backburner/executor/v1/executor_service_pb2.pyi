@@ -34,9 +34,13 @@ class _OutputStreamEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OutputSt
     """Standard output."""
     OUTPUT_STREAM_STDERR: _OutputStream.ValueType  # 2
     """Standard error."""
+    OUTPUT_STREAM_TRANSCRIPT: _OutputStream.ValueType  # 3
+    """What an agent said and did, written by its harness: JSON lines in one schema for all harnesses, each an object with
+    `t` (seconds since the first) and `type`. Read it by StreamOutput: streams of progress and watches do not carry it.
+    """
 
 class OutputStream(_OutputStream, metaclass=_OutputStreamEnumTypeWrapper):
-    """An output stream of a child."""
+    """An output stream of an attempt."""
 
 OUTPUT_STREAM_UNSPECIFIED: OutputStream.ValueType  # 0
 """Unknown: a newer release than the reader's."""
@@ -44,6 +48,10 @@ OUTPUT_STREAM_STDOUT: OutputStream.ValueType  # 1
 """Standard output."""
 OUTPUT_STREAM_STDERR: OutputStream.ValueType  # 2
 """Standard error."""
+OUTPUT_STREAM_TRANSCRIPT: OutputStream.ValueType  # 3
+"""What an agent said and did, written by its harness: JSON lines in one schema for all harnesses, each an object with
+`t` (seconds since the first) and `type`. Read it by StreamOutput: streams of progress and watches do not carry it.
+"""
 Global___OutputStream: _TypeAlias = OutputStream  # noqa: Y015
 
 @_typing.final

@@ -118,6 +118,7 @@ class Executor(_message.Message):
     SEEN_TIME_FIELD_NUMBER: _builtins.int
     CLOCK_SKEW_FIELD_NUMBER: _builtins.int
     SESSION_NO_FIELD_NUMBER: _builtins.int
+    HARNESS_CHECKS_FIELD_NUMBER: _builtins.int
     executor_id: _builtins.str
     """Name."""
     incarnation: _builtins.str
@@ -166,6 +167,10 @@ class Executor(_message.Message):
     def clock_skew(self) -> _duration_pb2.Duration:
         """Its clock less the database's."""
 
+    @_builtins.property
+    def harness_checks(self) -> _containers.RepeatedCompositeFieldContainer[_dispatch_service_pb2.HarnessCheck]:
+        """What it found of the harnesses that it knows, those it cannot use included."""
+
     def __init__(
         self,
         *,
@@ -185,10 +190,11 @@ class Executor(_message.Message):
         seen_time: _timestamp_pb2.Timestamp | None = ...,
         clock_skew: _duration_pb2.Duration | None = ...,
         session_no: _builtins.int = ...,
+        harness_checks: _abc.Iterable[_dispatch_service_pb2.HarnessCheck] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["clock_skew", b"clock_skew", "connect_time", b"connect_time", "seen_time", b"seen_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "clock_skew", b"clock_skew", "connect_time", b"connect_time", "executor_id", b"executor_id", "functions", b"functions", "harnesses", b"harnesses", "holder", b"holder", "incarnation", b"incarnation", "labels", b"labels", "namespace", b"namespace", "pools", b"pools", "seen_time", b"seen_time", "session_no", b"session_no", "slots_taken", b"slots_taken", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "clock_skew", b"clock_skew", "connect_time", b"connect_time", "executor_id", b"executor_id", "functions", b"functions", "harness_checks", b"harness_checks", "harnesses", b"harnesses", "holder", b"holder", "incarnation", b"incarnation", "labels", b"labels", "namespace", b"namespace", "pools", b"pools", "seen_time", b"seen_time", "session_no", b"session_no", "slots_taken", b"slots_taken", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

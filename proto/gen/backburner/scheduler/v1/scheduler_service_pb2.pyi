@@ -2481,7 +2481,7 @@ class StreamOutputRequest(_message.Message):
     attempt: _builtins.int
     """Attempt. 0: the newest."""
     stream: _executor_service_pb2.OutputStream.ValueType
-    """Stream. Unspecified: both."""
+    """Stream. Unspecified: stdout and stderr."""
     offset: _builtins.int
     """Offset of the first byte wanted."""
     follow: _builtins.bool
