@@ -19,8 +19,14 @@ Fields, all optional; what is not given stays as it was, and fields that are not
     step_index    whole number from 1
     step_count    whole number from 1
     eta_s         expected seconds to the end
+    tool          of an agent: the tool that it uses now, at most 100 characters; `step` says what with. Empty: none
+    turns         of an agent: turns so far
+    turns_max     of an agent: most turns it was given; 0: no bound is known
+    todos         of an agent: entries of its own to-do list; 0: it keeps none
+    todos_done    of an agent: entries of that list that it has done
     data          any JSON object of at most 16 KiB: shown to watchers as it is
-    usage         object: input_tokens, output_tokens, cached_input_tokens, cost_usd, turns, model; totals so far
+    usage         object: input_tokens, output_tokens, cached_input_tokens, cache_write_tokens, reasoning_tokens, turns,
+                  model, cost_usd (not given: unknown, which is not 0); totals so far
     result        any JSON value of at most 1 MiB: the structured result of the effect; the last one counts
     failure       object: reason (RATE_LIMITED or OVERLOADED), message, retry_after_s: why the child fails, when it does
                   fail (exits with another code than 0, dies by a signal). The next attempt waits for retry_after_s
@@ -33,6 +39,8 @@ Rules:
   a report never fails an attempt. One exception: a `result` that cannot be stored (NUL, an integer beyond 2^53, too
   large) fails the attempt with INVALID_RESULT when the child exits well, because silently losing it would be worse.
 - Captured output is byte for byte what the child wrote: reports on stdout and stderr stay in it, good or bad.
+- Without a `percent` of its own, work that keeps a to-do list is as far as that is done. Turns give no percentage: a
+  bound on them says nothing of how many it takes. Else there is none, and the ETA comes from past attempts.
 - Every report counts as a sign of life for the silence timeout.
 """
 
@@ -50,6 +58,7 @@ PREFIX: Final = b"::backburner "
 LINE_RESULT_BYTES_MAX: Final = 1024 * 1024
 LINE_BYTES_MAX: Final = LINE_RESULT_BYTES_MAX + 4096
 STEP_LENGTH_MAX: Final = 500
+TOOL_LENGTH_MAX: Final = 100
 DATA_BYTES_MAX: Final = 16 * 1024
 INTEGER_MAX: Final = 2**53
 DEPTH_MAX: Final = 100
@@ -58,7 +67,13 @@ RETRY_AFTER_SECONDS_MAX: Final = 30 * 86400.0
 #: Reasons that a child may give for its failure: those that are about somebody else than the child.
 FAILURE_REASONS: Final = ("RATE_LIMITED", "OVERLOADED")
 
-_COUNTS: Final = ("input_tokens", "output_tokens", "cached_input_tokens")
+_COUNTS: Final = (
+    "input_tokens", "output_tokens", "cached_input_tokens", "cache_write_tokens", "reasoning_tokens",
+)  # fmt: skip
+#: Of a report, what says how far the work is.
+PROGRESS_FIELDS: Final = (
+    "percent", "step", "step_index", "step_count", "tool", "turns", "turns_max", "todos", "todos_done", "data",
+)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -70,6 +85,11 @@ class Report:
     step_index: int | None = None
     step_count: int | None = None
     eta_s: float | None = None
+    tool: str | None = None
+    turns: int | None = None
+    turns_max: int | None = None
+    todos: int | None = None
+    todos_done: int | None = None
     data: dict[str, Any] | None = None
     usage: dict[str, Any] | None = None
     #: Canonical JSON of the result.
@@ -82,8 +102,7 @@ class Report:
     @property
     def has_progress(self) -> bool:
         """True when it says how far the work is."""
-        given = (self.percent, self.step, self.step_index, self.step_count, self.eta_s, self.data)
-        return any(value is not None for value in given)
+        return any(getattr(self, name) is not None for name in (*PROGRESS_FIELDS, "eta_s"))
 
 
 class BadReport(ValueError):
@@ -107,7 +126,7 @@ def parse(line: bytes) -> Report:
 
 def clean(report: Report) -> Report:
     """Brings values that a program gave into the bounds of the protocol. Raises BadReport."""
-    for name in ("percent", "step", "step_index", "step_count", "eta_s", "data", "usage"):
+    for name in (*PROGRESS_FIELDS, "eta_s", "usage"):
         value = getattr(report, name)
         if value is not None:
             _READERS[name](report, value)
@@ -264,6 +283,12 @@ def _read_step(report: Report, value: Any) -> None:
     report.step = replace_unstorable(value[:STEP_LENGTH_MAX])
 
 
+def _read_tool(report: Report, value: Any) -> None:
+    if not isinstance(value, str):
+        raise BadReport("tool is no text")
+    report.tool = replace_unstorable(value[:TOOL_LENGTH_MAX])
+
+
 def _read_eta(report: Report, value: Any) -> None:
     report.eta_s = min(max(0.0, _number(value, "eta_s")), 10 * 365 * 86400.0)
 
@@ -324,19 +349,18 @@ def _read_failure(report: Report, value: Any) -> None:
     report.failure = Failure(value["reason"], message, retry_after_s=pause)
 
 
-def _read_step_index(report: Report, value: Any) -> None:
-    report.step_index = _whole(value, "step_index")
+def _counter(name: str) -> Callable[[Report, Any], None]:
+    def read(report: Report, value: Any) -> None:
+        setattr(report, name, _whole(value, name))
 
-
-def _read_step_count(report: Report, value: Any) -> None:
-    report.step_count = _whole(value, "step_count")
+    return read
 
 
 _READERS: Final[dict[str, Callable[[Report, Any], None]]] = {
     "percent": _read_percent,
     "step": _read_step,
-    "step_index": _read_step_index,
-    "step_count": _read_step_count,
+    "tool": _read_tool,
+    **{name: _counter(name) for name in ("step_index", "step_count", "turns", "turns_max", "todos", "todos_done")},
     "eta_s": _read_eta,
     "data": _read_data,
     "usage": _read_usage,

@@ -16,7 +16,7 @@ from google.protobuf import json_format
 
 from backburner.executor.v1 import executor_service_pb2 as pb
 from backburner.journal.v1 import journal_pb2
-from executor_service.line_protocol import Report
+from executor_service.line_protocol import PROGRESS_FIELDS, Report
 
 #: Progress and usage frames kept of an attempt.
 FRAMES_MAX: Final = 256
@@ -26,8 +26,6 @@ OUTPUT_BYTES_MAX: Final = 1024 * 1024
 OUTPUT_FRAMES_MAX: Final = 1024
 #: A new step of an attempt gets a row when so much of its age has passed since the last one: 100 rows last for hours.
 _THINNING: Final = 0.1
-
-_FIELDS: Final = ("percent", "step", "step_index", "step_count", "data")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +42,7 @@ class ProgressState:
     """How far an attempt is: the merge of all its reports, and what of it the journal does not have yet."""
 
     __slots__ = (
-        "_eta_at", "data", "eta_s", "expected_s", "ordinal", "percent", "recorded", "started_at", "step", "step_count",
-        "step_index", "usage",
+        *PROGRESS_FIELDS, "_eta_at", "eta_s", "expected_s", "ordinal", "recorded", "started_at", "usage",
     )  # fmt: skip
 
     def __init__(self, expected_s: float | None) -> None:
@@ -56,6 +53,9 @@ class ProgressState:
         self.step = ""
         self.step_index = 0
         self.step_count = 0
+        self.tool = ""
+        self.turns = self.turns_max = 0
+        self.todos = self.todos_done = 0
         self.eta_s: float | None = None
         self.data: dict[str, Any] | None = None
         self.usage: dict[str, Any] | None = None
@@ -65,7 +65,7 @@ class ProgressState:
 
     def apply(self, report: Report) -> None:
         """Merges a report."""
-        for name in _FIELDS:
+        for name in PROGRESS_FIELDS:
             value = getattr(report, name)
             if value is not None:
                 setattr(self, name, value)
@@ -74,6 +74,13 @@ class ProgressState:
         if report.usage is not None:
             self.usage = report.usage
         self.ordinal += 1
+
+    @property
+    def share(self) -> float | None:
+        """How much of the work is done in percent: its own word, else the part of its to-do list. None: no basis."""
+        if self.percent is not None or not self.todos:
+            return self.percent
+        return round(100.0 * min(self.todos_done, self.todos) / self.todos, 1)
 
     @property
     def unrecorded(self) -> bool:
@@ -86,7 +93,7 @@ class ProgressState:
 
         Steps are thinned with age, so that the budget of an attempt lasts for all of it, however many steps it has.
         """
-        if self.percent is not None and abs(self.percent - (self.recorded.percent or 0.0)) >= 1:
+        if (share := self.share) is not None and abs(share - (self.recorded.percent or 0.0)) >= 1:
             return True
         if (self.step, self.step_index) == self.recorded.step:
             return False
@@ -97,7 +104,7 @@ class ProgressState:
         """What it says now goes to the journal."""
         if durable:
             step = (self.step, self.step_index)
-            self.recorded = Recorded(self.ordinal, self.percent, step, time.monotonic())
+            self.recorded = Recorded(self.ordinal, self.share, step, time.monotonic())
         else:
             self.recorded = replace(self.recorded, ordinal=self.ordinal)
 
@@ -114,8 +121,8 @@ class ProgressState:
         """The proto3 JSON of journal.v1.Progress."""
         eta, estimated = self.eta()
         fields: dict[str, Any] = {"ordinal": self.ordinal}
-        for name in _FIELDS:
-            value = getattr(self, name)
+        for name in PROGRESS_FIELDS:
+            value = self.share if name == "percent" else getattr(self, name)
             if value or (name == "percent" and value is not None):
                 fields[name] = value
         if eta is not None:

@@ -65,8 +65,8 @@ def progress(
     data: Mapping[str, Any] | None = None,
 ) -> None:
     """Reports how far the running function is; what is left out stays as it was. Raises ValueError for bad values."""
-    report = Report(percent, step, step_index, step_count, eta_s, None if data is None else dict(data))
-    _send(report)
+    given = None if data is None else dict(data)
+    _send(Report(percent, step, step_index, step_count, eta_s, data=given))
 
 
 def usage(
@@ -87,7 +87,7 @@ def usage(
         "turns": turns,
         "model": model,
     }
-    _send(Report(usage={name: value for name, value in given.items() if value}))
+    _send(Report(usage={name: value for name, value in given.items() if value or value == cost_usd is not None}))
 
 
 def cancelled() -> bool:

@@ -43,10 +43,10 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far an attempt has come. `percent` is 0 to 100 or None.
+    """How far an attempt has come. `percent` is 0 to 100 or None: what its child said, else its to-do list.
 
     `eta_seconds` is what was expected when this was recorded, None when unknown; `eta_estimated` is True when it comes
-    from past attempts of the same name and not from the child.
+    from past attempts of the same name and not from the child. The last five are those of agents, 0 where unknown.
     """
 
     percent: float | None = None
@@ -56,6 +56,11 @@ class Progress:
     eta_seconds: float | None = None
     eta_estimated: bool = False
     data: Mapping[str, Any] | None = None
+    tool: str = ""
+    turns: int = 0
+    turns_max: int = 0
+    todos_done: int = 0
+    todos: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,6 +107,20 @@ def span(value: float) -> str:
     return f"{whole // 86_400}d {whole % 86_400 // 3600:02d}h"
 
 
+def count(value: float) -> str:
+    """A number of things, in three digits or so: `950`, `12.3k`, `4.56M`."""
+    if round(value) < 1000:
+        return f"{value:.0f}"
+    if value < 999_950:
+        return f"{value / 1e3:.1f}k"
+    return f"{value / 1e6:.2f}M"
+
+
+def dollars(value: float) -> str:
+    """A cost in US dollars: `$0.08`, `$0.0004`, `$12.30`; what is not nothing is not shown as $0.00."""
+    return f"${value:.2f}" if value >= 0.01 or value == 0 else f"${value:.2g}"
+
+
 def since(value: Timestamp, now: dt.datetime) -> str:
     """How long ago it was."""
     return span((now - moment(value)).total_seconds())

@@ -76,6 +76,32 @@ async def test_child_reports_progress_usage_and_result(
     assert "::backburner" in settled.data["result"]["stdout"]["tail"], "captured output is what the child wrote"
 
 
+AGENT = """
+echo '::backburner {"tool": "Bash", "step": "pytest", "turns": 4, "turns_max": 20, "todos": 4, "todos_done": 1}'
+"""
+
+
+async def test_what_an_agent_does_is_in_the_stream_in_heartbeats_and_in_the_journal(
+    scheduler: FakeScheduler, executor: ExecutorServer, stub: pb_grpc.ExecutorServiceStub, tmp_path: Path
+) -> None:
+    dispatch = await scheduler.one(**sh(AGENT + until(tmp_path / "go")))
+    await held(executor, dispatch)
+    attempt = executor.attempts.get(dispatch.effect_id, 1)
+    assert attempt is not None
+    await eventually(lambda: attempt.progress.turns)
+    (tmp_path / "go").touch()
+    frames = await watch(stub, dispatch, after_cursor=0)
+    [live] = [frame.progress for frame in frames if frame.HasField("progress")]
+    assert live == attempt.snapshot(small=True).progress
+    assert (live.tool, live.step, live.turns, live.turns_max) == ("Bash", "pytest", 4, 20)
+    assert (live.todos_done, live.todos, live.percent) == (1, 4, 25.0)
+    [stored] = [row[0] for row in await scheduler.query("SELECT progress FROM backburner.effects")]
+    assert stored == {
+        "ordinal": 1, "tool": "Bash", "step": "pytest", "turns": 4, "turns_max": 20, "todos": 4, "todos_done": 1,
+        "percent": 25.0,
+    }  # fmt: skip
+
+
 @pytest.mark.usefixtures("executor")
 async def test_hostile_lines_change_nothing(scheduler: FakeScheduler) -> None:
     lines = r"""

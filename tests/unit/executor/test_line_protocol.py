@@ -33,6 +33,42 @@ def test_all_fields_are_read() -> None:
     assert report.usage == {"input_tokens": 3, "cost_usd": 0.25, "turns": 2, "model": "m"}
 
 
+AGENT = b'{"tool": "Bash", "step": "pytest -q", "turns": 4, "turns_max": 20, "todos": 7, "todos_done": 3}'
+
+
+def test_what_an_agent_does_is_read() -> None:
+    report = parse(AGENT)
+    assert (report.tool, report.turns, report.turns_max, report.todos, report.todos_done) == ("Bash", 4, 20, 7, 3)
+    assert report.has_progress
+    state = ProgressState(None)
+    state.apply(report)
+    state.apply(parse(b'{"tool": "", "turns": 5}'))
+    progress = state.as_proto()
+    assert (progress.tool, progress.turns, progress.turns_max, progress.todos) == ("", 5, 20, 7)
+    assert len(parse(b'{"tool": "%s"}' % (b"x" * 900)).tool or "") == 100
+
+
+@pytest.mark.parametrize(
+    ("reports", "percent"),
+    [
+        ([b'{"turns": 4, "turns_max": 20}'], None),
+        ([b'{"todos": 0}'], None),
+        ([b'{"todos": 7, "todos_done": 0}'], 0.0),
+        ([b'{"todos": 7, "todos_done": 3}'], 42.9),
+        ([b'{"todos": 3, "todos_done": 9}'], 100.0),
+        ([b'{"percent": 5, "todos": 4, "todos_done": 2}'], 5.0),
+        ([b'{"todos": 4, "todos_done": 2}', b'{"todos": 0}'], None),
+    ],
+    ids=str,
+)
+def test_a_percentage_has_a_basis_or_there_is_none(reports: list[bytes], percent: float | None) -> None:
+    state = ProgressState(None)
+    for report in reports:
+        state.apply(parse(report))
+    progress = state.as_proto()
+    assert (progress.percent if progress.HasField("percent") else None) == percent
+
+
 def test_a_child_may_say_why_it_fails() -> None:
     said = parse(b'{"failure": {"reason": "RATE_LIMITED", "message": "quota", "retry_after_s": 12}}').failure
     assert said == Failure("RATE_LIMITED", "quota", retry_after_s=12)
@@ -49,6 +85,7 @@ def test_percent_is_clamped(given: float, read: float) -> None:
     [
         b"", b"{", b"[]", b"3", b"null", b'{"unknown": 1}', b'{"percent": "40"}', b'{"percent": true}',
         b'{"percent": NaN}', b'{"step": 3}', b'{"step_index": 1.5}', b'{"step_index": -1}', b'{"eta_s": "1"}',
+        b'{"tool": 3}', b'{"turns": -1}', b'{"turns_max": "20"}', b'{"todos": 1.5}', b'{"todos_done": true}',
         b'{"data": []}', b'{"usage": 3}', b'{"usage": {"turns": "x"}}', b'{"data": {"a": 9007199254740993}}',
         b'{"data": {"a": ' + b"[" * 200 + b"]" * 200 + b"}}", b'{"data": {"a": "' + b"x" * 20_000 + b'"}}',
         b'{"failure": "RATE_LIMITED"}', b'{"failure": {"reason": "EXECUTOR_LOST"}}', b'{"failure": {}}',

@@ -1748,7 +1748,7 @@ class Progress(_message.Message):
     TODOS_DONE_FIELD_NUMBER: _builtins.int
     TODOS_FIELD_NUMBER: _builtins.int
     percent: _builtins.float
-    """0 to 100. Unset: there is no basis for a percentage."""
+    """0 to 100: what the child reported, else how much is done of its to-do list. Unset: there is no basis for one."""
     step: _builtins.str
     """What it does now."""
     step_index: _builtins.int
@@ -1760,7 +1760,7 @@ class Progress(_message.Message):
     ordinal: _builtins.int
     """Ordinal of this progress in its attempt, from 1."""
     tool: _builtins.str
-    """Tool that the agent uses now. Empty: none."""
+    """Tool that the agent uses now; `step` says what with. Empty: none."""
     turns: _builtins.int
     """Turns of the agent so far. 0: unknown."""
     turns_max: _builtins.int
