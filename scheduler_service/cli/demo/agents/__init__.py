@@ -1,0 +1,1 @@
+"""`backburner demo agents`: background agents on a real repository."""
