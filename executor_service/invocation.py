@@ -82,6 +82,8 @@ class Invocation:
         """True while it runs, and nobody has asked it to end."""
         return self._ending is None and self.outcome is None
 
+    may_go_on = may_end
+
     def end(self, ending: Ending) -> None:
         """Asks the work to end; the first reason counts.
 
@@ -196,6 +198,14 @@ class Invocation:
         if report.usage is not None:
             self.log.add_usage(self.progress)
         self._listener.dirty_progress(self)
+
+    def capture(self, stream: int, bytes_max: int) -> Capture:
+        """The capture of an output stream."""
+        return self.captures.get(stream) or Capture(stream, bytes_max)
+
+    def hung(self, message: str) -> None:
+        """The work has hung, by what its harness knows."""
+        self.end(Ending("timed_out", "TIMEOUT_SILENCE", message))
 
     def output(self, capture: Capture, data: bytes) -> None:
         """A piece of output."""

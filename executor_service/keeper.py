@@ -8,10 +8,10 @@ keeper has no child left, which the kernel says (ECHILD), nobody is alive: this 
 
 A keeper obeys one executor. When that is gone, killed with -9 too, it kills all that it keeps and ends.
 
-Control socket of a keeper, JSON lines. Down: `{"end": seconds}`, once: TERM to the child's group, so much time for
-it, KILL to everybody. Up: `{"pid": n, "keeper": n}` or `{"error": text, "errno": n}`; `{"exit": status}` of the
-child; `{"gone": "proven"}`, or "group" where the system has no subreapers and only the group could be looked at, or
-"alive" when somebody cannot be killed: the keeper goes on trying.
+Control socket of a keeper, JSON lines. Down: `{"end": seconds, "signal": n}`, once: the signal (by default TERM) to the
+child's group, so much time for it, KILL to everybody. Up: `{"pid": n, "keeper": n}` or `{"error": text, "errno": n}`;
+`{"exit": status}` of the child; `{"gone": "proven"}`, or "group" where the system has no subreapers and only the group
+could be looked at, or "alive" when somebody cannot be killed: the keeper goes on trying.
 """
 
 import contextlib
@@ -212,7 +212,7 @@ class Keeper:
         if self._ending_at is not None:
             return
         self._ending_at = time.monotonic() + command["end"]
-        for number in (signal.SIGTERM, signal.SIGCONT):  # a stopped one cannot hear
+        for number in (int(command.get("signal", signal.SIGTERM)), signal.SIGCONT):  # a stopped one cannot hear
             self._signal_group(number)
 
     def _abandon(self) -> None:

@@ -67,6 +67,8 @@ class Outcome:
     session: dict[str, str] | None = None
     #: True when the session to continue was gone and a fresh one was started.
     session_lost: bool = False
+    #: More fields of EffectResult as proto3 JSON, by name: what an agent brought beside its answer.
+    more: dict[str, Any] = field(default_factory=dict)
     #: See Failure.
     retry_after_s: float | None = None
     #: True: every descendant was looked for, none is alive. False: that could not be shown. None: there was no child.
@@ -148,7 +150,7 @@ def _result(outcome: Outcome) -> dict[str, Any]:
         result["session"] = {name: storable(value) for name, value in outcome.session.items() if value}
     if outcome.session_lost:
         result["session_lost"] = True
-    return result
+    return result | outcome.more
 
 
 def _error(outcome: Outcome) -> dict[str, Any]:

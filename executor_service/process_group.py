@@ -137,12 +137,13 @@ class ProcessGroup:
         """The exit status of the child: the code, or the negated signal."""
         return await asyncio.shield(self._exited)
 
-    def end(self, grace_s: float) -> None:
-        """TERM to the group, so much time, KILL to everybody. The first call counts."""
+    def end(self, grace_s: float, first_signal: int = signal.SIGTERM) -> None:
+        """A signal to the group, so much time, KILL to everybody. The first call counts."""
         if self._control is not None and not self._asked:
             self._asked = True
             with contextlib.suppress(OSError):  # the keeper has ended: `_receive` sees it
-                self._control.send(json.dumps({"end": grace_s}).encode() + b"\n")
+                order = {"end": grace_s, "signal": int(first_signal)}
+                self._control.send(json.dumps(order).encode() + b"\n")
 
     async def finish(self) -> bool:
         """After the exit: ends what is left of the descendants, reads what is left in the pipes. True: nobody lives."""

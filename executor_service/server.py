@@ -27,6 +27,7 @@ from executor_service.errors import StartError
 from executor_service.guard import Guard
 from executor_service.harness.agent import Host
 from executor_service.harness.child import Children
+from executor_service.harness.cli.builtin import find_builtin
 from executor_service.harness.function import FunctionHarness
 from executor_service.harness.modules import load_harnesses
 from executor_service.harness.registry import Harnesses
@@ -101,6 +102,7 @@ class ExecutorServer:
         self._keep_children()
         await recovery.remove_workspaces(settings.state_dir, self._incarnation.succeeds)
         self._spool = Spool(self._incarnation.spool, bytes_max=settings.spool_bytes, entries_max=settings.spool_entries)
+        self._builtin = await find_builtin(settings)
         self.attempts = Attempts(self._incarnation.incarnation, self._harnesses(), pools_of(settings), self._spool)
         self._open_journal()
         await self._serve()
@@ -155,6 +157,7 @@ class ExecutorServer:
         host = Host(self.executor_id, children, Path(settings.state_dir) / "harnesses")
         functions = FunctionHarness(self._functions, settings.slots_functions)
         agents = load_harnesses(settings.harness_modules, host)
+        agents += self._builtin.agents(host, {agent.name for agent in agents})
         return Harnesses([ShellHarness(children), functions, *agents], self._functions)
 
     def _open_journal(self) -> None:
@@ -231,6 +234,7 @@ class ExecutorServer:
             harnesses=self.attempts.harnesses.describe(),
             functions=sorted(self._functions),
             labels=settings.label_map(),
+            harness_checks=self._builtin.checks,
         )
 
     async def _not_serving(self) -> None:

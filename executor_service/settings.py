@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from executor_service.targets import TargetError, parse_targets
 
@@ -44,6 +44,16 @@ class Settings:
     function_modules: tuple[str, ...] = ()
     #: Python modules that bring harnesses of agents: see `harness/agent.py`.
     harness_modules: tuple[str, ...] = ()
+    #: Agent CLIs that it offers: their names, `all` that are found, or `none`.
+    agents: tuple[str, ...] = ("all",)
+    #: Programs of agent CLIs that are not on PATH, as `name=/path/to/it`.
+    harness_paths: tuple[str, ...] = ()
+    #: JSON file that describes further agent CLIs: see `harness/cli/command.py`. Empty: none.
+    harness_commands: str = ""
+    #: `user`: agents have the executor's HOME, its logins and sessions; `tenant`: a HOME of the namespace's own.
+    agent_homes: Literal["user", "tenant"] = "user"
+    #: JSON file of prices that goes over the shipped one: see `harness/cli/prices.json`. Empty: none.
+    prices: str = ""
     #: Functions that may run at a time.
     slots_functions: int = 256
     #: Shell commands that may run at a time.
@@ -158,6 +168,11 @@ def _checked(settings: Settings) -> Settings:
         parse_targets(settings.scheduler)
     except TargetError as error:
         raise SettingsError(f"BACKBURNER_SCHEDULER: {error}") from error
+    if settings.agent_homes not in ("user", "tenant"):
+        raise SettingsError(f"BACKBURNER_AGENT_HOMES={settings.agent_homes!r} is neither user nor tenant")
+    for path in settings.harness_paths:
+        if "=" not in path:
+            raise SettingsError(f"BACKBURNER_HARNESS_PATHS: {path!r} is not name=/path")
     for label in settings.labels:
         if "=" not in label:
             raise SettingsError(f"BACKBURNER_LABELS: {label!r} is not name=value")

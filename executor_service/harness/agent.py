@@ -36,7 +36,7 @@ What a harness may rely on:
   exception is a bug of the harness: the attempt fails as HARNESS_ERROR.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -44,20 +44,22 @@ from typing import Any, Final, Protocol
 from backburner.journal.v1 import journal_pb2
 from executor_service.assignment import InvalidWork
 from executor_service.harness.base import Attempt
-from executor_service.harness.child import END_SECONDS_MAX, ChildEnd, Children, ChildWork
+from executor_service.harness.child import END_SECONDS_MAX, ChildControl, ChildEnd, Children, ChildWork
 from executor_service.harness.schema import violation
 from executor_service.line_protocol import Report, encode_result
-from executor_service.outcome import Failure, Outcome
+from executor_service.outcome import Failure, Outcome, storable
 from executor_service.process_group import SpawnFailed
 from executor_service.transcript import Transcript
 
 __all__ = [
-    "AgentHarness", "AgentRequest", "Answer", "Attempt", "ChildEnd", "ChildWork", "Children", "Failure", "Host",
-    "InvalidWork", "Report", "Session", "SessionLost", "Transcript",
+    "AgentHarness", "AgentRequest", "Answer", "Attempt", "ChildControl", "ChildEnd", "ChildWork", "Children", "Failure",
+    "Host", "InvalidWork", "Report", "Session", "SessionLost", "Transcript",
 ]  # fmt: skip
 
 _REASONS: Final = frozenset(name.removeprefix("EFFECT_REASON_") for name in journal_pb2.EffectReason.keys())  # noqa: SIM118
 _NO_ANSWER: Final = object()
+#: Most bytes of an agent's last words beside a structured answer.
+TEXT_BYTES_KEPT: Final = 64 * 1024
 
 
 class SessionLost(Exception):
@@ -93,6 +95,14 @@ class AgentRequest:
     options: Mapping[str, Any] = field(default_factory=dict)
     #: Session to continue; None: a fresh one.
     session: Session | None = None
+    #: Said to the agent on top of the harness's own system prompt.
+    system_prompt: str = ""
+    #: Most turns. 0: the harness's own bound.
+    max_turns: int = 0
+    #: `full`, `edit` or `read_only`.
+    permissions: str = "full"
+    #: MCP servers by name.
+    mcp_servers: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +120,12 @@ class Answer:
     session_id: str = ""
     #: Working directory of the session, where that is kept.
     workspace: str = ""
+    #: Session that it went on with. Empty: it began a fresh one.
+    continued_session_id: str = ""
+    #: What the agent wanted to do and was not let: tool and request.
+    denials: Sequence[tuple[str, str]] = ()
+    #: Turns that were needed to mend the answer.
+    repair_turns: int = 0
 
 
 class AgentHarness(Protocol):
@@ -165,6 +181,7 @@ class AgentEffects:
         outcome = Outcome() if answer.child is None else answer.child.outcome()
         outcome.session_lost = lost
         self._take_session(outcome, answer)
+        outcome.more |= _more(self.name, answer)
         return _judged(outcome, answer, request)
 
     async def _answer(self, spec: Mapping[str, Any], request: AgentRequest, attempt: Attempt) -> tuple[Answer, bool]:
@@ -212,7 +229,30 @@ def _request(spec: Mapping[str, Any]) -> AgentRequest:
         output_schema=work.get("output_schema"),
         options=work.get("options") or {},
         session=session,
+        system_prompt=work.get("system_prompt") or "",
+        max_turns=int(work.get("max_turns") or 0),
+        permissions=_PERMISSIONS[work.get("permissions") or "AGENT_PERMISSIONS_UNSPECIFIED"],
+        mcp_servers=work.get("mcp_servers") or {},
     )
+
+
+_PERMISSIONS: Final = {
+    "AGENT_PERMISSIONS_UNSPECIFIED": "full", "AGENT_PERMISSIONS_FULL": "full", "AGENT_PERMISSIONS_EDIT": "edit",
+    "AGENT_PERMISSIONS_READ_ONLY": "read_only",
+}  # fmt: skip
+
+
+def _more(harness: str, answer: Answer) -> dict[str, Any]:
+    """What an agent brought beside its answer, as fields of EffectResult."""
+    structured = answer.value is not _NO_ANSWER
+    said = {
+        "harness": harness,
+        "continued_session_id": storable(answer.continued_session_id),
+        "text": storable(answer.text, TEXT_BYTES_KEPT) if structured else "",
+        "repair_turns": answer.repair_turns,
+        "permission_denials": [{"tool": storable(tool), "request": storable(text)} for tool, text in answer.denials],
+    }
+    return {name: value for name, value in said.items() if value}
 
 
 def _session(stored: Mapping[str, Any] | None) -> Session | None:

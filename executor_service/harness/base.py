@@ -24,8 +24,18 @@ class Attempt(Protocol):
     def kill_grace_s(self) -> float:
         """Time between the request to end and force."""
 
+    @property
+    def may_go_on(self) -> bool:
+        """False once it shall end."""
+
     def started(self, pid: int) -> None:
         """The work runs, in a child or (0) without one."""
+
+    def capture(self, stream: int, bytes_max: int) -> Capture:
+        """The capture of one of its output streams: the first call makes it, later ones go on with it."""
+
+    def hung(self, message: str) -> None:
+        """The work has hung, by what its harness knows of it: it is ended, as by a silence timeout."""
 
     def report(self, report: Report) -> None:
         """Progress, usage or a result."""

@@ -24,7 +24,7 @@ from executor_service.harness.lines import Lines
 from executor_service.keepers import Keepers
 from executor_service.line_protocol import LineScanner, Report
 from executor_service.outcome import Failure, Outcome
-from executor_service.output import NAMES, STDERR, STDOUT, Capture
+from executor_service.output import NAMES, STDERR, STDOUT
 from executor_service.process_group import Command, ProcessGroup, SpawnFailed, start_group
 
 #: Variables of the executor that children inherit. Everything else, credentials above all, stays out.
@@ -47,6 +47,34 @@ class ChildWork:
     stdin: str | None = None
     #: Most bytes kept of each output stream. 0: the executor's default.
     output_bytes_max: int = 0
+    #: What its group gets when it shall end; KILL follows after the grace.
+    first_signal: signal.Signals = signal.SIGTERM
+
+
+class ChildControl:
+    """Lets a harness end its child because the work is done: the end is not a failure then."""
+
+    def __init__(self) -> None:
+        #: True from `finish` on: what the child does now is of no account.
+        self.finishing = False
+        #: Set by the child that is run.
+        self.end: Callable[[float], None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def finish(self, linger_s: float, grace_s: float) -> None:
+        """The work is done: a child that has not exited after `linger_s` is ended, KILL after `grace_s` more."""
+        if not self.finishing:
+            self.finishing = True
+            self._timer = asyncio.get_running_loop().call_later(linger_s, self._end, grace_s)
+
+    def close(self) -> None:
+        """The child is gone."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _end(self, grace_s: float) -> None:
+        if self.end is not None:
+            self.end(grace_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,15 +133,23 @@ class Children:
         self._output_bytes = output_bytes
         self._output_bytes_max = output_bytes_max
 
-    async def run(self, work: ChildWork, attempt: Attempt, *, on_line: OnLine | None = None) -> ChildEnd:
+    async def run(
+        self,
+        work: ChildWork,
+        attempt: Attempt,
+        *,
+        on_line: OnLine | None = None,
+        control: ChildControl | None = None,
+    ) -> ChildEnd:
         """Runs the child to its end, and ends everything it started.
 
-        When the attempt shall end, the child's group gets TERM, the attempt's grace, then KILL. `on_line` gets each
-        line of its stdout, without the line break (see `lines.py` for the bound); what it raises ends the child and is
-        raised here. Raises SpawnFailed when the system refuses to start it, InvalidWork when `cwd` is no directory, or
-        when its arguments and variables are larger than the system takes.
+        When the attempt shall end, the child's group gets `first_signal`, the attempt's grace, then KILL. `on_line`
+        gets each line of its stdout, without the line break (see `lines.py` for the bound); what it raises ends the
+        child and is raised here. `control` ends the child when its work is done. An attempt may run one child after
+        the other: their output goes on in one capture. Raises SpawnFailed when the system refuses to start it,
+        InvalidWork when `cwd` is no directory, or when its arguments and variables are larger than the system takes.
         """
-        child = _Child(attempt, self._capture_size(work.output_bytes_max), on_line)
+        child = _Child(attempt, self._capture_size(work.output_bytes_max), on_line, work.first_signal, control)
         with self._working_directory(work.cwd, attempt.assignment) as cwd:
             env = self._environment(work.env, attempt.assignment)
             command = Command(work.argv, cwd, env, work.stdin)
@@ -188,9 +224,18 @@ def identity(assignment: Assignment) -> dict[str, str]:
 class _Child:
     """What one child says and how it ends."""
 
-    def __init__(self, attempt: Attempt, output_bytes: int, on_line: OnLine | None) -> None:
+    def __init__(
+        self,
+        attempt: Attempt,
+        output_bytes: int,
+        on_line: OnLine | None,
+        first_signal: signal.Signals,
+        control: ChildControl | None,
+    ) -> None:
         self._attempt = attempt
-        self._captures = {stream: Capture(stream, output_bytes) for stream in (STDOUT, STDERR)}
+        self._first_signal = first_signal
+        self._control = control or ChildControl()
+        self._captures = {stream: attempt.capture(stream, output_bytes) for stream in (STDOUT, STDERR)}
         self._reports = LineScanner(self._report, prefixed=False)
         self._scanners = {stream: LineScanner(self._report, prefixed=True) for stream in (STDOUT, STDERR)}
         self._lines = None if on_line is None else Lines(on_line)
@@ -206,8 +251,11 @@ class _Child:
         failpoints.hit("child", "spawned")
         self._group = group
         self._attempt.started(group.pid)
-        self._attempt.on_end(self._end, over=lambda: group.exited)
+        control = self._control
+        control.end = group.end
+        self._attempt.on_end(self._end, over=lambda: group.exited or control.finishing)
         status = await group.wait()
+        control.close()
         proven = await group.finish()
         failpoints.hit("child", "ended")
         for scanner in (self._reports, *self._scanners.values()):
@@ -219,7 +267,7 @@ class _Child:
 
     def _end(self) -> None:
         if self._group is not None:
-            self._group.end(self._attempt.kill_grace_s)
+            self._group.end(self._attempt.kill_grace_s, self._first_signal)
 
     def _sink(self, stream: int) -> Callable[[bytes], None]:
         capture, scanner = self._captures[stream], self._scanners[stream]

@@ -80,6 +80,15 @@ EXECUTOR: Final = (
     Setting("LABELS", "Label for effects to ask for. Repeatable.", metavar="NAME=VALUE", repeated=True),
     Setting("FUNCTION_MODULES", "Python module that defines functions. Repeatable.", metavar="MODULE", repeated=True),
     HARNESS_MODULES,
+    Setting(
+        "AGENTS", "Agent CLI that it offers, or all that it finds, or none. Repeatable.", "all", "NAME", repeated=True
+    ),
+    Setting(
+        "HARNESS_PATHS", "Program of an agent CLI, when not on PATH. Repeatable.", metavar="NAME=PATH", repeated=True
+    ),
+    Setting("HARNESS_COMMANDS", "JSON file that describes further agent CLIs.", metavar="FILE"),
+    Setting("AGENT_HOMES", "HOME of agents: the executor's, or one of the tenant's own.", "user", "user|tenant"),
+    Setting("PRICES", "JSON file of prices of models, over the shipped one.", metavar="FILE"),
     *SLOTS,
     Setting("STATE_DIR", "Folder of locks and working directories.", "below ~/.local/state", "DIR"),
     Setting("SPOOL_BYTES", "Bytes of results on disk while Postgres is away.", "1073741824", "BYTES"),

@@ -1,0 +1,227 @@
+"""codex: OpenAI's CLI, `@openai/codex`.
+
+Runs `codex exec --json`, its native binary rather than the wrapper. SIGINT ends its tools with it. The tokens that it
+tells are those of the whole thread, so what earlier turns consumed is taken from the thread's own file and subtracted;
+of a turn that was cut off the file tells what it had consumed.
+
+Options: `args` (list of further flags), `retries`, `config` (object: keys of its config.toml, as `-c key=value`).
+"""
+
+import json
+import os
+import re
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from executor_service.harness.cli import events
+from executor_service.harness.cli.adapter import Adapter, Launch, Program, Silence, Task
+from executor_service.harness.cli.events import Event, Fields, Tokens
+from executor_service.harness.cli.failures import failure
+from executor_service.harness.cli.options import Options, platform_binary
+
+#: Look-ups of plugins and apps on the network, before any work.
+_QUIET: Final = ("--disable", "plugins", "--disable", "remote_plugin", "--disable", "apps")
+_SANDBOX: Final = {"edit": "workspace-write", "read_only": "read-only"}
+#: What it says while it goes on.
+_PASSING: Final = "Reconnecting"
+
+
+class Codex(Adapter):
+    """Runs Codex."""
+
+    name = "codex"
+    programs = ("codex",)
+    versions = ("0.100.0", "1")
+    provider = "openai"
+    credentials = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "CODEX_API_KEY", "CODEX_HOME")
+    logins = (".codex/auth.json",)
+    login_remedy = "run `codex login`, or give the executor CODEX_API_KEY"
+    first_signal = signal.SIGINT
+    silence = Silence(output=300, tool=3600, retry=600)
+    session_lost = re.compile(r"no rollout found|failed to (?:load|find) .{0,40}(?:session|thread|rollout)", re.I)
+
+    def locate(self, program: Path) -> Sequence[str]:
+        """The native binary of the package that the wrapper belongs to."""
+        return platform_binary(program, "@openai", "codex-{system}-{cpu}", "vendor", "*", "bin", "codex")
+
+    def launch(self, program: Program, task: Task) -> Launch:
+        """One turn, headless; the prompt is on stdin, which ends with it."""
+        options = Options(task, {"args", "retries", "config"})
+        flags = ["--json", "--skip-git-repo-check", *_QUIET]
+        if task.permissions == "full":
+            flags.append("--dangerously-bypass-approvals-and-sandbox")
+        else:
+            flags += ["-c", f"sandbox_mode={json.dumps(_SANDBOX[task.permissions])}"]
+        flags += options.flag("-m", task.model)
+        settings = {"check_for_update_on_startup": False, "analytics.enabled": False, "feedback.enabled": False}
+        flags += _settings(settings | _servers(task.mcp_servers) | dict(options.table("config")))
+        if task.system_prompt:
+            flags += _settings({"developer_instructions": task.system_prompt})
+        resume = ["resume", task.session_id] if task.session_id else []
+        argv = [*program.argv, "exec", *resume, *flags, *options.args(), "-"]
+        home = self._home(task)
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)  # it does not make it
+        return Launch(argv, {"CODEX_HOME": str(home)}, stdin=task.prompt)
+
+    def parser(self, task: Task, before: Tokens) -> "CodexParser":
+        """Reads its events; tokens of earlier turns of the thread are not this one's."""
+        return CodexParser(before, task.model)
+
+    def session_exists(self, task: Task) -> bool:
+        """Its file is among the home's sessions."""
+        return self._rollout(task, task.session_id) is not None
+
+    def consumed(self, task: Task, session_id: str) -> Tokens | None:
+        """The thread's total, by the last count in its file."""
+        path = self._rollout(task, session_id)
+        if path is None:
+            return None
+        total = Tokens()
+        with path.open("rb") as lines:
+            for line in lines:
+                if b'"token_count"' in line and (usage := _total(line)):
+                    total = _tokens(usage)
+        return total
+
+    @staticmethod
+    def _home(task: Task) -> Path:
+        given = task.env.get("CODEX_HOME") or os.environ.get("CODEX_HOME")
+        return Path(given) if given else task.home / ".codex"
+
+    def _rollout(self, task: Task, session_id: str) -> Path | None:
+        if not session_id or "/" in session_id or "*" in session_id:
+            return None
+        return next(iter((self._home(task) / "sessions").rglob(f"*{session_id}.jsonl")), None)
+
+
+def _settings(table: Mapping[str, Any]) -> list[str]:
+    return [part for key, value in table.items() for part in ("-c", f"{key}={_toml(value)}")]
+
+
+def _servers(servers: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"mcp_servers.{name}": server for name, server in servers.items()}
+
+
+def _toml(value: Any) -> str:
+    """A value of TOML: of objects it wants `=`, else it is like JSON."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{json.dumps(name)}={_toml(item)}" for name, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_toml, value)) + "]"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return json.dumps(value)
+
+
+def _total(line: bytes) -> Fields:
+    try:
+        payload = Fields(orjson.loads(line)).of("payload")
+    except orjson.JSONDecodeError:  # the last line of a thread whose CLI was killed
+        return Fields(None)
+    return payload.of("info").of("total_token_usage") if payload.text("type") == "token_count" else Fields(None)
+
+
+def _tokens(usage: Fields) -> Tokens:
+    return Tokens(
+        usage.number("input_tokens"), usage.number("output_tokens"), usage.number("cached_input_tokens"),
+        usage.number("cache_write_input_tokens"), usage.number("reasoning_output_tokens"),
+    )  # fmt: skip
+
+
+class CodexParser:
+    """Reads the events of one turn."""
+
+    def __init__(self, before: Tokens, model: str) -> None:
+        self._before = before
+        self._model = model
+        self._text: str | None = None
+
+    def take(self, line: Any) -> Iterator[Event]:
+        """One line."""
+        said = Fields(line)
+        if reader := _CODEX_READERS.get(said.text("type")):
+            yield from reader(self, said)
+
+    def close(self, _status: int) -> Iterator[Event]:
+        """`turn.completed` or `turn.failed` was its last word."""
+        return iter(())
+
+    def _thread(self, said: Fields) -> Iterator[Event]:
+        yield events.SessionKnown(said.text("thread_id"), self._model)
+
+    def _turn(self, _said: Fields) -> Iterator[Event]:
+        yield events.TurnStarted()
+
+    def _started(self, said: Fields) -> Iterator[Event]:
+        item = said.of("item")
+        tool = _tool(item)
+        if tool is not None:
+            yield events.ToolStarted(item.text("id"), *tool)
+        yield from _todos(item)
+
+    def _updated(self, said: Fields) -> Iterator[Event]:
+        yield from _todos(said.of("item"))
+
+    def _completed(self, said: Fields) -> Iterator[Event]:
+        item = said.of("item")
+        kind = item.text("type")
+        if kind == "agent_message":
+            self._text = item.text("text")
+            yield events.Text(self._text)
+        elif kind == "error":
+            yield events.Trouble(item.text("message"))
+        elif _tool(item) is not None:
+            yield events.ToolEnded(item.text("id"), item.text("status") == "completed", item.text("aggregated_output"))
+            yield events.TurnStarted()
+        yield from _todos(item)
+
+    def _error(self, said: Fields) -> Iterator[Event]:
+        message = said.text("message")
+        if message.startswith(_PASSING):
+            yield events.Retrying(message)
+        else:
+            yield events.Trouble(message)
+
+    def _done(self, said: Fields) -> Iterator[Event]:
+        if usage := said.of("usage"):
+            yield events.Spent(_tokens(usage).minus(self._before), total=True)
+            yield events.Ended(True, self._text)
+
+    def _failed(self, said: Fields) -> Iterator[Event]:
+        yield events.Ended(False, None, failure(said.of("error").text("message")))
+
+
+_CODEX_READERS: Final = {
+    "thread.started": CodexParser._thread,
+    "turn.started": CodexParser._turn,
+    "item.started": CodexParser._started,
+    "item.updated": CodexParser._updated,
+    "item.completed": CodexParser._completed,
+    "error": CodexParser._error,
+    "turn.completed": CodexParser._done,
+    "turn.failed": CodexParser._failed,
+}
+
+
+def _tool(item: Fields) -> tuple[str, str] | None:
+    """Name and summary of an item that is the use of a tool; None: it is not."""
+    kind = item.text("type")
+    if kind == "command_execution":
+        return "shell", " ".join(item.text("command").split())[: events.SUMMARY_LENGTH_MAX]
+    if kind == "file_change":
+        return "edit", ", ".join(change.text("path") for change in item.each("changes"))[: events.SUMMARY_LENGTH_MAX]
+    if kind == "mcp_tool_call":
+        return f"{item.text('server')}.{item.text('tool')}", ""
+    if kind == "web_search":
+        return "web_search", item.text("query")[: events.SUMMARY_LENGTH_MAX]
+    return None
+
+
+def _todos(item: Fields) -> Iterator[Event]:
+    if item.text("type") == "todo_list" and isinstance(item.raw("items"), list):
+        entries = list(item.each("items"))
+        yield events.Todos(sum(entry.raw("completed") is True for entry in entries), len(entries))

@@ -1,0 +1,74 @@
+"""Where a CLI keeps its logins, sessions and temporary files.
+
+`user`: HOME is the executor's own, with the logins and sessions that its user has. `tenant`: each namespace has a HOME
+of its own in the executor's state directory, kept from attempt to attempt, so that sessions can be gone on with and
+nobody finds those of another. The scratch folder is the attempt's: TMPDIR and configuration, removed afterwards.
+"""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Final, Literal
+
+HomeKind = Literal["user", "tenant"]
+HOME_KINDS: Final[tuple[HomeKind, ...]] = ("user", "tenant")
+
+#: How long a working directory that nobody asked for is kept after its last use.
+WORK_DAYS_MAX: Final = 7
+_FORGET_MAX: Final = 4
+
+
+class Homes:
+    """HOME and scratch folders of a harness."""
+
+    def __init__(self, kind: HomeKind, store: Path) -> None:
+        self._kind = kind
+        self._store = store
+
+    def of(self, namespace: str) -> Path:
+        """HOME of a namespace, made when needed. Its files belong to nobody else."""
+        if self._kind == "user":
+            return Path(os.environ.get("HOME") or Path.home())
+        folder = self._store / "homes" / (namespace or "default")
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return folder
+
+    def workspace(self, cwd: str, effect_id: str) -> Path:
+        """The directory asked for, else one of the effect, kept so that a retry or another effect can go on in it."""
+        if cwd:
+            return Path(cwd)
+        folder = self._store / "work" / effect_id
+        if not folder.exists():
+            self._forget_old(folder.parent)
+            folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _forget_old(self, folder: Path) -> None:
+        """Removes what nobody has worked in for long, a few at a time."""
+        before = time.time() - WORK_DAYS_MAX * 86400
+        old = [path for path in _oldest(folder) if path.stat().st_mtime < before]
+        for path in old[:_FORGET_MAX]:
+            shutil.rmtree(path, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A folder for one attempt. Its name is short: sockets in it have a longest path."""
+        folder = Path(tempfile.mkdtemp(prefix="bb-"))
+        try:
+            yield folder
+        finally:
+            remove = partial(shutil.rmtree, folder, ignore_errors=True)
+            asyncio.get_running_loop().run_in_executor(None, remove)
+
+
+def _oldest(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except FileNotFoundError:
+        return []

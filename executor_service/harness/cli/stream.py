@@ -1,0 +1,218 @@
+"""What a CLI's lines add up to: how far it is, what it has consumed, how its work ended; and when it has hung.
+
+`EventStream` takes the lines of one child after the other: a turn that mends an answer goes on with what was so far.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import orjson
+
+from executor_service.harness.cli import events
+from executor_service.harness.cli.adapter import Parser, Silence
+from executor_service.harness.cli.events import Event, Tokens
+from executor_service.line_protocol import Report
+
+#: Words kept of an answer.
+TEXT_CHARACTERS_MAX: Final = 4 * 1024 * 1024
+DENIALS_MAX: Final = 100
+_STEP_MAX: Final = 200
+
+OnEvent = Callable[[Event], None]
+
+
+class EventStream:
+    """Reads one child after the other. `on_event` hears every event, `report` what is new for watchers."""
+
+    def __init__(self, report: Callable[[Report], None], on_event: OnEvent, *, price: "Price", turns_max: int) -> None:
+        self._report = report
+        self._on_event = on_event
+        self._price = price
+        self._turns_max = turns_max
+        self._before = Tokens()
+        self._now = Tokens()
+        self._requests: dict[str, Tokens] = {}
+        self._tools: dict[str, str] = {}
+        self._words: list[str] = []
+        self._words_size = 0
+        self._delta = False
+        self._retrying = False
+        self.parser: Parser | None = None
+        self.session_id = ""
+        self.model = ""
+        self.turns = 0
+        self.tools_used = 0
+        self.todos: events.Todos | None = None
+        self.denials: list[events.Denied] = []
+        self.trouble: events.Trouble | None = None
+        self.ended: events.Ended | None = None
+        self.bad_lines = 0
+        self.heard_at = time.monotonic()
+
+    def begin(self, parser: Parser) -> None:
+        """Another child speaks from now on."""
+        self.parser = parser
+        self._before, self._now = self.tokens, Tokens()
+        self._requests.clear()
+        self._tools.clear()
+        self._words.clear()
+        self._words_size = 0
+        self.ended = self.trouble = None
+        self._retrying = False
+        self.heard_at = time.monotonic()
+
+    def take(self, line: bytes) -> None:
+        """The next line of stdout."""
+        self.heard_at = time.monotonic()
+        if not line.strip() or self.parser is None:
+            return
+        try:
+            said = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            said = None
+        if said is None:  # not JSON: for a parser of plain text it is the text
+            said = line.decode("utf-8", "replace")
+            self.bad_lines += 1
+        self._apply(self.parser.take(said))
+
+    def close(self, status: int) -> None:
+        """The child has ended."""
+        if self.parser is not None:
+            self._apply(self.parser.close(status))
+        self._tools.clear()
+
+    @property
+    def tokens(self) -> Tokens:
+        """All that the attempt has consumed so far."""
+        return self._before.plus(self._now)
+
+    def correct(self, tokens: Tokens) -> None:
+        """What the child of now consumed, by a better source than its lines."""
+        self._now = tokens
+        self._tell()
+
+    @property
+    def text(self) -> str:
+        """The answer: the CLI's last word, else the last message."""
+        if self.ended is not None and self.ended.text is not None:
+            return self.ended.text
+        return "".join(self._words)
+
+    def hung(self, limits: Silence) -> tuple[str, float]:
+        """What is awaited, and the seconds until it has been awaited for too long: 0 or less is hung."""
+        kind = "tool" if self._tools else "retry" if self._retrying else "output"
+        return kind, getattr(limits, kind) - (time.monotonic() - self.heard_at)
+
+    def usage(self) -> dict[str, Any]:
+        """The attempt's usage as the journal takes it; the cost is left out when nobody knows it."""
+        tokens = self.tokens
+        usage: dict[str, Any] = {
+            "input_tokens": tokens.input,
+            "output_tokens": tokens.output,
+            "cached_input_tokens": tokens.cached,
+            "reasoning_tokens": tokens.reasoning,
+            "cache_write_tokens": tokens.cache_write,
+            "turns": self.turns,
+        }
+        cost = tokens.cost_usd if tokens.cost_usd is not None else self._price(self.model, tokens)
+        if cost is not None:
+            usage["cost_usd"] = cost
+        if self.model:
+            usage["model"] = self.model
+        return {name: value for name, value in usage.items() if value or name == "cost_usd"}
+
+    def _apply(self, said: Iterable[Event]) -> None:
+        new = False
+        for event in said:
+            self._on_event(event)
+            self._retrying = isinstance(event, events.Retrying)
+            _TAKERS[type(event)](self, event)
+            new = new or not isinstance(event, (events.Text, events.Denied))
+        if new:
+            self._tell()
+
+    def _tell(self) -> None:
+        report = Report(step=self._step(), usage=self.usage() or None)
+        report.tool = next(reversed(self._tools.values()), "").partition(":")[0]
+        report.turns, report.turns_max = self.turns, self._turns_max
+        if self.todos is not None:
+            report.todos_done, report.todos = self.todos.done, self.todos.count
+        self._report(report)
+
+    def _step(self) -> str:
+        if self._tools:
+            return next(reversed(self._tools.values()))[:_STEP_MAX]
+        if self._retrying and self.trouble is not None:
+            return f"tries again: {self.trouble.message}"[:_STEP_MAX]
+        return "done" if self.ended is not None else f"turn {self.turns}" if self.turns else "starting"
+
+    def _session(self, event: events.SessionKnown) -> None:
+        self.session_id = event.session_id or self.session_id
+        self.model = event.model or self.model
+
+    def _turn(self, _event: events.TurnStarted) -> None:
+        self.turns += 1
+        self._delta = False
+
+    def _tool(self, event: events.ToolStarted) -> None:
+        self.tools_used += 1
+        self._tools[event.tool_id] = f"{event.tool}: {event.summary}" if event.summary else event.tool
+        self._delta = False
+
+    def _tool_end(self, event: events.ToolEnded) -> None:
+        self._tools.pop(event.tool_id, None)
+
+    def _say(self, event: events.Text) -> None:
+        if not (event.delta and self._delta):  # a new message takes the place of the one before
+            self._words.clear()
+            self._words_size = 0
+        self._delta = event.delta
+        if self._words_size < TEXT_CHARACTERS_MAX:
+            self._words.append(event.text)
+            self._words_size += len(event.text)
+
+    def _todo(self, event: events.Todos) -> None:
+        self.todos = event
+
+    def _spend(self, event: events.Spent) -> None:
+        if event.total:
+            self._now = event.tokens
+        else:
+            was = self._requests.get(event.request, Tokens()) if event.request else Tokens()
+            if event.request:
+                self._requests[event.request] = event.tokens
+            self._now = self._now.minus(was).plus(event.tokens) if was != Tokens() else self._now.plus(event.tokens)
+
+    def _retry(self, event: events.Retrying) -> None:
+        self.trouble = events.Trouble(event.message, event.status)
+
+    def _complain(self, event: events.Trouble) -> None:
+        self.trouble = event
+
+    def _deny(self, event: events.Denied) -> None:
+        if len(self.denials) < DENIALS_MAX:
+            self.denials.append(event)
+
+    def _end(self, event: events.Ended) -> None:
+        self.ended = event
+        self._tools.clear()
+        if event.turns is not None:
+            self.turns = max(self.turns, event.turns)
+
+
+Price = Callable[[str, Tokens], float | None]
+
+_TAKERS: Final[dict[type, Callable[[EventStream, Any], None]]] = {
+    events.SessionKnown: EventStream._session,
+    events.TurnStarted: EventStream._turn,
+    events.ToolStarted: EventStream._tool,
+    events.ToolEnded: EventStream._tool_end,
+    events.Text: EventStream._say,
+    events.Todos: EventStream._todo,
+    events.Spent: EventStream._spend,
+    events.Retrying: EventStream._retry,
+    events.Trouble: EventStream._complain,
+    events.Denied: EventStream._deny,
+    events.Ended: EventStream._end,
+}
