@@ -31,7 +31,7 @@ import orjson
 
 from executor_service.harness.base import Attempt
 from executor_service.outcome import replace_unstorable
-from executor_service.output import TRANSCRIPT, Capture
+from executor_service.output import TRANSCRIPT
 
 #: Most bytes kept of a transcript: the first half and the last half of it, as of other output.
 BYTES_MAX: Final = 1024 * 1024
@@ -54,7 +54,7 @@ class Transcript:
 
     def __init__(self, attempt: Attempt, bytes_max: int = BYTES_MAX) -> None:
         self._attempt = attempt
-        self._capture = Capture(TRANSCRIPT, bytes_max)
+        self._capture = attempt.capture(TRANSCRIPT, bytes_max)
         self._began = time.monotonic()
 
     def write(self, event: Mapping[str, Any]) -> None:

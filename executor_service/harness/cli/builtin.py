@@ -46,7 +46,8 @@ class BuiltIn:
             if found.program is None or found.adapter.name in taken:
                 continue
             if found.check.remedy:
-                log.warning("harness %s: %s", found.adapter.name, found.check.remedy)
+                level = logging.INFO if found.check.version_known else logging.WARNING
+                log.log(level, "harness %s: %s", found.adapter.name, found.check.remedy)
             homes = Homes(self._settings.agent_homes, host.store(found.adapter.name))
             agents.append(AgentEffects(CliAgent(found.adapter, found.program, host, homes, prices), host))
         return agents

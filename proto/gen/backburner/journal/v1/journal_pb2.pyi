@@ -1332,7 +1332,7 @@ class AgentWork(_message.Message):
     prompt: _builtins.str
     """The prompt."""
     cwd: _builtins.str
-    """Working directory on the executor. Empty: a fresh directory of the attempt."""
+    """Working directory on the executor. Empty: a directory of the effect, which is kept for a week after its last use."""
     model: _builtins.str
     """Model name as the harness knows it. Empty: the harness's default."""
     system_prompt: _builtins.str
