@@ -91,14 +91,6 @@ class Report:
     todos: int | None = None
     todos_done: int | None = None
     data: dict[str, Any] | None = None
-    #: Tool that an agent uses now. Empty: none.
-    tool: str | None = None
-    #: Turns of an agent so far, and the most that it was given.
-    turns: int | None = None
-    turns_max: int | None = None
-    #: Entries of an agent's own to-do list: those that are done, and all.
-    todos_done: int | None = None
-    todos: int | None = None
     usage: dict[str, Any] | None = None
     #: Canonical JSON of the result.
     result_json: bytes | None = None
