@@ -18,6 +18,10 @@ class InvalidWork(Exception):
     """The work cannot be done as asked: what is asked for is missing here, or malformed. Trying again will not help."""
 
 
+class NotStarted(Exception):
+    """The work cannot begin now, and nothing of it has: another effect works in its workspace. Later it may."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Bounds of an attempt in seconds. None: no such bound."""

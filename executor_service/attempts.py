@@ -20,7 +20,7 @@ from executor_service.assignment import Assignment, Ref
 from executor_service.harness.registry import Harnesses
 from executor_service.invocation import Invocation
 from executor_service.memory import Memory
-from executor_service.outcome import Ending
+from executor_service.outcome import Ending, Outcome
 from executor_service.slots import Pool
 from executor_service.spool import Spool
 
@@ -37,6 +37,7 @@ ABANDONED_MAX: Final = 64
 ANNOUNCE_SECONDS: Final = 0.15
 _TICK_SECONDS: Final = 0.05
 
+_SETTLES: Final = ("EFFECT_RESOLVED", "EFFECT_CANCELLED")
 STALE: Final = Ending("cancelled", "EXECUTOR_LOST", "the attempt was declared lost while it ran", True)
 
 
@@ -74,6 +75,9 @@ class Attempts:
         self.draining = ""
         self.recorder: Recorder | None = None
         self.harnesses = harnesses
+        #: Takes what is refused after it was taken, and the outcomes of effects that have settled.
+        self.on_refused: Callable[[Ref, Refusal], None] = lambda ref, refusal: None
+        self.on_settled: Callable[[Outcome], None] = lambda outcome: None
         self._held: dict[Ref, Invocation] = {}
         self._memory = Memory()
         self._tombstones: OrderedDict[Ref, Ending] = OrderedDict()
@@ -184,17 +188,24 @@ class Attempts:
         ref = invocation.assignment.ref
         if event is not None:
             self._memory.keep_notice(ref, event)
-        if self._held.pop(ref, None) is None:
+        if self._held.get(ref) is None:
             return
+        self._let_go(invocation)
+        if event is None:
+            self._memory.drop(ref[0])
+        else:
+            self._memory.note(ref)
+            if event.type in _SETTLES and invocation.outcome is not None:
+                self.on_settled(invocation.outcome)
+
+    def _let_go(self, invocation: Invocation) -> None:
+        ref = invocation.assignment.ref
+        del self._held[ref]
         if pool := self.pools.get(invocation.assignment.pool):
             pool.give_back(background=invocation.assignment.background)
         self._young.pop(ref, None)
         self._spool.release(ref)
         self._leaving.discard(ref[0])
-        if event is None:
-            self._memory.drop(ref[0])
-        else:
-            self._memory.note(ref)
         invocation.log.close(executor_pb.StreamEnd.REASON_ATTEMPT_ENDED)
         if not self._held:
             self._empty.set()
@@ -215,6 +226,8 @@ class Attempts:
             for ref, invocation in list(self._young.items()):
                 if invocation.started_at > before:
                     break  # they stand in the order of their starts
+                if invocation.undecided:
+                    continue
                 del self._young[ref]
                 self._announce(ref, invocation)
             accept(self.take_accepted())
@@ -246,6 +259,16 @@ class Attempts:
         if not self._running:
             self._idle.set()
         self._journal.settle(invocation)
+
+    def not_started(self, invocation: Invocation, message: str) -> None:
+        """Another effect works in its workspace: the attempt is forgotten, and refused."""
+        ref = invocation.assignment.ref
+        self._running.discard(ref)
+        if not self._running:
+            self._idle.set()
+        self._let_go(invocation)
+        self._memory.drop(ref[0])  # it never started: should the refusal get lost, it may be sent again
+        self.on_refused(ref, Refusal(pb.RejectedAttempt.REASON_WORKSPACE_BUSY, message))
 
     @property
     def _journal(self) -> Recorder:

@@ -9,8 +9,9 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -100,6 +101,19 @@ class Reaper:
         self.children: set[int] = set()
         self._sessions: dict[int, None] = {}
         self._marked: set[int] = set()
+        self._lock = threading.Lock()
+        self._left_alone = 0
+
+    @contextlib.contextmanager
+    def leave_alone(self) -> Iterator[None]:
+        """A thread starts children and reaps them itself meanwhile."""
+        with self._lock:
+            self._left_alone += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._left_alone -= 1
 
     def adopt(self, pid: int) -> None:
         """Notes a child of this process; its owner reaps it."""
@@ -122,6 +136,9 @@ class Reaper:
     def reap(self, *, functions_run: bool = True) -> None:
         """Reaps the orphans that have ended."""
         children = own_children()
+        functions_run = (
+            functions_run or self._left_alone > 0
+        )  # looked at later: whoever is in the list was started then
         for pid in (children or frozenset()) - self.children:
             stat = _stat(pid)
             ours = stat.session in self._sessions or pid in self._marked or not functions_run

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable
 from typing import Final, Protocol
@@ -9,7 +10,7 @@ from typing import Final, Protocol
 from google.protobuf import timestamp_pb2
 
 from backburner.executor.v1 import executor_service_pb2 as pb
-from executor_service.assignment import Assignment, InvalidWork, Limits
+from executor_service.assignment import Assignment, InvalidWork, Limits, NotStarted
 from executor_service.harness.base import Harness
 from executor_service.harness.registry import Harnesses
 from executor_service.line_protocol import Report
@@ -24,6 +25,8 @@ State = pb.Attempt.State
 
 #: How long after a silence was found it is looked at again.
 _LOOK_AGAIN_SECONDS: Final = 0.1
+
+_HAS_WORKSPACE: Final = re.compile(rb'"workspace": ?\{')
 
 TOTAL: Final = Ending("timed_out", "TIMEOUT_TOTAL", "not settled within its total timeout, all attempts included", True)
 
@@ -44,6 +47,9 @@ class Listener(Protocol):
 
     def finished(self, invocation: "Invocation") -> None:
         """The outcome is there and waits for the journal."""
+
+    def not_started(self, invocation: "Invocation", message: str) -> None:
+        """Its work cannot begin now: it is handed back as if it had been refused."""
 
 
 class Invocation:
@@ -74,8 +80,20 @@ class Invocation:
 
     async def run(self, harnesses: Harnesses) -> None:
         """Does the work; when it returns the outcome waits for the journal."""
-        outcome = await self._work(harnesses)
+        try:
+            outcome = await self._work(harnesses)
+        except NotStarted as error:
+            if self._ending is None and self.outcome is None:
+                self._stop_timers()
+                self._listener.not_started(self, str(error))
+                return
+            outcome = Outcome()
         self._finish(outcome)
+
+    @property
+    def undecided(self) -> bool:
+        """True while it may still be handed back: somebody else may have the lease of its workspace."""
+        return self.state == pb.Attempt.STATE_ACCEPTED and bool(_HAS_WORKSPACE.search(self.assignment.spec_json))
 
     @property
     def may_end(self) -> bool:
@@ -116,6 +134,8 @@ class Invocation:
             if self._ending is not None:
                 return Outcome()
             return await harness.run(spec, self)
+        except NotStarted:
+            raise
         except InvalidWork as error:
             return Outcome().fail("INVALID_WORK", str(error), final=True)
         except Exception as error:
@@ -137,8 +157,7 @@ class Invocation:
     def _finish(self, outcome: Outcome) -> None:
         if self.outcome is not None:
             return  # it was given up before
-        for timer in self._timers.values():
-            timer.cancel()
+        self._stop_timers()
         if self._ending is not None:
             outcome.ended_by(self._ending)
         outcome.usage = self.progress.usage
@@ -148,6 +167,10 @@ class Invocation:
         self.state = pb.Attempt.STATE_FINISHED
         self.changed = True
         self._listener.finished(self)
+
+    def _stop_timers(self) -> None:
+        for timer in self._timers.values():
+            timer.cancel()
 
     def _give_up(self) -> None:
         log.error("attempt %s did not end when asked to: given up, not proven dead", self.assignment.ref)
@@ -182,7 +205,8 @@ class Invocation:
         self._work_is_over = over
         if self._ending is not None:
             callback()
-            self._after(self.end_seconds, self._give_up, name="give up")
+            if "give up" not in self._timers:
+                self._after(self.end_seconds, self._give_up, name="give up")
 
     def report(self, report: Report) -> None:
         """Progress, usage or a result."""

@@ -69,6 +69,8 @@ class Outcome:
     session_lost: bool = False
     #: More fields of EffectResult as proto3 JSON, by name: what an agent brought beside its answer.
     more: dict[str, Any] = field(default_factory=dict)
+    #: WorkspaceResult as proto3 JSON; None: it had no workspace of its own.
+    workspace: dict[str, Any] | None = None
     #: See Failure.
     retry_after_s: float | None = None
     #: True: every descendant was looked for, none is alive. False: that could not be shown. None: there was no child.
@@ -150,7 +152,13 @@ def _result(outcome: Outcome) -> dict[str, Any]:
         result["session"] = {name: storable(value) for name, value in outcome.session.items() if value}
     if outcome.session_lost:
         result["session_lost"] = True
+    if outcome.workspace:
+        result["workspace"] = {name: _storable_field(value) for name, value in outcome.workspace.items() if value}
     return result | outcome.more
+
+
+def _storable_field(value: Any) -> Any:
+    return replace_unstorable(value) if isinstance(value, str) else value
 
 
 def _error(outcome: Outcome) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from backburner.scheduler.v1 import dispatch_service_pb2 as dispatch_pb
 from executor_service import cgroups, recovery
 from executor_service.again import Again, Lately
 from executor_service.api import ExecutorServicer, abort
-from executor_service.attempts import Attempts
+from executor_service.assignment import Ref
+from executor_service.attempts import Attempts, Refusal
 from executor_service.cut_off import CutOff
 from executor_service.descendants import Reaper, become_subreaper
 from executor_service.dialling import Dialler
@@ -46,6 +47,9 @@ from executor_service.slots import pools_of
 from executor_service.spool import Spool
 from executor_service.targets import parse_targets
 from executor_service.unreadable import RefuseUnreadable
+from executor_service.workspaces.merge import NAME as MERGE
+from executor_service.workspaces.merge import MergeFunction
+from executor_service.workspaces.workspaces import Workspaces
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +59,8 @@ _REAP_SECONDS: Final = 1.0
 #: by then is on disk.
 _FLUSH_SECONDS: Final = 5.0
 _NOTICE_SECONDS: Final = 0.5
+#: Calls of git beside one for each slot of agents: of attempts that were given up, and removals.
+_WORKSPACE_CALLS_MAX: Final = 64
 
 _SERVER_OPTIONS: Final = [
     ("grpc.keepalive_time_ms", 30_000),
@@ -71,12 +77,14 @@ class ExecutorServer:
 
     def __init__(self, settings: Settings, functions: Mapping[str, Any], version: str) -> None:
         self._settings = settings
-        self._functions = functions
+        if MERGE in functions:
+            raise StartError(f"function {MERGE!r} is one of the executor's own: give yours another name")
         self._version = version
         self._health = HealthServicer()
         self._tasks: list[asyncio.Task[None]] = []
         self._stack = contextlib.AsyncExitStack()
         self._reaper = Reaper()
+        self._functions = {**functions, MERGE: MergeFunction(self._reaper)}
         self._outbox = Outbox()
         self._lives = Lives()
         self._grace_over = asyncio.Event()
@@ -104,6 +112,8 @@ class ExecutorServer:
         self._spool = Spool(self._incarnation.spool, bytes_max=settings.spool_bytes, entries_max=settings.spool_entries)
         self._builtin = await find_builtin(settings)
         self.attempts = Attempts(self._incarnation.incarnation, self._harnesses(), pools_of(settings), self._spool)
+        self.attempts.on_refused = self._refuse
+        self.attempts.on_settled = lambda outcome: self._workspaces.settled(outcome.workspace)
         self._open_journal()
         await self._serve()
         self._dial()
@@ -154,7 +164,15 @@ class ExecutorServer:
             output_bytes=settings.output_bytes,
             output_bytes_max=settings.output_bytes_max,
         )
-        host = Host(self.executor_id, children, Path(settings.state_dir) / "harnesses")
+        self._workspaces = Workspaces(
+            Path(settings.state_dir) / "worktrees",
+            self._incarnation.workspaces,
+            settings.slots_agents + _WORKSPACE_CALLS_MAX,
+            self._reaper.leave_alone,
+            kept_max=settings.workspaces_max,
+            kept_days=settings.workspaces_days,
+        )
+        host = Host(self.executor_id, children, self._workspaces, Path(settings.state_dir) / "harnesses")
         functions = FunctionHarness(self._functions, settings.slots_functions)
         agents = load_harnesses(settings.harness_modules, host)
         agents += self._builtin.agents(host, {agent.name for agent in agents})
@@ -205,6 +223,7 @@ class ExecutorServer:
         self._spawn(self._intake.run(), "intake")
         self._spawn(self._announce(), "announce")
         self._spawn(self._reap(), "reap")
+        self._spawn(self._workspaces.run(), "workspaces")
 
     def _other_life(self) -> None:
         """The database is in another life: what was read of the one before holds no more."""
@@ -240,6 +259,11 @@ class ExecutorServer:
     async def _not_serving(self) -> None:
         for name in ("", _SERVICE):
             await self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
+
+    def _refuse(self, ref: Ref, refusal: Refusal) -> None:
+        attempt = dispatch_pb.AttemptRef(effect_id=ref[0], attempt=ref[1])
+        item = dispatch_pb.RejectedAttempt(ref=attempt, reason=refusal.reason, message=refusal.message)
+        self._outbox.reject([item])
 
     async def _announce(self) -> None:
         await self.attempts.announce(self._outbox.accept)

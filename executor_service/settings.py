@@ -64,6 +64,9 @@ class Settings:
     background_share: float = 0.75
     #: Folder of locks, of results that wait for Postgres, and of the attempts' own working directories.
     state_dir: str = ""
+    #: Worktrees and copies of effects that are kept there, and for how many days after they were last used.
+    workspaces_max: int = 100
+    workspaces_days: float = 30.0
     #: Bytes of results on disk while Postgres is away; each attempt takes at least 100 KiB of it from its start.
     spool_bytes: int = 1024 * 1024 * 1024
     #: Attempts and results that wait, at a time.

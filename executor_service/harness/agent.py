@@ -50,6 +50,7 @@ from executor_service.line_protocol import Report, encode_result
 from executor_service.outcome import Failure, Outcome, storable
 from executor_service.process_group import SpawnFailed
 from executor_service.transcript import Transcript
+from executor_service.workspaces.workspaces import Workspaces
 
 __all__ = [
     "AgentHarness", "AgentRequest", "Answer", "Attempt", "ChildControl", "ChildEnd", "ChildWork", "Children", "Failure",
@@ -150,6 +151,8 @@ class Host:
     executor_id: str
     #: Runs children.
     children: Children
+    #: Gives attempts their workspaces.
+    workspaces: Workspaces
     _stores: Path
 
     def store(self, name: str) -> Path:
@@ -172,7 +175,11 @@ class AgentEffects:
         self._host = host
 
     async def run(self, spec: Mapping[str, Any], attempt: Attempt) -> Outcome:
-        """Has the agent do the work."""
+        """Has the agent do the work, in its workspace when it has one."""
+        _work(spec)
+        return await self._host.workspaces.around(spec, "agent", attempt, lambda given: self._run(given, attempt))
+
+    async def _run(self, spec: Mapping[str, Any], attempt: Attempt) -> Outcome:
         request = _request(spec)
         try:
             answer, lost = await self._answer(spec, request, attempt)

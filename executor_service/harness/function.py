@@ -52,6 +52,8 @@ class FunctionHarness:
         attempt.started(0)
         try:
             value = await self._call(function, args, kwargs, attempt)
+        except InvalidWork:  # of a function of ours
+            raise
         except BaseException as error:
             task = asyncio.current_task()
             if isinstance(error, GeneratorExit) or (task is not None and task.cancelling()):

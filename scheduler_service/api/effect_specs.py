@@ -29,7 +29,7 @@ from scheduler_service.authoring.options import (
 from scheduler_service.authoring.results import SESSION_FIELDS
 from scheduler_service.authoring.schema_shape import schema_problems
 from scheduler_service.authoring.values import canonical_json, digest, encode
-from scheduler_service.authoring.work import ITEMS_MAX, OUTPUT_BYTES_MAX
+from scheduler_service.authoring.work import ITEMS_MAX, OUTPUT_BYTES_MAX, workspace_problems
 
 _SESSION_LOST: Final = ("", "fresh", "fail")
 
@@ -107,6 +107,22 @@ def _agent(check: Checks, path: str, work: journal_pb2.AgentWork) -> None:
     for field, problem in schema_problems(schema or {}, f"{path}.output_schema"):
         check.refuse(field, problem)
     inputs.json_object(check, work.options, f"{path}.options", limits.SPEC_BYTES_MAX)
+    if work.HasField("workspace"):
+        if work.cwd:
+            check.refuse(f"{path}.cwd", "give either cwd or workspace")
+        _workspace(check, f"{path}.workspace", work.workspace)
+
+
+def _workspace(check: Checks, path: str, work: journal_pb2.Workspace) -> None:
+    check.enum(f"{path}.kind", work.kind, journal_pb2.WorkspaceKind)
+    check.enum(f"{path}.keep", work.keep, journal_pb2.WorkspaceKeep)
+    check.required(f"{path}.source", work.source, limits.SPEC_BYTES_MAX)
+    check.text(f"{path}.base", work.base, limits.NAME_BYTES_MAX)
+    known = work.kind in journal_pb2.WorkspaceKind.values()
+    kind = journal_pb2.WorkspaceKind.Name(work.kind).removeprefix("WORKSPACE_KIND_") if known else ""
+    for field, problem in workspace_problems(kind, work.source, work.base).items():
+        if work.source or field != "source":
+            check.refuse(f"{path}.{field}", problem)
 
 
 def _external(check: Checks, path: str, work: journal_pb2.ExternalWork) -> None:

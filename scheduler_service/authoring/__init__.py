@@ -33,8 +33,22 @@ from scheduler_service.authoring.errors import (
     RunEvicted,
 )
 from scheduler_service.authoring.options import EffectOptions, Group, Retry, group
-from scheduler_service.authoring.results import AgentResult, Approval, Outcome, Progress, Session, ShellResult, Usage
+from scheduler_service.authoring.results import (
+    AgentResult,
+    Approval,
+    Conflict,
+    MergeItem,
+    MergeResult,
+    Outcome,
+    Progress,
+    Session,
+    ShellResult,
+    Usage,
+    WorkspaceResult,
+)
 from scheduler_service.authoring.values import InvalidValue, TooLarge
+from scheduler_service.authoring.work import Workspace
+from scheduler_service.authoring.workspaces import copy_of, exclusive, merge, worktree
 
 if TYPE_CHECKING:
     from scheduler_service.replay import testing
@@ -44,6 +58,7 @@ __all__ = [
     "AgentResult",
     "AllFailed",
     "Approval",
+    "Conflict",
     "Context",
     "DeterminismError",
     "Effect",
@@ -61,6 +76,8 @@ __all__ = [
     "InvalidValue",
     "KeyReused",
     "Log",
+    "MergeItem",
+    "MergeResult",
     "OptionError",
     "Outcome",
     "ProcessDefinition",
@@ -72,17 +89,22 @@ __all__ = [
     "ShellResult",
     "TooLarge",
     "Usage",
+    "Workspace",
+    "WorkspaceResult",
     "agent",
     "all",
     "approval",
     "as_completed",
     "best_effort",
+    "copy_of",
     "current",
+    "exclusive",
     "external",
     "first_success",
     "function",
     "functions",
     "group",
+    "merge",
     "process",
     "processes",
     "quorum",
@@ -91,6 +113,7 @@ __all__ = [
     "testing",
     "timer",
     "wait",
+    "worktree",
 ]
 
 # Loaded on first use: fan-in runs on the deterministic loop, so it lives in `replay`, and executors need neither.

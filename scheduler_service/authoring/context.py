@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar, Unpack
 
 from scheduler_service.authoring.effects import Effect
 from scheduler_service.authoring.options import EffectOptions
-from scheduler_service.authoring.results import Outcome, Progress, Session
+from scheduler_service.authoring.results import Outcome, Progress, Session, WorkspaceResult
 from scheduler_service.authoring.seeded import Random
 
 if TYPE_CHECKING:
@@ -54,6 +54,11 @@ class EffectHandle(ABC, Generic[T_co]):
     @abstractmethod
     def session(self) -> Session | None:
         """The harness session that the effect left, however it settled; None before, and for effects without one."""
+
+    @property
+    @abstractmethod
+    def workspace(self) -> WorkspaceResult | None:
+        """What became of the effect's workspace, however it settled; None before, and for effects without one."""
 
     @property
     @abstractmethod

@@ -17,7 +17,7 @@ from scheduler_service.authoring.results import AgentResult, Approval, Settled, 
 from scheduler_service.authoring.schema import schema_of
 from scheduler_service.authoring.schema_shape import schema_problems
 from scheduler_service.authoring.values import digest, encode
-from scheduler_service.authoring.work import check_work, refuse
+from scheduler_service.authoring.work import Workspace, check_work, refuse
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -93,6 +93,7 @@ def agent(
     prompt: str,
     output: type[T],
     cwd: str | os.PathLike[str] = "",
+    workspace: Workspace | None = None,
     model: str = "",
     env: Mapping[str, str] | None = None,
     output_schema: Mapping[str, Any] | None = None,
@@ -105,6 +106,7 @@ def agent(
     *,
     prompt: str,
     cwd: str | os.PathLike[str] = "",
+    workspace: Workspace | None = None,
     model: str = "",
     env: Mapping[str, str] | None = None,
     output_schema: Mapping[str, Any] | None = None,
@@ -117,6 +119,7 @@ def agent(
     prompt: str,
     output: Any = None,
     cwd: str | os.PathLike[str] = "",
+    workspace: Workspace | None = None,
     model: str = "",
     env: Mapping[str, str] | None = None,
     output_schema: Mapping[str, Any] | None = None,
@@ -129,12 +132,20 @@ def agent(
     it fails the attempt with INVALID_RESULT. A schema that is none raises OptionError here. The session to go on with
     is on the AgentResult, on the handle, and on the error of an effect that did not succeed: give it, or the handle, as
     `continue_from=`.
+
+    It works in `cwd`, a directory on the executor, or in a `workspace`: `bb.worktree(repo)`, `bb.copy_of(directory)`,
+    `bb.exclusive(directory)`; by default in a fresh directory, removed afterwards.
     """
     if not harness or not prompt:
         raise OptionError("agent: harness and prompt are required")
+    if workspace is not None and not isinstance(workspace, Workspace):
+        refuse("agent: workspace", "bb.worktree(...), bb.copy_of(...) or bb.exclusive(...)", workspace)
+    if workspace is not None and os.fspath(cwd):
+        raise OptionError("agent: give either cwd or workspace")
     schema = output_schema or (schema_of(output) if output is not None else None)
     work = {"harness": harness, "prompt": prompt}
     work |= _given(cwd=os.fspath(cwd), model=model, env=env, output_schema=schema, options=options)
+    work |= _given(workspace=workspace and workspace.work())
     decoder = results.agent_result if output is None else _decoder(output)
     stored = encode(work, "agent")
     if problems := schema_problems(stored.get("output_schema", {}), "output_schema"):

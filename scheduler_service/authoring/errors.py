@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from scheduler_service.authoring.bounds import FAIL_DATA, bounded
 
 if TYPE_CHECKING:
-    from scheduler_service.authoring.results import Outcome, Session, Usage
+    from scheduler_service.authoring.results import Outcome, Session, Usage, WorkspaceResult
 
 
 #: Why effects and attempts do not succeed: the names of EffectReason, without their prefix.
@@ -21,7 +21,8 @@ REASONS: Final = (
     "TIMEOUT_SCHEDULE_TO_START", "TIMEOUT_START_TO_CLOSE", "TIMEOUT_SILENCE", "TIMEOUT_TOTAL", "EXECUTOR_LOST",
     "REJECTED", "DRAINED", "CANCELLED_BY_USER", "CANCELLED_BY_PROCESS", "RACE_LOST", "RUN_ENDED", "RUN_CANCELLED",
     "AWAIT_CANCELLED", "BUDGET", "REJECTED_BY_RESOLVER", "CHILD_RUN_FAILED", "RATE_LIMITED", "OVERLOADED",
-    "SESSION_LOST",
+    "SESSION_LOST", "AUTHENTICATION", "QUOTA_EXHAUSTED", "CONTEXT_OVERFLOW", "REFUSED", "BAD_REQUEST", "TOOL_FAILED",
+    "MAX_TURNS", "HARNESS_CRASHED", "WORKSPACE_BUSY",
 )  # fmt: skip
 
 
@@ -30,7 +31,8 @@ class EffectError(Exception):
 
     Attributes: `key` and `effect_id` name the effect; `reason` is the name of an EffectReason without its prefix
     (`EXITED_NONZERO`); `attempts` is the number of the last attempt (0: none started); `exit_code` and `signal` are
-    None when there was none; `stderr_tail` is at most 8 KiB; `partial` is the structured result given before.
+    None when there was none; `stderr_tail` is at most 8 KiB; `partial` is the structured result given before,
+    `workspace` what became of an agent's.
     """
 
     kind = "EFFECT_FAILED"
@@ -49,6 +51,7 @@ class EffectError(Exception):
         partial: Any = None,
         usage: Usage | None = None,
         session: Session | None = None,
+        workspace: WorkspaceResult | None = None,
     ) -> None:
         super().__init__(f"effect {key}: {reason or self.kind}: {message}" if message else f"effect {key}: {reason}")
         self.message = message
@@ -62,6 +65,7 @@ class EffectError(Exception):
         self.partial = partial
         self.usage = usage
         self.session = session
+        self.workspace = workspace
 
 
 class EffectFailed(EffectError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
 from scheduler_service.authoring.errors import EffectError
@@ -75,6 +75,62 @@ class ShellResult:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkspaceResult:
+    """What became of an effect's workspace.
+
+    `path` is its directory on the executor, `kept` whether that is still there; `base_commit` and `result_commit` what
+    the work began with and what holds it, on `branch` when the effect succeeded (empty: nothing was changed, or no
+    git); `patch` is at most 256 KiB, of `patch_bytes` in all; `problem` says why the change or its patch is missing.
+    """
+
+    path: str = ""
+    kept: bool = False
+    base_commit: str = ""
+    result_commit: str = ""
+    branch: str = ""
+    files_changed: int = 0
+    insertions: int = 0
+    deletions: int = 0
+    patch: str = ""
+    patch_bytes: int = 0
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """A file in conflict: `kind` as git says it (`contents`, `modify/delete`, ...), first and last lines of `hunks`."""
+
+    path: str
+    kind: str = ""
+    hunks: list[list[int]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class MergeItem:
+    """One of the commits that were to be merged: `status` is `merged`, `conflict` (left out) or `empty`."""
+
+    status: str
+    name: str = ""
+    commit: str = ""
+    conflicts: list[Conflict] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class MergeResult:
+    """What `bb.merge` gives: the branch, the commit that it began with, the commit that it is at, and each item."""
+
+    branch: str
+    base_commit: str
+    commit: str
+    items: list[MergeItem]
+
+    @property
+    def conflicts(self) -> list[MergeItem]:
+        """What was left out."""
+        return [item for item in self.items if item.status == "conflict"]
+
+
+@dataclass(frozen=True, slots=True)
 class AgentResult:
     """What an agent effect without `output=` gives: the answer's text, what it cost, the session to go on with."""
 
@@ -84,6 +140,8 @@ class AgentResult:
     session: Session | None = None
     #: True when the session of `continue_from` was gone and a fresh one was started.
     session_lost: bool = False
+    #: What became of its workspace, when it had one.
+    workspace: WorkspaceResult | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +193,12 @@ class Settled:
         stored = self.result.get("session")
         return Session(**_known(Session, stored), effect_id=self.effect_id) if stored else None
 
+    @property
+    def workspace(self) -> WorkspaceResult | None:
+        """What became of the workspace, when there was one."""
+        stored = self.result.get("workspace")
+        return WorkspaceResult(**_known(WorkspaceResult, normalise(dict(stored)))) if stored else None
+
 
 def _known(cls: Any, stored: Mapping[str, Any]) -> dict[str, Any]:
     # A newer release may have added fields; histories of it must still be readable.
@@ -169,7 +233,9 @@ def agent_result(settled: Settled) -> AgentResult:
     value = settled.value
     text = value.get("text", "") if isinstance(value, dict) else value
     lost = bool(settled.result.get("session_lost", False))
-    return AgentResult(text if isinstance(text, str) else "", value, settled.usage, settled.session, lost)
+    return AgentResult(
+        text if isinstance(text, str) else "", value, settled.usage, settled.session, lost, settled.workspace
+    )
 
 
 def approval_result(settled: Settled) -> Approval:

@@ -7,6 +7,7 @@ What passes here can be read as the message that it is stored as, by every reade
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from scheduler_service.authoring.bounds import NAME_BYTES_MAX
@@ -18,6 +19,61 @@ ITEMS_MAX: Final = 1_000
 
 #: Checks a value, given the place where it stands. Raises OptionError.
 Check = Callable[[Any, str], None]
+
+
+#: How a workspace comes to be, and what stays of it: names of the enums without their prefixes.
+WORKSPACE_KINDS: Final = ("DIRECTORY", "WORKTREE", "COPY")
+WORKSPACE_KEEPS: Final = ("ON_FAILURE", "ALWAYS", "NEVER")
+_KIND, _KEEP = "WORKSPACE_KIND_", "WORKSPACE_KEEP_"
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """Where an agent works: see `bb.worktree`, `bb.copy_of`, `bb.exclusive`. Raises OptionError."""
+
+    kind: str
+    source: str
+    base: str = ""
+    keep: str = "on_failure"
+
+    def __post_init__(self) -> None:
+        check_text(self.base, "workspace.base")
+        if not isinstance(self.keep, str) or self.keep.upper() not in WORKSPACE_KEEPS:
+            refuse("workspace: keep", "on_failure, always or never", self.keep)
+        check_workspace(self.work(), "workspace")
+
+    def work(self) -> dict[str, str]:
+        """The journal's Workspace as proto3 JSON."""
+        keep = self.keep.upper()
+        given = {"base": self.base, "keep": "" if keep == WORKSPACE_KEEPS[0] else f"{_KEEP}{keep}"}
+        return {"kind": f"{_KIND}{self.kind}", "source": self.source} | {k: v for k, v in given.items() if v}
+
+
+def workspace_problems(kind: str, source: str, base: str) -> Mapping[str, str]:
+    """What is wrong with a workspace, by field. `kind` is without prefix, UNSPECIFIED is the directory itself."""
+    problems = {}
+    if not source.startswith("/"):
+        problems["source"] = "must be an absolute path on the executor"
+    if base and kind != "WORKTREE":
+        problems["base"] = "is for worktrees only"
+    elif base.startswith("-"):
+        problems["base"] = "must be the name of a branch, tag or commit"
+    return problems
+
+
+def check_workspace(value: Any, place: str) -> None:
+    """The journal's Workspace as proto3 JSON. Raises OptionError."""
+    _object(value, place)
+    if set(value) - {"kind", "source", "base", "keep"}:
+        refuse(place, "kind, source, base and keep", value)
+    for field, prefix, names in (("kind", _KIND, WORKSPACE_KINDS), ("keep", _KEEP, WORKSPACE_KEEPS)):
+        if value.get(field) not in (None, *(prefix + name for name in (*names, "UNSPECIFIED"))):
+            refuse(f"{place}.{field}", ", ".join(names), value[field])
+    source, base = value.get("source", ""), value.get("base", "")
+    check_text(source, f"{place}.source")
+    check_text(base, f"{place}.base")
+    for field, problem in workspace_problems(str(value.get("kind", "")).removeprefix(_KIND), source, base).items():
+        raise OptionError(f"{place}.{field}: {problem}, got {value.get(field)!r}")
 
 
 def refuse(place: str, wanted: str, value: Any) -> None:
@@ -110,7 +166,7 @@ _WORK: Final[Mapping[str, Mapping[str, Check]]] = {
     "function": {"function": check_name, "args": _list, "kwargs": _object},
     "agent": {
         "harness": check_name, "prompt": check_text, "cwd": check_text, "model": check_name, "env": _environment,
-        "output_schema": _object, "options": _object,
+        "output_schema": _object, "options": _object, "workspace": check_workspace,
     },
     "external": {"prompt": check_text, "choices": _choices, "assignees": _names, "data": _object},
     "run": {"process": check_name, "input": _object},

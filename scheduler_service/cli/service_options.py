@@ -91,6 +91,8 @@ EXECUTOR: Final = (
     Setting("PRICES", "JSON file of prices of models, over the shipped one.", metavar="FILE"),
     *SLOTS,
     Setting("STATE_DIR", "Folder of locks and working directories.", "below ~/.local/state", "DIR"),
+    Setting("WORKSPACES_MAX", "Worktrees and copies of effects that are kept; older ones go.", "100", "N"),
+    Setting("WORKSPACES_DAYS", "Days that they are kept after they were last used.", "30", "DAYS"),
     Setting("SPOOL_BYTES", "Bytes of results on disk while Postgres is away.", "1073741824", "BYTES"),
     Setting("SPOOL_ENTRIES", "Attempts and results that wait, at a time.", "10000", "N"),
     Setting(

@@ -19,6 +19,10 @@ from scheduler_service.journal import Journal, JournalUnavailable, LostAttempt, 
 log = logging.getLogger(__name__)
 
 _REJECTIONS_MAX: Final = 10_000
+#: Longest pause after a refusal. Of a workspace that is in use the one that has it may take hours.
+_PAUSE_SECONDS_MAX: Final = 5.0
+_BUSY_PAUSE_SECONDS_MAX: Final = 30.0
+_BUSY: Final = "EFFECT_REASON_WORKSPACE_BUSY"
 
 
 class Losses:
@@ -81,7 +85,8 @@ class Losses:
         self._rejections.move_to_end(item.effect_id)
         if len(self._rejections) > _REJECTIONS_MAX:
             self._rejections.popitem(last=False)
-        pause_s = min(5.0, 0.05 * 2**count) if count else 0.0
+        most = _BUSY_PAUSE_SECONDS_MAX if item.reason == _BUSY else _PAUSE_SECONDS_MAX
+        pause_s = min(most, 0.05 * 2 ** min(count, 20)) if count else 0.0
         try:
             await self.lose(dataclasses.replace(item, pause_s=pause_s))
         except JournalUnavailable as error:
@@ -96,7 +101,7 @@ def never_started(run_id: str, item: pb.RejectedAttempt, session_no: int, actor:
         effect_id=item.ref.effect_id,
         attempt=item.ref.attempt,
         never_started=True,
-        reason="EFFECT_REASON_REJECTED",
+        reason=_BUSY if item.reason == pb.RejectedAttempt.REASON_WORKSPACE_BUSY else "EFFECT_REASON_REJECTED",
         message=item.message or pb.RejectedAttempt.Reason.Name(item.reason),
         actor=actor,
         executor_session=session_no,

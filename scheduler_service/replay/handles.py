@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from scheduler_service.authoring.bounds import bounded_text
 from scheduler_service.authoring.context import EffectHandle
 from scheduler_service.authoring.errors import EffectCancelled, EffectError, EffectFailed, EffectTimedOut, RunEvicted
-from scheduler_service.authoring.results import Outcome, Progress, Session, Settled, progress_from, usage_from
+from scheduler_service.authoring.results import (
+    Outcome,
+    Progress,
+    Session,
+    Settled,
+    WorkspaceResult,
+    progress_from,
+    usage_from,
+)
 from scheduler_service.replay.events import Event
 from scheduler_service.replay.states import (
     EFFECT_TERMINAL,
@@ -102,6 +110,11 @@ class Handle(EffectHandle[T_co]):
     def session(self) -> Session | None:
         """See `EffectHandle.session`."""
         return None if self._settled is None else self._given(self._settled).session
+
+    @property
+    def workspace(self) -> WorkspaceResult | None:
+        """See `EffectHandle.workspace`."""
+        return None if self._settled is None else self._given(self._settled).workspace
 
     @property
     def attempts(self) -> int:
@@ -266,6 +279,7 @@ class Handle(EffectHandle[T_co]):
             "partial": given.value,
             "usage": usage_from(given.result.get("usage")),
             "session": given.session,
+            "workspace": given.workspace,
         }
         message = str(stored.get("message", ""))
         error: EffectError

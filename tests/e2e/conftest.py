@@ -13,7 +13,7 @@ from scheduler_service.postgres import EmbeddedPostgres, ServerOptions
 from tests.e2e.commands import Cli, command_line
 from tests.support.services import Stack, running_stack
 
-MODULES = "tests.e2e.processes,tests.e2e.agents,tests.e2e.cli_processes"
+MODULES = "tests.e2e.processes,tests.e2e.agents,tests.e2e.cli_processes,tests.e2e.workspace_processes"
 
 
 @asynccontextmanager

@@ -7,8 +7,10 @@ The prompt may hold one JSON object anywhere; what is left out has a default:
     reports    list of objects, each reported as it is by the line protocol
     transcript list of events for the transcript, written `times` times (1)
     starts     path of a file: each start adds a line to it
+    write      object by path, relative to the working directory: writes these files
     wait_for   path of a file: the child waits until it exists
     hold       path of a file: the child waits while it exists
+    sh         a command, run after all that; when it fails, so does the agent, as TOOL_FAILED
     text       the answer in words; by default `turn N:` and the prompt's first line
     value      the structured answer
     fail       object with reason, message, retry_after_s, final: fails with it

@@ -7,6 +7,7 @@ protocol.
 
 import json
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -27,6 +28,9 @@ def main(harness: str, store: str, session: str, resume: str) -> int:
             file.write(json.dumps(prompt) + "\n")
         say(type="session", id=session)
     work(script)
+    if (command := script.get("sh")) and (status := subprocess.run(["/bin/sh", "-c", command], check=False).returncode):
+        say(type="error", reason="TOOL_FAILED", message=f"the command exited with {status}")
+        return 1
     if failure := script.get("fail"):
         say(type="error", **failure)
         return 1
@@ -55,6 +59,9 @@ def work(script: dict[str, Any]) -> None:
     steps = script.get("steps", [])
     for index, step in enumerate(steps, 1):
         report(step=step, step_index=index, step_count=len(steps), percent=100 * (index - 1) / len(steps))
+    for path, text in script.get("write", {}).items():
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(text)
     if usage := script.get("usage"):
         report(usage=usage)
     for given in script.get("reports", []):

@@ -3,6 +3,7 @@
 from scheduler_service.authoring import AgentResult as AgentResult
 from scheduler_service.authoring import AllFailed as AllFailed
 from scheduler_service.authoring import Approval as Approval
+from scheduler_service.authoring import Conflict as Conflict
 from scheduler_service.authoring import Context as Context
 from scheduler_service.authoring import DeterminismError as DeterminismError
 from scheduler_service.authoring import Effect as Effect
@@ -20,6 +21,8 @@ from scheduler_service.authoring import GroupConflict as GroupConflict
 from scheduler_service.authoring import InvalidValue as InvalidValue
 from scheduler_service.authoring import KeyReused as KeyReused
 from scheduler_service.authoring import Log as Log
+from scheduler_service.authoring import MergeItem as MergeItem
+from scheduler_service.authoring import MergeResult as MergeResult
 from scheduler_service.authoring import OptionError as OptionError
 from scheduler_service.authoring import Outcome as Outcome
 from scheduler_service.authoring import ProcessDefinition as ProcessDefinition
@@ -31,17 +34,22 @@ from scheduler_service.authoring import Session as Session
 from scheduler_service.authoring import ShellResult as ShellResult
 from scheduler_service.authoring import TooLarge as TooLarge
 from scheduler_service.authoring import Usage as Usage
+from scheduler_service.authoring import Workspace as Workspace
+from scheduler_service.authoring import WorkspaceResult as WorkspaceResult
 from scheduler_service.authoring import agent as agent
 from scheduler_service.authoring import all as all
 from scheduler_service.authoring import approval as approval
 from scheduler_service.authoring import as_completed as as_completed
 from scheduler_service.authoring import best_effort as best_effort
+from scheduler_service.authoring import copy_of as copy_of
 from scheduler_service.authoring import current as current
+from scheduler_service.authoring import exclusive as exclusive
 from scheduler_service.authoring import external as external
 from scheduler_service.authoring import first_success as first_success
 from scheduler_service.authoring import function as function
 from scheduler_service.authoring import functions as functions
 from scheduler_service.authoring import group as group
+from scheduler_service.authoring import merge as merge
 from scheduler_service.authoring import process as process
 from scheduler_service.authoring import processes as processes
 from scheduler_service.authoring import quorum as quorum
@@ -50,6 +58,7 @@ from scheduler_service.authoring import shell as shell
 from scheduler_service.authoring import testing as testing
 from scheduler_service.authoring import timer as timer
 from scheduler_service.authoring import wait as wait
+from scheduler_service.authoring import worktree as worktree
 from executor_service.reporting import Overloaded as Overloaded
 from executor_service.reporting import RateLimited as RateLimited
 from executor_service.reporting import cancelled as cancelled

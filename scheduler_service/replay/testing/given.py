@@ -15,6 +15,7 @@ from scheduler_service.authoring.results import (
     Session,
     ShellResult,
     Usage,
+    WorkspaceResult,
 )
 from scheduler_service.authoring.values import InvalidValue, encode
 from scheduler_service.replay.testing.fakes import Asked, FakeMisused
@@ -97,7 +98,7 @@ def _agent(value: Any) -> dict[str, Any]:
         return _payload(value)
     said = value.text if value.value is None else value.value
     lost = {"session_lost": True} if value.session_lost else {}
-    return {**_payload(said), **_usage(value.usage), **_session(value.session), **lost}
+    return {**_payload(said), **_usage(value.usage), **_session(value.session), **_workspace(value.workspace), **lost}
 
 
 def _usage(usage: Usage | None) -> dict[str, Any]:
@@ -107,6 +108,10 @@ def _usage(usage: Usage | None) -> dict[str, Any]:
 def _session(session: Session | None) -> dict[str, Any]:
     stored = {name: item for name in SESSION_FIELDS if (item := getattr(session, name, ""))}
     return {"session": stored} if stored else {}
+
+
+def _workspace(workspace: WorkspaceResult | None) -> dict[str, Any]:
+    return {"workspace": {name: item for name, item in asdict(workspace).items() if item}} if workspace else {}
 
 
 def raised_given(asked: Asked, error: Exception) -> Given:
@@ -122,6 +127,7 @@ def raised_given(asked: Asked, error: Exception) -> Given:
         **({"stderr": {"tail": error.stderr_tail}} if error.stderr_tail else {}),
         **_usage(error.usage),
         **_session(error.session),
+        **_workspace(error.workspace),
     }
     for cls, outcome, reason in _ENDS:
         if isinstance(error, cls):

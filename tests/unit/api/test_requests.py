@@ -1,5 +1,6 @@
 """Requests are refused with every violation at once, each with the path of its field."""
 
+import contextlib
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from backburner.executor.v1 import executor_service_pb2 as executor_pb
 from backburner.journal.v1 import journal_pb2
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
-from scheduler_service.api import effect_requests, inputs, limits, run_requests
+from scheduler_service.api import effect_requests, effect_specs, inputs, limits, run_requests
 from scheduler_service.api.checks import checked
 from scheduler_service.api.ids import new_run_id
 from scheduler_service.api.pages import decode_token, encode_token
@@ -62,6 +63,35 @@ def test_a_run_is_named_by_id_or_by_key() -> None:
     assert fields(run_requests.run_query, pb.GetRunRequest(run_id=RUN, key="k")) == ["run_id"]
     ref, full = run_requests.run_query(pb.GetRunRequest(run_id=RUN.upper()))
     assert (ref.run_id, full) == (RUN, True)
+
+
+@pytest.mark.parametrize(
+    ("workspace", "bad"),
+    [
+        ({}, ["source"]),
+        ({"source": "repo", "kind": 1}, ["source"]),
+        ({"source": "/r", "kind": 99, "keep": 99}, ["keep", "kind"]),
+        ({"source": "/r", "kind": 3, "base": "main"}, ["base"]),
+        ({"source": "/r", "kind": 2, "base": "-x"}, ["base"]),
+        ({"source": "/r\0", "kind": 2}, ["source"]),
+        ({"source": "/r", "kind": 2, "base": "main", "keep": 3}, []),
+        ({"source": "/r"}, []),
+    ],
+)
+def test_a_workspace_is_checked_by_field(workspace: dict[str, Any], bad: list[str]) -> None:
+    work = journal_pb2.AgentWork(harness="h", prompt="p", workspace=journal_pb2.Workspace(**workspace))
+    spec = journal_pb2.EffectSpec(agent=work)
+    with pytest.raises(InvalidRequest) if bad else contextlib.nullcontext() as caught, checked() as check:
+        effect_specs.check_spec(check, "spec", spec)
+    found = sorted(item.field for item in caught.value.violations) if caught else []
+    assert found == [f"spec.agent.workspace.{field}" for field in bad]
+
+
+def test_an_agent_works_in_a_directory_or_in_a_workspace() -> None:
+    workspace = journal_pb2.Workspace(source="/r")
+    work = journal_pb2.AgentWork(harness="h", prompt="p", cwd="/c", workspace=workspace)
+    with pytest.raises(InvalidRequest, match=r"agent\.cwd: give either cwd or workspace"), checked() as check:
+        effect_specs.check_spec(check, "spec", journal_pb2.EffectSpec(agent=work))
 
 
 @pytest.mark.parametrize("bad", ["x", "01890a5dac96774bbcceb302099a8057", f"{{{RUN}}}", f"{RUN}\n", "0" * 37])

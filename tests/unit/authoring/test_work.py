@@ -37,6 +37,19 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: bb.approval("?", choices="yes"), "choices and assignees: expected a list of names, got 'yes'"),
     (lambda: bb.approval("?", assignees="ops"), "choices and assignees: expected a list of names, got 'ops'"),
     (lambda: bb.agent("h", prompt="p", options=[1]), "agent: options: expected an object (a dict), got [1]"),  # type: ignore[call-overload]
+    (lambda: bb.agent("h", prompt="p", workspace="/r"), "agent: workspace: expected bb.worktree(...), bb.copy_of("),  # type: ignore[call-overload]
+    (lambda: bb.agent("h", prompt="p", cwd="/c", workspace=bb.exclusive("/r")), "agent: give either cwd or workspace"),
+    (lambda: bb.worktree("repo"), "workspace.source: must be an absolute path on the executor, got 'repo'"),
+    (lambda: bb.worktree("/r", base="-x"), "workspace.base: must be the name of a branch, tag or commit, got '-x'"),
+    (lambda: bb.worktree("/r", base=1), "workspace.base: expected text, got 1"),  # type: ignore[arg-type]
+    (lambda: bb.copy_of("/r", keep="yes"), "workspace: keep: expected on_failure, always or never, got 'yes'"),
+    (lambda: bb.Workspace("CLOUD", "/r"), "workspace.kind: expected DIRECTORY, WORKTREE, COPY, got 'WORKSPACE_KIND"),
+    (lambda: bb.Workspace("COPY", "/r", "main"), "workspace.base: is for worktrees only, got 'main'"),
+    (lambda: bb.merge("r", []), "merge: repo: expected an absolute path on the executor, got 'r'"),
+    (
+        lambda: bb.merge("/r", [5]),
+        "merge: results[0]: expected an AgentResult, an Outcome, a WorkspaceResult or the id",
+    ),
     (lambda: bb.agent("h", prompt=5), "agent: prompt: expected text, got 5"),  # type: ignore[call-overload]
     (lambda: bb.function("f" * 257), "function: name (label=): expected 1 to 256 bytes of text, got 'fff"),
     (lambda: bb.timer("2026"), "timer: fire_at: expected a datetime with a time zone, such as ctx.now() + ..."),  # type: ignore[arg-type]
@@ -81,6 +94,10 @@ MOST = [
     spec_of(bb.shell(["x"] * 3, env={"A": "1"}, stdin="", check=False, output_bytes_max=32 << 20, label="l" * 256)),
     spec_of(bb.shell("\u00e9" * 200), kill_grace=0, timeout=0.001, total_timeout=options.DURATION_SECONDS_MAX),
     spec_of(bb.agent("h" * 256, prompt="p", model="m", options={"a": [1]}, output_schema={"type": "object"})),
+    spec_of(bb.agent("h", prompt="p", workspace=bb.worktree("/r", base="main", keep="always"))),
+    spec_of(bb.agent("h", prompt="p", workspace=bb.copy_of("/d", keep="never"))),
+    spec_of(bb.agent("h", prompt="p", workspace=bb.exclusive("/d"))),
+    spec_of(bb.merge("/r", ["1" * 40, bb.AgentResult("t"), None], into="x", base="main", update_checkout=True)),
     spec_of(bb.external("?", choices=[str(n) for n in range(work.ITEMS_MAX)], assignees=["ops"], data={"a": 1})),
     spec_of(bb.function("f" * 256, 1, [2], a={"b": None}), retry=bb.Retry(1000, non_retryable=REASONS), priority=-100),
     spec_of(bb.run("p", x=[1]), on_run_end="detach", labels={f"a/{n}.b_c-d": "v" * 255 for n in range(32)}),

@@ -70,6 +70,9 @@ class FakeHolder:
     def finished(self, invocation: Invocation) -> None:
         pass
 
+    def not_started(self, invocation: Invocation, message: str) -> None:
+        pass
+
 
 def invocation(effect_id: str, outcome: Outcome | None = None) -> Invocation:
     """An attempt that runs, or has ended with the outcome."""

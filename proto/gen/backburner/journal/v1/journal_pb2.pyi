@@ -2061,6 +2061,7 @@ class WorkspaceResult(_message.Message):
     DELETIONS_FIELD_NUMBER: _builtins.int
     PATCH_FIELD_NUMBER: _builtins.int
     PATCH_BYTES_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """Its directory on the executor."""
     kept: _builtins.bool
@@ -2081,6 +2082,8 @@ class WorkspaceResult(_message.Message):
     """The change as a patch, at most 256 KiB; a larger one is left out."""
     patch_bytes: _builtins.float
     """Size of the whole patch in bytes."""
+    problem: _builtins.str
+    """Why the change, or the patch of it, is not here. Empty: it is, or there is none."""
     def __init__(
         self,
         *,
@@ -2094,10 +2097,11 @@ class WorkspaceResult(_message.Message):
         deletions: _builtins.int = ...,
         patch: _builtins.str = ...,
         patch_bytes: _builtins.float = ...,
+        problem: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_commit", b"base_commit", "branch", b"branch", "deletions", b"deletions", "files_changed", b"files_changed", "insertions", b"insertions", "kept", b"kept", "patch", b"patch", "patch_bytes", b"patch_bytes", "path", b"path", "result_commit", b"result_commit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_commit", b"base_commit", "branch", b"branch", "deletions", b"deletions", "files_changed", b"files_changed", "insertions", b"insertions", "kept", b"kept", "patch", b"patch", "patch_bytes", b"patch_bytes", "path", b"path", "problem", b"problem", "result_commit", b"result_commit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

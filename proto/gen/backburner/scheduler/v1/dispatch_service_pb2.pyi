@@ -527,6 +527,8 @@ class RejectedAttempt(_message.Message):
         """The attempt was taken before."""
         REASON_NO_SPOOL: RejectedAttempt._Reason.ValueType  # 5
         """No room to keep its result."""
+        REASON_WORKSPACE_BUSY: RejectedAttempt._Reason.ValueType  # 6
+        """Another effect works in the directory that it shall work in."""
 
     class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
         """Why an attempt is refused."""
@@ -543,6 +545,8 @@ class RejectedAttempt(_message.Message):
     """The attempt was taken before."""
     REASON_NO_SPOOL: RejectedAttempt.Reason.ValueType  # 5
     """No room to keep its result."""
+    REASON_WORKSPACE_BUSY: RejectedAttempt.Reason.ValueType  # 6
+    """Another effect works in the directory that it shall work in."""
 
     REF_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int

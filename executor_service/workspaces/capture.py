@@ -1,0 +1,101 @@
+"""What has changed in a workspace: a snapshot by git, the difference as numbers and as a patch, a commit that holds it.
+
+Nothing here touches an index, a branch or a stash of the user's: snapshots go through an index of their own, and those
+of a directory or of a copy into an object store of their own, too.
+"""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from executor_service.workspaces.git import Git, GitFailed
+
+#: A larger patch is left out of the result: the commit has it.
+PATCH_BYTES_MAX: Final = 256 << 10
+_DIFF: Final = ("diff-tree", "-r", "--no-renames", "--no-ext-diff", "--no-textconv", "--no-color")
+
+
+def index_in(git: Git, folder: Path) -> Git:
+    """The same git with an index of its own in this folder. It begins as a copy: what is known of files stays known."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    own, theirs = folder / "index", Path(git.line("rev-parse", "--path-format=absolute", "--git-path", "index"))
+    if theirs.exists():
+        shutil.copyfile(theirs, own)
+    return git.knowing(GIT_INDEX_FILE=str(own))
+
+
+def shadow(git: Git, folder: Path) -> Git | None:
+    """git for snapshots of a directory that leave no trace in its repository; None when it is in none."""
+    try:
+        where = git.line("rev-parse", "--path-format=absolute", "--is-inside-work-tree", "--git-common-dir")
+    except GitFailed as error:
+        if "not a git repository" in str(error):
+            return None
+        raise
+    inside, _, common = where.partition("\n")
+    if inside != "true":
+        return None
+    (folder / "objects").mkdir(parents=True, exist_ok=True, mode=0o700)
+    return index_in(git, folder).knowing(
+        GIT_OBJECT_DIRECTORY=str(folder / "objects"), GIT_ALTERNATE_OBJECT_DIRECTORIES=f'"{common}/objects"'
+    )
+
+
+def snapshot(git: Git) -> str:
+    """The tree of what is in the folder now, untracked files included, ignored ones not."""
+    git.run("add", "--all", "--", ".")
+    return git.line("write-tree")
+
+
+def head(git: Git) -> str:
+    """The commit that is checked out; empty: there is none yet."""
+    said = git.run("rev-parse", "--verify", "--quiet", "HEAD^{commit}", fine=(0, 1, 128))
+    return said.text if said.status == 0 else ""
+
+
+def tree_of(git: Git, commit: str) -> str:
+    """The tree of a commit."""
+    return git.line("rev-parse", "--verify", f"{commit}^{{tree}}")
+
+
+def commit(git: Git, tree: str, parent: str, message: str) -> str:
+    """A commit of a tree on its parent: the parent itself when that has the same tree."""
+    if tree == tree_of(git, parent):
+        return parent
+    return git.line("commit-tree", "--no-gpg-sign", tree, "-p", parent, "-F", "-", stdin=message.encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How two trees differ."""
+
+    files_changed: int
+    insertions: int
+    deletions: int
+    patch: str
+    patch_bytes: int
+    #: Why there is no patch although there is a difference.
+    problem: str = ""
+
+    def fields(self) -> Mapping[str, Any]:
+        """What of it stands in a WorkspaceResult."""
+        names = ("files_changed", "insertions", "deletions", "patch", "patch_bytes", "problem")
+        return {name: value for name in names if (value := getattr(self, name))}
+
+
+def difference(git: Git, base: str, tree: str) -> Difference:
+    """How a tree differs from another one, or from a commit's."""
+    counts = [line.split("\t", 2) for line in git.line(*_DIFF, "--numstat", "-z", base, tree).split("\0") if line]
+    added, removed = (sum(int(row[column]) for row in counts if row[column] != "-") for column in (0, 1))
+    said = git.run(*_DIFF, "-p", "--binary", "--full-index", base, tree, bytes_max=PATCH_BYTES_MAX + 1)
+    patch, problem = "", ""
+    if said.out_bytes > PATCH_BYTES_MAX:
+        problem = f"the patch has {said.out_bytes} bytes, more than {PATCH_BYTES_MAX}: take it from the commit"
+    else:
+        try:
+            patch = said.out.decode()
+        except UnicodeDecodeError:
+            problem = "the patch is no UTF-8: take it from the commit"
+    return Difference(len(counts), added, removed, patch, said.out_bytes, problem)

@@ -1,0 +1,198 @@
+"""git as a child: in a thread, with a bound of time, without prompts and without hooks.
+
+Nothing of the environment that leads git elsewhere (GIT_DIR, GIT_INDEX_FILE, ...) reaches it. A git that shall end
+gets TERM, at which it removes its own locks, and KILL when that does not help.
+"""
+
+import contextlib
+import math
+import os
+import select
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import IO, Final, Protocol
+
+#: Longest that one call of git may take.
+GIT_SECONDS: Final = 600.0
+#: Most bytes of output that are kept of a call.
+OUTPUT_BYTES_MAX: Final = 64 << 20
+_STDERR_BYTES_MAX: Final = 4096
+#: Between TERM and KILL.
+_GRACE_SECONDS: Final = 5.0
+_LOOK_SECONDS: Final = 0.1
+
+#: Who commits what agents leave uncommitted.
+IDENTITY: Final = ("Backburner", "backburner@localhost")
+_CONFIG: Final = (
+    "core.hooksPath=/dev/null", "core.fsmonitor=false", "core.quotePath=false", "gc.auto=0", "maintenance.auto=false",
+    "submodule.recurse=false", "advice.addEmbeddedRepo=false", "advice.detachedHead=false",
+)  # fmt: skip
+_FLAGS: Final = tuple(part for setting in _CONFIG for part in ("-c", setting))
+
+
+class GitFailed(Exception):
+    """git did not do it; the message says what was asked, and what git said."""
+
+
+class Stopped(Exception):
+    """The work was asked to end."""
+
+
+class Stop(Protocol):
+    """Says that the work shall end: a threading.Event will do."""
+
+    def is_set(self) -> bool:
+        """True when it shall end."""
+
+    def wait(self, timeout: float) -> bool:
+        """Waits for that, at most so many seconds; True when it shall end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """How a call ended. `out` is at most as much as was asked for, of `out_bytes` in all."""
+
+    status: int
+    out: bytes
+    out_bytes: int
+    err: str
+
+    @property
+    def text(self) -> str:
+        """The output without its last line break; undecodable bytes become surrogates, as in names of files."""
+        return os.fsdecode(self.out).removesuffix("\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Git:
+    """git in one folder."""
+
+    folder: Path
+    #: While one is held nobody else reaps the children of this process.
+    minding: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
+    stop: Stop = field(default_factory=threading.Event)
+    env: Mapping[str, str] = field(default_factory=dict)
+    #: Time of the monotonic clock by which all calls must have ended.
+    until: float = math.inf
+    #: A lock that lives as long as its children do.
+    lock_fd: int = -1
+
+    def at(self, folder: Path) -> "Git":
+        """The same in another folder."""
+        return replace(self, folder=folder)
+
+    def knowing(self, **env: str) -> "Git":
+        """The same with more variables."""
+        return replace(self, env={**self.env, **env})
+
+    def line(self, *args: str, stdin: bytes = b"") -> str:
+        """Calls it, and answers what it printed. Raises GitFailed, Stopped."""
+        return self.run(*args, stdin=stdin).text
+
+    def asks(self, *args: str) -> bool:
+        """True when it exits with 0, False with 1. Raises GitFailed, Stopped."""
+        return self.run(*args, fine=(0, 1)).status == 0
+
+    def run(
+        self, *args: str, stdin: bytes = b"", fine: Collection[int] = (0,), bytes_max: int = OUTPUT_BYTES_MAX
+    ) -> Said:
+        """Calls it. Raises GitFailed when its status is not fine, Stopped."""
+        said = self._run(args, stdin, bytes_max)
+        if said.status not in fine:
+            raise GitFailed(f"git {' '.join(args[:2])} in {self.folder}: {said.err or f'status {said.status}'}")
+        return said
+
+    def _run(self, args: Collection[str], stdin: bytes, bytes_max: int) -> Said:
+        with self.minding(), tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as err:
+            given.write(stdin)
+            given.seek(0)
+            child = self._start(args, given, err)
+            deadline = min(time.monotonic() + GIT_SECONDS, self.until)
+            try:
+                out, total = self._read(child, args, bytes_max, deadline)
+                status = self._wait(child, args, deadline)
+            finally:
+                _end(child)
+            err.seek(0)
+            return Said(status, out, total, err.read(_STDERR_BYTES_MAX).decode(errors="replace").strip())
+
+    def _start(self, args: Collection[str], given: IO[bytes], err: IO[bytes]) -> "subprocess.Popen[bytes]":
+        if self.stop.is_set():
+            raise Stopped
+        try:
+            return subprocess.Popen(
+                ["git", *_FLAGS, *args],
+                cwd=self.folder,
+                env=_environment() | dict(self.env),
+                stdin=given,
+                stdout=subprocess.PIPE,
+                stderr=err,
+                pass_fds=() if self.lock_fd < 0 else (self.lock_fd,),
+                start_new_session=True,  # no terminal to ask at, and one group to end
+            )
+        except FileNotFoundError as error:
+            if not self.folder.is_dir():
+                raise GitFailed(f"{self.folder} is no directory on this executor") from error
+            raise GitFailed("git is not on this executor: install it, 2.38 or newer") from error
+        except (OSError, ValueError) as error:
+            raise GitFailed(f"git cannot be started in {self.folder}: {error}") from error
+
+    def _read(
+        self, child: "subprocess.Popen[bytes]", args: Collection[str], bytes_max: int, deadline: float
+    ) -> tuple[bytes, int]:
+        assert child.stdout is not None  # noqa: S101 - a pipe was asked for
+        fd, out, total = child.stdout.fileno(), bytearray(), 0
+        poll = select.poll()  # not select: an executor may have more than 1024 files open
+        poll.register(fd, select.POLLIN | select.POLLHUP)
+        while True:
+            if not poll.poll(_LOOK_SECONDS * 1000):
+                self._check(args, deadline)
+                continue
+            data = os.read(fd, 1 << 16)
+            if not data:
+                return bytes(out), total
+            total += len(data)
+            out += data[: bytes_max - len(out)]
+            self._check(args, deadline)
+
+    def _wait(self, child: "subprocess.Popen[bytes]", args: Collection[str], deadline: float) -> int:
+        while True:
+            try:
+                return child.wait(_LOOK_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._check(args, deadline)
+
+    def _check(self, args: Collection[str], deadline: float) -> None:
+        if self.stop.is_set():
+            raise Stopped
+        if time.monotonic() > deadline:
+            raise GitFailed(f"git {' '.join(list(args)[:2])} in {self.folder} was ended: it took too long")
+
+
+def _environment() -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    name, email = IDENTITY
+    return inherited | {
+        "LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "true", "SSH_ASKPASS": "true",
+        "GIT_AUTHOR_NAME": name, "GIT_AUTHOR_EMAIL": email, "GIT_COMMITTER_NAME": name, "GIT_COMMITTER_EMAIL": email,
+    }  # fmt: skip
+
+
+def _end(child: "subprocess.Popen[bytes]") -> None:
+    """Ends a git that still runs, and what it started."""
+    for signum in (signal.SIGTERM, signal.SIGKILL):
+        if child.poll() is not None:
+            break
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signum)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(_GRACE_SECONDS)
+    if child.stdout is not None:
+        child.stdout.close()

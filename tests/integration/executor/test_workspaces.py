@@ -1,0 +1,189 @@
+"""Agents in workspaces: what the journal says, what stays, who waits for whom, what a kill leaves."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backburner.scheduler.v1 import dispatch_service_pb2 as pb
+from executor_service.errors import StartError
+from executor_service.server import ExecutorServer
+from tests.integration.executor.conftest import NewExecutor, StartExecutor
+from tests.support import scripted_agent
+from tests.support.eventually import eventually
+from tests.support.fake_scheduler import Dispatch, FakeScheduler, Settled
+from tests.support.repositories import git, repository, state_of
+
+
+@pytest.fixture
+async def executor(start_executor: StartExecutor) -> ExecutorServer:
+    server: ExecutorServer = await start_executor(harness_modules=(scripted_agent.__name__,))
+    return server
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Path:
+    return repository(tmp_path / "repo")
+
+
+def ask(source: Path, kind: str = "WORKTREE", keep: str = "", **script: Any) -> dict[str, Any]:
+    workspace = {"kind": f"WORKSPACE_KIND_{kind}", "source": str(source)}
+    if keep:
+        workspace["keep"] = f"WORKSPACE_KEEP_{keep}"
+    return {"agent": {"harness": "codex", "prompt": f"fix {json.dumps(script)}", "workspace": workspace}}
+
+
+def workspace_of(settled: Settled) -> dict[str, Any]:
+    gave: dict[str, Any] = settled.data.get("result") or settled.data["partial"]
+    return dict(gave["workspace"])
+
+
+async def is_gone(path: str) -> None:
+    await eventually(lambda: not Path(path).exists(), message=f"{path} is still there")
+
+
+async def started(executor: ExecutorServer, dispatch: Dispatch) -> None:
+    await eventually(lambda: (held := executor.attempts.get(dispatch.effect_id, 1)) and held.progress.step == "on it")
+
+
+@pytest.mark.usefixtures("executor")
+async def test_work_in_a_worktree_is_in_the_result_and_the_tree_is_gone(scheduler: FakeScheduler, repo: Path) -> None:
+    before = state_of(repo)
+    settled = await scheduler.run(**ask(repo, write={"new.txt": "new\n"}))
+    workspace = workspace_of(settled)
+    assert (settled.type, workspace["files_changed"], workspace["insertions"]) == ("EFFECT_RESOLVED", 1, 1)
+    assert git(repo, "show", f"{workspace['branch']}:new.txt") == "new"
+    assert "+new" in workspace["patch"]
+    assert "kept" not in workspace
+    assert settled.data["result"]["session"]["workspace"] == workspace["path"]
+    await is_gone(workspace["path"])
+    assert state_of(repo) == before
+
+
+@pytest.mark.usefixtures("executor")
+@pytest.mark.parametrize(
+    ("end", "keep", "stays"),
+    [("fail", "", True), ("fail", "NEVER", False), ("exit", "", True), ("", "ALWAYS", True)],
+)
+async def test_what_stays_after_the_end(scheduler: FakeScheduler, repo: Path, end: str, keep: str, stays: bool) -> None:
+    scripts: dict[str, dict[str, Any]] = {"fail": {"fail": {"reason": "REFUSED", "message": "no"}}, "exit": {"exit": 1}}
+    ends = scripts.get(end, {})
+    settled = await scheduler.run(**ask(repo, keep=keep, write={"half.txt": "half\n"}, **ends))
+    workspace = workspace_of(settled)
+    assert (settled.data["state"], workspace.get("kept", False)) == (
+        f"EFFECT_STATE_{'FAILED' if ends else 'SUCCEEDED'}",
+        stays,
+    )
+    assert git(repo, "show", f"{workspace['result_commit']}:half.txt") == "half"
+    if stays:
+        assert (Path(workspace["path"]) / "half.txt").exists()
+    else:
+        await is_gone(workspace["path"])
+
+
+async def test_a_cancel_keeps_what_was_done(scheduler: FakeScheduler, executor: ExecutorServer, repo: Path) -> None:
+    dispatch = await scheduler.one(
+        **ask(repo, write={"half.txt": "h\n"}, steps=["on it"], wait_for=str(repo / "never"))
+    )
+    await started(executor, dispatch)
+    await eventually(lambda: list((repo.parent / "state" / "worktrees").glob("*/half.txt")))
+    scheduler.sessions[-1].cancel(dispatch)
+    settled = await scheduler.settled(dispatch)
+    workspace = workspace_of(settled)
+    assert (settled.type, settled.data["death"], workspace["kept"]) == ("EFFECT_CANCELLED", "DEATH_PROVEN", True)
+    assert git(repo, "show", f"{workspace['result_commit']}:half.txt") == "h"
+
+
+@pytest.mark.usefixtures("executor")
+async def test_a_source_without_git_is_invalid_work_that_names_the_remedy(
+    scheduler: FakeScheduler, tmp_path: Path
+) -> None:
+    settled = await scheduler.run(**ask(tmp_path))
+    assert settled.reason == "INVALID_WORK"
+    assert "run `git init` there" in settled.data["error"]["message"]
+
+
+@pytest.mark.parametrize("which", [".", "inner", "link"])
+async def test_an_effect_whose_directory_is_in_use_is_handed_back_unstarted(
+    scheduler: FakeScheduler, executor: ExecutorServer, tmp_path: Path, which: str
+) -> None:
+    work = tmp_path / "work"
+    (work / "inner").mkdir(parents=True)
+    (work / "link").symlink_to(work)
+    hold = tmp_path / "hold"
+    hold.touch()
+    first = await scheduler.one(**ask(work, "DIRECTORY", steps=["on it"], hold=str(hold)))
+    await started(executor, first)
+    second = await scheduler.one(**ask(work / which, "DIRECTORY"))
+    session = scheduler.sessions[-1]
+    [refused] = await eventually(lambda: session.was_rejected(second))
+    assert refused.reason == pb.RejectedAttempt.REASON_WORKSPACE_BUSY
+    assert refused.message.startswith("another effect works in")
+    assert await scheduler.rows(second, "EFFECT_STARTED") == []
+    assert executor.attempts.pools["agents"].taken == 1, "it holds no slot"
+    hold.unlink()
+    await scheduler.settled(first)
+    session.start(second)
+    assert (await scheduler.settled(second)).data["state"] == "EFFECT_STATE_SUCCEEDED"
+
+
+async def test_the_lease_holds_among_the_executors_of_a_host(
+    scheduler: FakeScheduler, executor: ExecutorServer, start_executor: StartExecutor, tmp_path: Path
+) -> None:
+    (tmp_path / "work").mkdir()
+    hold = tmp_path / "hold"
+    hold.touch()
+    first = await scheduler.one(**ask(tmp_path / "work", "DIRECTORY", steps=["on it"], hold=str(hold)))
+    await started(executor, first)
+    await start_executor(
+        executor_id="other", state_dir=str(tmp_path / "other"), harness_modules=(scripted_agent.__name__,)
+    )
+    session = await scheduler.session(after=1)
+    second = await scheduler.one(**ask(tmp_path / "work", "DIRECTORY"))
+    assert await eventually(lambda: session.was_rejected(second))
+    hold.unlink()
+    await scheduler.settled(first)
+
+
+async def test_a_killed_executor_leaves_the_tree_to_its_successor(
+    scheduler: FakeScheduler, new_executor: NewExecutor, repo: Path
+) -> None:
+    env = {"BACKBURNER_HARNESS_MODULES": scripted_agent.__name__, "BACKBURNER_EXECUTOR_ID": "killed"}
+    service = new_executor(**env)
+    wait = str(repo / "never")
+    dispatch = await scheduler.one(**ask(repo, write={"half.txt": "h\n"}, sh="exit 1", wait_for=wait))
+    trees = repo.parent / "state" / "worktrees"
+    await eventually(lambda: list(trees.glob("*/half.txt")), timeout=60)
+    service.kill()
+    new_executor(**env)
+    session = await scheduler.session(after=1)
+    second = Dispatch(dispatch.run_id, dispatch.effect_id, pb.StartAttempt())
+    second.start.CopyFrom(dispatch.start)
+    second.start.attempt = 2
+    work = json.loads(dispatch.start.spec_json)
+    work["agent"]["prompt"] = f"go on {json.dumps({'sh': 'cat half.txt > found.txt'})}"
+    second.start.spec_json = json.dumps(work).encode()
+    session.start(second)
+    found = trees / dispatch.effect_id / "found.txt"
+    await eventually(found.exists, timeout=60)
+    assert found.read_text() == "h\n"
+
+
+@pytest.mark.usefixtures("executor")
+async def test_every_executor_merges(scheduler: FakeScheduler, repo: Path) -> None:
+    done = [await scheduler.run(**ask(repo, write={"a.txt": f"{name}\n"})) for name in ("one", "two")]
+    commits = [{"name": f"n{at}", "commit": workspace_of(settled)["result_commit"]} for at, settled in enumerate(done)]
+    settled = await scheduler.run(
+        function={"function": "backburner.merge", "kwargs": {"repo": str(repo), "commits": commits}}
+    )
+    assert [item["status"] for item in settled.value["items"]] == ["merged", "conflict"]
+    settled = await scheduler.run(function={"function": "backburner.merge", "kwargs": {"repo": str(repo.parent)}})
+    assert settled.reason == "INVALID_WORK"
+
+
+def test_a_function_of_that_name_is_refused(executor_settings: Any) -> None:
+    from executor_service.settings import Settings
+
+    with pytest.raises(StartError, match="one of the executor's own"):
+        ExecutorServer(Settings(**executor_settings), {"backburner.merge": object()}, "test")
