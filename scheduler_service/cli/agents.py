@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from backburner.journal.v1 import journal_pb2 as journal
 from scheduler_service.cli import text
+
+_MODEL_WIDTH: Final = 60
+_NOW_WIDTH: Final = 120
 
 
 def describe_usage(usage: journal.Usage) -> str:
@@ -15,9 +20,32 @@ def describe_usage(usage: journal.Usage) -> str:
     said = [f"{text.count(usage.input_tokens + usage.output_tokens)} tokens ({parts})", describe_cost(usage)]
     if usage.turns:
         said.append(f"{usage.turns} turn{'s' if usage.turns > 1 else ''}")
-    return " · ".join([*said, *([usage.model] if usage.model else [])])
+    model = text.one_line(text.plain(usage.model), _MODEL_WIDTH)
+    return " · ".join([*said, *([model] if model else [])])
 
 
 def describe_cost(usage: journal.Usage) -> str:
     """What it cost; one that is not known is no $0."""
     return text.dollars(usage.cost_usd) if usage.HasField("cost_usd") else "cost unknown"
+
+
+def doing(progress: journal.Progress) -> list[str]:
+    """What an agent, or any child, does now: `turn 4/20`, `Bash: pytest -q`."""
+    said = []
+    if progress.turns:
+        said.append(f"turn {progress.turns}/{progress.turns_max}" if progress.turns_max else f"turn {progress.turns}")
+    if now := ": ".join(part for part in (progress.tool, progress.step) if part):
+        said.append(text.one_line(text.plain(now), _NOW_WIDTH))
+    return said
+
+
+def spent(usage: journal.Usage) -> list[str]:
+    """What was consumed so far, in short: `12.3k tokens`, `$0.08`; empty: nothing is known."""
+    tokens = usage.input_tokens + usage.output_tokens
+    said = [f"{text.count(tokens)} tokens"] if tokens else []
+    return [*said, describe_cost(usage)] if tokens or usage.HasField("cost_usd") else said
+
+
+def todos(progress: journal.Progress) -> list[str]:
+    """How far its to-do list is: `3/7 todos`."""
+    return [f"{progress.todos_done}/{progress.todos} todos"] if progress.todos else []

@@ -12,12 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from backburner.journal.v1 import journal_pb2 as journal
-from scheduler_service.cli import text
+from scheduler_service.cli import agents, text
 from scheduler_service.cli.run_view import EffectView, RunView, describe_report, way_to_answer
 
 _BAR_WIDTH: Final = 24
 _KEY_WIDTH: Final = 30
 _LINES_MAX: Final = 16
+_QUIET_SECONDS: Final = 5.0
 _MARKS: Final = {
     journal.EFFECT_STATE_SUCCEEDED: Text("✓", "green"),
     journal.EFFECT_STATE_FAILED: Text("✗", "red"),
@@ -77,16 +78,26 @@ def _bar(effect: EffectView, percent: float | None) -> RenderableType:
 
 def _said(effect: EffectView, now: dt.datetime) -> Text:
     if effect.settled_at is not None:
-        return Text(effect.note, "dim")
+        return Text(" · ".join([*([effect.note] if effect.note else []), *agents.spent(effect.usage)]), "dim")
     progress, parts = effect.progress, []
     if effect.state not in (journal.EFFECT_STATE_RUNNING, journal.EFFECT_STATE_DISPATCHED):
         parts.append(text.effect_state(effect.state).lower())
     if progress.step_count:
         parts.append(f"{progress.step_index}/{progress.step_count}")
-    parts += [part for part in (progress.step, effect.note) if part]
+    parts += [*agents.doing(progress), *agents.spent(effect.usage), *agents.todos(progress)]
+    parts += [effect.note] if effect.note else []
     if (eta := effect.eta(now)) is not None:
         parts.append(f"ETA {'~' if progress.eta_estimated else ''}{text.span(eta)}")
+    parts += _quiet(effect, now)
     return Text(" · ".join(parts), "dim")
+
+
+def _quiet(effect: EffectView, now: dt.datetime) -> list[str]:
+    """Of an agent, which says much, how long it has said nothing."""
+    if effect.work != "agent" or effect.heard_at is None or effect.state != journal.EFFECT_STATE_RUNNING:
+        return []
+    quiet = (now - effect.heard_at).total_seconds()
+    return [f"last heard {text.span(quiet)} ago"] if quiet >= _QUIET_SECONDS else []
 
 
 def _foreground(view: RunView, still_open: list[EffectView], now: dt.datetime) -> RenderableType:

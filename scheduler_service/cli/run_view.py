@@ -10,7 +10,7 @@ from typing import Final
 
 from backburner.journal.v1 import journal_pb2 as journal
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
-from scheduler_service.cli import text
+from scheduler_service.cli import agents, text
 from scheduler_service.cli.failures import LINES_MAX_LIVE, Failure, describe_setback
 
 _SETTLED_KEPT: Final = 12
@@ -49,6 +49,9 @@ class EffectView:
     settled_at: dt.datetime | None = None
     progress: journal.Progress = field(default_factory=journal.Progress)
     progress_at: dt.datetime | None = None
+    usage: journal.Usage = field(default_factory=journal.Usage)
+    heard_at: dt.datetime | None = None
+    """When it last said something of its progress or of what it consumed."""
     prompt: str = ""
     choices: tuple[str, ...] = ()
     note: str = ""
@@ -115,7 +118,7 @@ class RunView:
         if kind == "event":
             return self._take_event(frame.event)
         if kind == "progress":
-            return self._take_progress(frame.progress.effect_key, frame.progress.progress, dt.datetime.now(dt.UTC))
+            return self._take_live(frame.progress, dt.datetime.now(dt.UTC))
         return []
 
     @property
@@ -184,6 +187,8 @@ class RunView:
         effect.started_at = text.moment(event.recorded_at)
         if not started:
             effect.progress.Clear()  # another attempt begins, and counts its progress from 1
+            effect.usage.Clear()
+            effect.heard_at = None
         effect.note = f"attempt {event.attempt}" if event.attempt > 1 else ""
         return [Notice(effect.started_at, effect.key, "running", 0, effect.background)] if started else []
 
@@ -198,16 +203,30 @@ class RunView:
     def _take_durable_progress(self, event: journal.JournalEvent) -> list[Notice]:
         return self._take_progress(event.effect_key, event.effect_progress.progress, text.moment(event.recorded_at))
 
+    def _take_live(self, live: pb.LiveProgress, at: dt.datetime) -> list[Notice]:
+        effect = self.open.get(live.effect_key)
+        if effect is None:
+            return []
+        news = live.HasField("usage") and live.usage != effect.usage
+        if news:
+            effect.usage.CopyFrom(live.usage)
+            effect.heard_at = at
+        if live.HasField("progress") and (told := self._take_progress(live.effect_key, live.progress, at)):
+            return told
+        return [_told(effect, at)] if news else []
+
     def _take_progress(self, key: str, progress: journal.Progress, at: dt.datetime) -> list[Notice]:
         effect = self.open.get(key)
         # Live frames and journal rows come by two ways: what is older than what is shown is dropped.
         if effect is None or progress.ordinal < effect.progress.ordinal:
             return []
+        if progress.ordinal > effect.progress.ordinal:
+            effect.heard_at = at
         effect.progress.CopyFrom(progress)
         effect.progress_at = at
-        if not (progress.HasField("percent") or progress.step or progress.step_count):
+        if not (progress.HasField("percent") or progress.step_count or agents.doing(progress)):
             return []  # an estimate alone: it would take the place of what the effect says of itself
-        return [Notice(at, key, describe_progress(progress), 0, effect.background)]
+        return [_told(effect, at)]
 
     def _take_setback(self, event: journal.JournalEvent) -> list[Notice]:
         effect, kind = self.open.get(event.effect_key), event.WhichOneof("data")
@@ -237,7 +256,10 @@ class RunView:
             effect.note = "taken from an earlier run"
         self._count(effect, succeeded=effect.state == journal.EFFECT_STATE_SUCCEEDED)
         took = text.seconds(event.effect_resolved.elapsed) or effect.elapsed(effect.settled_at)
+        if used := _used(event):
+            effect.usage.CopyFrom(used)
         message = f"{text.effect_state(effect.state).lower()} after {text.span(took)}"
+        message = ", ".join([message, *agents.spent(effect.usage)])
         bad = effect.state not in (journal.EFFECT_STATE_SUCCEEDED, journal.EFFECT_STATE_CANCELLED)
         said = f"{message}: {effect.note}" if effect.note else message
         details = self._explain(failure, LINES_MAX_LIVE) if bad else ()
@@ -276,6 +298,18 @@ _EVENTS: Final[Mapping[str, Callable[[RunView, journal.JournalEvent], list[Notic
 }
 
 
+def _told(effect: EffectView, at: dt.datetime) -> Notice:
+    return Notice(at, effect.key, describe_progress(effect.progress, effect.usage), 0, effect.background)
+
+
+def _used(event: journal.JournalEvent) -> journal.Usage | None:
+    """What the attempt that ended consumed in all, when that is known."""
+    for result in (event.effect_resolved.result, event.effect_cancelled.partial):
+        if result.HasField("usage"):
+            return result.usage
+    return None
+
+
 def _question(effect: EffectView) -> str:
     choices = f" [{'/'.join(effect.choices)}]" if effect.choices else ""
     return f"asks: {effect.prompt}{choices}"
@@ -289,15 +323,22 @@ def way_to_answer(run_id: str, effect: EffectView) -> str:
     return f"settle it: backburner resolve {name} --value JSON"
 
 
-def describe_progress(progress: journal.Progress) -> str:
-    """Progress in words: `42%, step 3/7, compiling, 12s left`."""
+def describe_progress(progress: journal.Progress, usage: journal.Usage | None = None) -> str:
+    """Progress in words: `42%, step 3/7, compiling, 12s left`, `turn 4/20, Bash: pytest -q, 12.3k tokens, $0.08`."""
     parts = [f"{progress.percent:.0f}%"] if progress.HasField("percent") else []
     if progress.step_count:
         parts.append(f"step {progress.step_index}/{progress.step_count}")
-    parts += [progress.step] if progress.step else []
+    parts += [*agents.doing(progress), *agents.spent(usage or journal.Usage()), *agents.todos(progress)]
     if progress.HasField("eta"):
         parts.append(f"{'~' if progress.eta_estimated else ''}{text.span(text.seconds(progress.eta))} left")
     return ", ".join(parts)
+
+
+def last_heard(effect: pb.Effect, now: dt.datetime) -> str:
+    """When an effect that runs last gave a sign of life: `2.0s ago`."""
+    if effect.state != journal.EFFECT_STATE_RUNNING or not effect.HasField("last_activity_time"):
+        return ""
+    return f"{text.since(effect.last_activity_time, now)} ago"
 
 
 def describe_report(report: journal.RunReported) -> str:
@@ -314,5 +355,7 @@ def _from_resource(effect: pb.Effect) -> EffectView:
     view.attempts_max = effect.spec.retry.max_attempts
     view.progress.CopyFrom(effect.progress)
     view.progress_at = dt.datetime.now(dt.UTC)
+    view.usage.CopyFrom(effect.usage)
+    view.heard_at = text.moment(effect.last_activity_time) if effect.HasField("last_activity_time") else None
     view.prompt, view.choices = effect.spec.external.prompt, tuple(effect.spec.external.choices)
     return view

@@ -76,6 +76,12 @@ async def go_on(ctx: bb.Context, session: bb.Session, other: bb.Session | None =
     return {}
 
 
+@bb.process("agents.watched")
+async def watched(ctx: bb.Context, harness: str, prompt: str) -> str:
+    """In the background, where a watch shows more."""
+    return (await ctx.start(bb.agent(harness, prompt=prompt), key="it")).text
+
+
 @bb.process("agents.one")
 async def one(ctx: bb.Context, harness: str, prompt: str = "do") -> str:
     return (await ctx.run(bb.agent(harness, prompt=prompt), key="it")).text

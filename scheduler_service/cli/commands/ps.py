@@ -19,7 +19,7 @@ from scheduler_service.cli.filters import parse_states, run_filter, with_filter
 from scheduler_service.cli.names import read_labels
 from scheduler_service.cli.options import asynchronous, with_json, with_pages, with_target
 from scheduler_service.cli.output import console, put, say_limit, short_id, short_key, table
-from scheduler_service.cli.run_view import describe_progress, describe_report
+from scheduler_service.cli.run_view import describe_progress, describe_report, last_heard
 
 
 @click.command("ps")
@@ -43,7 +43,7 @@ async def ps_command(
 ) -> None:
     """List runs, newest first, or with --effects the effects that are open, each with what it waits for.
 
-    REPORT is what the process said of itself with `ctx.report`.
+    REPORT is what the process said of itself with `ctx.report`; HEARD when a running effect last gave a sign of life.
 
     \b
     Examples:
@@ -106,7 +106,7 @@ def _print_runs(runs: Sequence[tuple[int, pb.Run]], limit: int, *, as_json: bool
 async def _list_effects(client: Client, request: pb.ListEffectsRequest, limit: int, *, as_json: bool) -> None:
     out, now = console(), dt.datetime.now(dt.UTC)
     request.page_size = min(limit, 1000)
-    rows = table("EFFECT", "STATE", "CLASS", "AGE", "PROGRESS", "WAITING ON", right=("AGE",))
+    rows = table("EFFECT", "STATE", "CLASS", "AGE", "PROGRESS", "HEARD", "WAITING ON", right=("AGE", "HEARD"))
     async for effect in client.list_effects(request, limit):
         if as_json:
             click.echo(text.json_line(effect))
@@ -114,7 +114,8 @@ async def _list_effects(client: Client, request: pb.ListEffectsRequest, limit: i
         state = text.effect_state(effect.state)
         kind = "background" if effect.background else "foreground"
         name = f"{short_id(effect.run_id, out.width)}/{short_key(effect.key, out.width)}"
-        cells = (kind, text.since(effect.request_time, now), describe_progress(effect.progress), _why(effect))
+        said = describe_progress(effect.progress, effect.usage)
+        cells = (kind, text.since(effect.request_time, now), said, last_heard(effect, now), _why(effect))
         rows.add_row(escape(name), Text(state, text.style(state)), *map(escape, cells))
     if not as_json:
         put(out, rows if rows.row_count else "no open effects")

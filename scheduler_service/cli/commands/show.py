@@ -14,6 +14,7 @@ from backburner.journal.v1 import journal_pb2 as journal
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
 from scheduler_service.cli import text
 from scheduler_service.cli.address import Target
+from scheduler_service.cli.agents import describe_usage
 from scheduler_service.cli.client import Client, connect
 from scheduler_service.cli.complete import effect_names
 from scheduler_service.cli.ending import blamed
@@ -21,7 +22,7 @@ from scheduler_service.cli.failures import location
 from scheduler_service.cli.options import asynchronous, with_json, with_target
 from scheduler_service.cli.outcome import describe_effect_error, describe_failure, ways_on
 from scheduler_service.cli.output import console, details, put, short_key, table
-from scheduler_service.cli.run_view import describe_progress, describe_report
+from scheduler_service.cli.run_view import describe_progress, describe_report, last_heard
 
 _EFFECTS_SHOWN = 40
 
@@ -96,11 +97,17 @@ def _print_effects(out: Console, effects: list[pb.Effect], now: dt.datetime) -> 
         state = text.effect_state(effect.state)
         kind = "background" if effect.background else "foreground"
         child = f"run {effect.child_run_id}" if effect.child_run_id else ""
-        said = describe_effect_error(effect) or effect.waiting_on.message or describe_progress(effect.progress)
+        said = describe_effect_error(effect) or _now(effect)
         what = said if child in said else f"{child}: {said}" if said else child
         cells = (kind, str(effect.attempt), _took(effect, now), what)
         rows.add_row(escape(short_key(effect.key, out.width)), Text(state, text.style(state)), *map(escape, cells))
     put(out, rows)
+
+
+def _now(effect: pb.Effect) -> str:
+    """What it waits for; once it runs, what it does and has consumed."""
+    told = describe_progress(effect.progress, effect.usage)
+    return told if told and effect.state == journal.EFFECT_STATE_RUNNING else effect.waiting_on.message or told
 
 
 def _took(effect: pb.Effect, now: dt.datetime) -> str:
@@ -134,6 +141,8 @@ def _effect_details(effect: pb.Effect) -> list[tuple[str, object]]:
         ("why", describe_effect_error(effect)),
         ("waiting on", effect.waiting_on.message),
         ("progress", describe_progress(effect.progress)),
+        ("used", describe_usage(effect.result.usage if result.HasField("usage") else effect.usage)),
+        ("last heard", last_heard(effect, dt.datetime.now(dt.UTC))),
         ("attempt", f"{effect.attempt} on {effect.executor_id}" if effect.attempt else ""),
         ("requested", f"{text.local_time(effect.request_time)} (seq {effect.request_seq})"),
         ("started", text.local_time(effect.start_time) if effect.HasField("start_time") else ""),

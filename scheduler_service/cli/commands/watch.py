@@ -76,12 +76,15 @@ async def _print_frames(client: Client, run_id: str, after: int | None) -> int:
 async def _watch_effect(client: Client, effect: pb.Effect, after: int | None, *, as_json: bool) -> int:
     from scheduler_service.cli.run_view import describe_progress
 
+    progress, usage = effect.progress, effect.usage
     async for frame in watch_effect(client, effect.effect_id, after, _note):
         if as_json:
             click.echo(text.json_line(frame))
         elif frame.WhichOneof("frame") == "progress":
-            now = dt.datetime.now().astimezone().strftime("%H:%M:%S")
-            click.echo(f"{now}  {describe_progress(frame.progress.progress)}", err=True)
+            now, live = dt.datetime.now().astimezone().strftime("%H:%M:%S"), frame.progress
+            progress = live.progress if live.HasField("progress") else progress
+            usage = live.usage if live.HasField("usage") else usage
+            click.echo(f"{now}  {describe_progress(progress, usage)}", err=True)
         elif frame.WhichOneof("frame") == "event":
             event = frame.event
             click.echo(f"{text.clock(event.recorded_at)}  {text.event_type(event.type)}", err=True)

@@ -1,5 +1,6 @@
 import datetime as dt
 import io
+from typing import Any
 
 import pytest
 from google.protobuf.message import Message
@@ -88,6 +89,78 @@ def test_an_older_progress_never_replaces_a_newer_one(feeder: Feeder) -> None:
     feeder.progress("tests", 42, 7)
     feeder.progress("tests", 13, 3)
     assert feeder.view.open["tests"].progress.percent == 42
+
+
+def agent(feeder: Feeder, ordinal: int, usage: journal.Usage | None = None, **progress: Any) -> list[Notice]:
+    """A live frame of the agent `review`."""
+    live = pb.LiveProgress(effect_key="review", usage=usage)
+    if progress:
+        live.progress.CopyFrom(journal.Progress(ordinal=ordinal, **progress))
+    return feeder.view.feed(pb.WatchRunResponse(progress=live))
+
+
+@pytest.fixture
+def reviewing(feeder: Feeder) -> Feeder:
+    spec = journal.EffectSpec(name="codex", background=True)
+    spec.agent.prompt = "review"
+    feeder.event("EFFECT_REQUESTED", journal.EffectRequested(spec=spec), "review")
+    feeder.event("EFFECT_STARTED", journal.EffectStarted(pid=1), "review", 1)
+    return feeder
+
+
+DOES: dict[str, Any] = {
+    "tool": "Bash", "step": "pytest -q", "turns": 4, "turns_max": 20, "todos": 7, "todos_done": 3, "percent": 42.9,
+}  # fmt: skip
+
+
+def test_an_agent_shows_turn_tool_tokens_cost_and_todos(reviewing: Feeder) -> None:
+    usage = journal.Usage(input_tokens=10_100, output_tokens=2_200, cost_usd=0.08)
+    [notice] = agent(reviewing, 1, usage, **DOES)
+    assert notice.message == "43%, turn 4/20, Bash: pytest -q, 12.3k tokens, $0.08, 3/7 todos"
+    assert "turn 4/20 · Bash: pytest -q · 12.3k tokens · $0.08 · 3/7 todos" in drawn(reviewing.view, 200)
+    assert " 43%" in drawn(reviewing.view, 200)
+
+
+def test_turns_give_no_percentage_and_a_cost_that_is_not_known_is_no_0_dollars(reviewing: Feeder) -> None:
+    agent(reviewing, 1, journal.Usage(input_tokens=950), turns=4, turns_max=20)
+    shown = drawn(reviewing.view, 200)
+    assert "turn 4/20 · 950 tokens · cost unknown" in shown
+    assert ("%" in shown, "$" in shown) == (False, False)
+    agent(reviewing, 2, journal.Usage(input_tokens=950, cost_usd=0.0004), turns=5)
+    assert "turn 5 · 950 tokens · $0.0004" in drawn(reviewing.view, 200)
+
+
+def test_usage_alone_leaves_the_progress_as_it_is(reviewing: Feeder) -> None:
+    agent(reviewing, 1, **DOES)
+    [notice] = agent(reviewing, 0, journal.Usage(output_tokens=1_500_000, cost_usd=12.3))
+    assert notice.message == "43%, turn 4/20, Bash: pytest -q, 1.50M tokens, $12.30, 3/7 todos"
+    assert agent(reviewing, 0, journal.Usage(output_tokens=1_500_000, cost_usd=12.3)) == [], "no news"
+
+
+def test_how_long_an_agent_has_said_nothing(reviewing: Feeder) -> None:
+    agent(reviewing, 1, **DOES)
+    effect = reviewing.view.open["review"]
+    effect.heard_at = START + dt.timedelta(seconds=48)
+    assert "last heard 12.0s ago" in drawn(reviewing.view, 200), "drawn at 12:01:00"
+    effect.heard_at = START + dt.timedelta(seconds=58)
+    assert "last heard" not in drawn(reviewing.view, 200)
+
+
+def test_another_attempt_begins_with_nothing(reviewing: Feeder) -> None:
+    agent(reviewing, 9, journal.Usage(input_tokens=10), **DOES)
+    reviewing.event("EFFECT_DISPATCHED", journal.EffectDispatched(executor_id="e"), "review", 2)
+    shown = drawn(reviewing.view, 200)
+    assert ("turn" in shown, "tokens" in shown) == (False, False)
+
+
+def test_what_it_used_is_said_at_the_end(reviewing: Feeder) -> None:
+    agent(reviewing, 1, journal.Usage(input_tokens=10), **DOES)
+    resolved = journal.EffectResolved(state=journal.EFFECT_STATE_SUCCEEDED)
+    resolved.elapsed.FromSeconds(41)
+    resolved.result.usage.CopyFrom(journal.Usage(input_tokens=20_000, cost_usd=0.5))
+    [notice] = reviewing.event("EFFECT_RESOLVED", resolved, "review")
+    assert notice.message == "succeeded after 41.0s, 20.0k tokens, $0.50"
+    assert "20.0k tokens · $0.50" in drawn(reviewing.view, 200)
 
 
 def test_a_question_shows_how_to_answer_it(feeder: Feeder) -> None:
