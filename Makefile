@@ -2,7 +2,7 @@
 # Another Python: make setup PYTHON=python3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint breaking test test-harnesses harnesses pythons demo bench hostile simulate chaos failpoints takeover storm failover cascade invariants generate format clean
+.PHONY: help setup lint breaking test mutations test-harnesses harnesses pythons demo bench hostile simulate chaos failpoints takeover storm failover cascade invariants generate format clean
 
 VENV    := .venv
 BIN     := $(VENV)/bin
@@ -85,6 +85,9 @@ test: $(STAMP) $(PYTHONS) ## All tests (WORKERS=n processes)
 # Real agent CLIs against a model server that plays a script. claude-code and codex are of `make test` too.
 harnesses: $(STAMP) ## Install all agent CLIs that are tested, in .venv (1.6 GB; needs node and npm)
 	$(BIN)/python -m tests.support.harnesses --all
+
+mutations: $(STAMP) ## Each parser of agent CLIs against 100,000 mutated lines
+	LINES_MUTATED=100000 $(BIN)/python -m pytest tests/harnesses/test_mutations.py
 
 test-harnesses: harnesses ## The tests of all agent CLIs
 	$(BIN)/python -m pytest -m "not soak" tests/harnesses --durations=10

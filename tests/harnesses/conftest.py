@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.executor.conftest import executor_settings, scheduler, start_executor  # noqa: F401 - fixtures
 from tests.support.harnesses import CLIS, Cli
 from tests.support.model_server import ModelServer, asked_and_answered
 

@@ -108,6 +108,8 @@ class Adapter(ABC):
     silence: Silence = Silence()
     #: False: it cannot go on with a session, each attempt starts afresh.
     resumes: bool = True
+    #: True: while a turn runs only its files tell what it has consumed, not its lines.
+    counts_in_files: bool = False
     #: What it says when the session to go on with is gone. None: nothing that is known.
     session_lost: re.Pattern[str] | None = None
     #: Classes of failure (EffectReason without prefix) by exit code.

@@ -26,6 +26,8 @@ from executor_service.harness.cli.options import Options, platform_binary
 #: Look-ups of plugins and apps on the network, before any work.
 _QUIET: Final = ("--disable", "plugins", "--disable", "remote_plugin", "--disable", "apps")
 _SANDBOX: Final = {"edit": "workspace-write", "read_only": "read-only"}
+#: Lines of a thread's file that count: releases before 0.160 had only the second, which comes when the tools are done.
+_COUNTS: Final = (b'"token_usage_record"', b'"token_count"')
 #: What it says while it goes on.
 _PASSING: Final = "Reconnecting"
 
@@ -41,6 +43,7 @@ class Codex(Adapter):
     logins = (".codex/auth.json",)
     login_remedy = "run `codex login`, or give the executor CODEX_API_KEY"
     first_signal = signal.SIGINT
+    counts_in_files = True
     silence = Silence(output=300, tool=3600, retry=600)
     session_lost = re.compile(r"no rollout found|failed to (?:load|find) .{0,40}(?:session|thread|rollout)", re.I)
 
@@ -76,14 +79,14 @@ class Codex(Adapter):
         return self._rollout(task, task.session_id) is not None
 
     def consumed(self, task: Task, session_id: str) -> Tokens | None:
-        """The thread's total, by the last count in its file."""
+        """The thread's total, by the last count in its file: there is one after each answer of the model."""
         path = self._rollout(task, session_id)
         if path is None:
             return None
         total = Tokens()
         with path.open("rb") as lines:
             for line in lines:
-                if b'"token_count"' in line and (usage := _total(line)):
+                if any(kind in line for kind in _COUNTS) and (usage := _total(line)):
                     total = _tokens(usage)
         return total
 
@@ -119,9 +122,12 @@ def _toml(value: Any) -> str:
 
 def _total(line: bytes) -> Fields:
     try:
-        payload = Fields(orjson.loads(line)).of("payload")
+        said = Fields(orjson.loads(line))
     except orjson.JSONDecodeError:  # the last line of a thread whose CLI was killed
         return Fields(None)
+    payload = said.of("payload")
+    if said.text("type") == "token_usage_record":
+        return payload.of("thread_token_usage")
     return payload.of("info").of("total_token_usage") if payload.text("type") == "token_count" else Fields(None)
 
 

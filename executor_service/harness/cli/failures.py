@@ -23,14 +23,14 @@ _SURE: Final = (
         r"insufficient[_ ]quota|exceeded your current quota|usage[_ ]limit|quota (?:exceeded|will reset|exhausted)|"
         r"credit balance|out of credits|billing|hit your limit|limit reached|daily limit|monthly limit|"
         r"quota_exceeded|TerminalQuota|payment required", re.I)),
-    ("OVERLOADED", re.compile(r"overloaded|over capacity|high demand|currently unavailable|model is busy", re.I)),
+    ("OVERLOADED", re.compile(r"overloaded|(?:over|at) capacity|high demand|currently unavailable", re.I)),
     ("AUTHENTICATION", re.compile(
         r"invalid (?:x-)?api[- ]key|incorrect api key|authentication[_ ]error|unauthenticated|unauthorized|"
         r"not logged in|please (?:run )?/?log ?in|invalid authentication|auth method|no api key|token (?:has )?expired|"
         r"missing (?:api )?key|permission_error|not authenticated", re.I)),
     ("RATE_LIMITED", re.compile(r"rate[_ ]limit|too many requests|RESOURCE_EXHAUSTED|slow down", re.I)),
     ("REFUSED", re.compile(
-        r"\brefus(?:al|ed to answer)\b|content[_ ]policy|usage policy|prohibited_content|blocked .{0,20}safety", re.I)),
+        r"stop_reason\W{1,4}refusal|refused to answer|content[_ ]policy|usage policy|prohibited_content|blocked .{0,20}safety", re.I)),
     ("BAD_REQUEST", re.compile(
         r"invalid_request_error|INVALID_ARGUMENT|bad request|model[_ ]not[_ ]found|unknown model|does not exist",
         re.I)),
@@ -115,7 +115,7 @@ def _unit(name: str) -> float:
 
 
 def _until_clock(found: "re.Match[str]", now: float) -> float | None:
-    """Until the next time that a clock shows that; in UTC, or in the time zone that is named."""
+    """Until the next time that a clock shows that, in the time zone that is named or in the machine's."""
     hour, minute, half = int(found[1]), int(found[2] or 0), (found[3] or "").lower()
     if not half and not found[2]:
         return None
@@ -123,17 +123,17 @@ def _until_clock(found: "re.Match[str]", now: float) -> float | None:
         hour = hour % 12 + (12 if half == "pm" else 0)
     if hour > 23 or minute > 59:
         return None
-    here = datetime.fromtimestamp(now, _zone(found[4] or ""))
+    here = datetime.fromtimestamp(now, _zone(found[4] or "")).astimezone(_zone(found[4] or ""))
     there = here.replace(hour=hour, minute=minute, second=0, microsecond=0)
     if there <= here:
         there += timedelta(days=1)
     return there.timestamp() - now
 
 
-def _zone(name: str) -> tzinfo:
-    if name:
-        try:
-            return ZoneInfo(name)
-        except (ZoneInfoNotFoundError, ValueError):
-            return UTC
-    return UTC
+def _zone(name: str) -> tzinfo | None:
+    if not name:
+        return None
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError):
+        return UTC

@@ -9,6 +9,7 @@
 
 import asyncio
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -25,13 +26,14 @@ from executor_service.harness.cli.homes import Homes
 from executor_service.harness.cli.prices import Prices
 from executor_service.harness.cli.scribe import Scribe
 from executor_service.harness.cli.stream import EventStream
-from executor_service.outcome import Failure
+from executor_service.outcome import Failure, replace_unstorable
 
 #: How long a CLI may take to exit after its last word: it may still write its session.
 LINGER_SECONDS: Final = 1.0
 #: Grace of one that has not exited by then.
 REAP_SECONDS: Final = 1.0
 _LOOK_SECONDS: Final = 1.0
+_COUNT_SECONDS: Final = 2.0
 _STDERR_CHARACTERS: Final = 1_500
 
 
@@ -128,23 +130,39 @@ class _Work:
             stdin=launch.stdin,
             first_signal=adapter.first_signal,
         )
-        watch = asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)
-        self._watch = watch
+        self._watch = asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)
+        counting = asyncio.create_task(self._count(task, before), name="count")
         try:
             take = partial(self._line, control)
             end = await self._agent.children.run(work, self._attempt, on_line=take, control=control)
         finally:
             self._watch.cancel()
+            counting.cancel()
+            await asyncio.gather(counting, return_exceptions=True)
         stream.close(end.status)
         if stream.ended is None:  # what it consumed until it was cut off, its files may tell
-            total = await asyncio.to_thread(_consumed, adapter, task, stream.session_id)
-            if total is not None:
-                stream.correct(total.minus(before))
+            await self._count_once(task, before)
         self._scribe.end(end, stream.usage())
         failed = _judged(adapter, stream, end, reaped=control.finishing)
         if failed is not None and self._session_is_lost(task, end):
             raise SessionLost(f"{adapter.name} does not know session {task.session_id} any more")
         return end, failed
+
+    async def _count(self, task: Task, before: Tokens) -> None:
+        """Looks into the session's files for what is consumed, of a CLI that tells only when it is done."""
+        pause = _COUNT_SECONDS
+        while self._adapter.counts_in_files:
+            await asyncio.sleep(pause)
+            began = time.monotonic()
+            if self._stream.ended is None:
+                await self._count_once(task, before)
+            pause = max(_COUNT_SECONDS, 20 * (time.monotonic() - began))  # a long session's files are long
+
+    async def _count_once(self, task: Task, before: Tokens) -> None:
+        stream = self._stream
+        total = await asyncio.to_thread(_consumed, self._adapter, task, stream.session_id)
+        if total is not None and stream.ended is None and total.minus(before) != stream.tokens_now:
+            stream.correct(total.minus(before))
 
     def _line(self, control: ChildControl, line: bytes) -> None:
         self._stream.take(line)
@@ -179,7 +197,7 @@ class _Work:
         stream = self._stream
         return Answer(
             end,
-            text=stream.text,
+            text=replace_unstorable(stream.text),
             failure=failed,
             session_id=stream.session_id if self._adapter.resumes else "",
             workspace=str(self._task.workspace),

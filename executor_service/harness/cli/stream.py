@@ -12,7 +12,7 @@ import orjson
 from executor_service.harness.cli import events
 from executor_service.harness.cli.adapter import Parser, Silence
 from executor_service.harness.cli.events import Event, Tokens
-from executor_service.line_protocol import Report
+from executor_service.line_protocol import Report, clean
 
 #: Words kept of an answer.
 TEXT_CHARACTERS_MAX: Final = 4 * 1024 * 1024
@@ -87,6 +87,11 @@ class EventStream:
         """All that the attempt has consumed so far."""
         return self._before.plus(self._now)
 
+    @property
+    def tokens_now(self) -> Tokens:
+        """What the child of now has consumed so far."""
+        return self._now
+
     def correct(self, tokens: Tokens) -> None:
         """What the child of now consumed, by a better source than its lines."""
         self._now = tokens
@@ -138,7 +143,7 @@ class EventStream:
         report.turns, report.turns_max = self.turns, self._turns_max
         if self.todos is not None:
             report.todos_done, report.todos = self.todos.done, self.todos.count
-        self._report(report)
+        self._report(clean(report))
 
     def _step(self) -> str:
         if self._tools:

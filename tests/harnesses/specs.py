@@ -1,0 +1,39 @@
+"""How each CLI is pointed at the scripted model server: what a user with a gateway would put into an effect."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from tests.support.model_server import ModelServer
+
+Pointed = Callable[[ModelServer, str], dict[str, Any]]
+
+
+def agent(
+    name: str, server: ModelServer, prompt: str = "Run echo hello.", key: str = "key", **more: Any
+) -> dict[str, Any]:
+    """The work of an agent effect that talks to the server, with this key."""
+    work: dict[str, Any] = {"harness": name, "prompt": prompt, **POINTED[name](server, key)}
+    for field, value in more.items():
+        both = isinstance(value, Mapping) and isinstance(work.get(field), Mapping)
+        work[field] = {**work[field], **value} if both else value
+    return {"agent": work}
+
+
+def _claude_code(server: ModelServer, key: str) -> dict[str, Any]:
+    env = {"ANTHROPIC_BASE_URL": f"http://127.0.0.1:{server.port}", "ANTHROPIC_API_KEY": key}
+    return {"env": env, "options": {"retries": 0}}
+
+
+def _codex(server: ModelServer, key: str) -> dict[str, Any]:
+    provider = {
+        "name": "scripted", "base_url": f"http://127.0.0.1:{server.port}/v1", "wire_api": "responses",
+        "env_key": "SCRIPTED_KEY", "request_max_retries": 0, "stream_max_retries": 0,
+    }  # fmt: skip
+    config = {"model_provider": "scripted", "model_providers.scripted": provider}
+    return {"env": {"SCRIPTED_KEY": key}, "model": "scripted-model", "options": {"config": config}}
+
+
+POINTED: Final[Mapping[str, Pointed]] = {
+    "claude-code": _claude_code,
+    "codex": _codex,
+}
