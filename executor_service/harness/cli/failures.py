@@ -30,7 +30,8 @@ _SURE: Final = (
         r"missing (?:api )?key|permission_error|not authenticated", re.I)),
     ("RATE_LIMITED", re.compile(r"rate[_ ]limit|too many requests|RESOURCE_EXHAUSTED|slow down", re.I)),
     ("REFUSED", re.compile(
-        r"stop_reason\W{1,4}refusal|refused to answer|content[_ ]policy|usage policy|prohibited_content|blocked .{0,20}safety", re.I)),
+        r"stop_reason\W{1,4}refusal|refused to answer|content[_ ]policy|usage policy|prohibited_content|"
+        r"blocked .{0,20}safety", re.I)),
     ("BAD_REQUEST", re.compile(
         r"invalid_request_error|INVALID_ARGUMENT|bad request|model[_ ]not[_ ]found|unknown model|does not exist",
         re.I)),
