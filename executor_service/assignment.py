@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import orjson
 
+from backburner.journal.v1 import journal_pb2
 from backburner.scheduler.v1 import dispatch_service_pb2 as pb
 
 Ref = tuple[str, int]
@@ -51,6 +52,10 @@ class Assignment:
     expected_s: float | None
     total_remaining_s: float | None
     spec_json: bytes = field(repr=False)
+    #: HarnessSession that an earlier attempt left, to go on with; None: there is none.
+    resume: Mapping[str, str] | None = None
+    #: Why it must not go on with any session. Empty: it may.
+    fresh_because: str = ""
 
     @property
     def ref(self) -> Ref:
@@ -83,11 +88,17 @@ def assignment_from(start: pb.StartAttempt, session_no: int) -> Assignment:
         expected_s=_duration(start, "expected_duration"),
         total_remaining_s=_duration(start, "total_remaining"),
         spec_json=start.spec_json,
+        resume=_session(start.resume) if start.HasField("resume") else None,
+        fresh_because=start.fresh_because,
     )
 
 
 def _duration(start: pb.StartAttempt, name: Any) -> float | None:
     return getattr(start, name).ToNanoseconds() / 1e9 if start.HasField(name) else None
+
+
+def _session(session: journal_pb2.HarnessSession) -> Mapping[str, str]:
+    return {field.name: value for field, value in session.ListFields()}
 
 
 def _limits(timeouts: Mapping[str, Any] | None, total_remaining_s: float | None) -> Limits:

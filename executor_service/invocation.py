@@ -4,7 +4,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 from google.protobuf import timestamp_pb2
@@ -67,6 +67,8 @@ class Invocation:
         self.elapsed_s = 0.0
         self.kill_grace_s = 0.0
         self.start_recorded = False
+        self.continues: Mapping[str, str] | None = None
+        self.fresh_because = ""
         #: Changed since the scheduler was last told.
         self.changed = True
         self.started_wall = time.time()
@@ -214,7 +216,7 @@ class Invocation:
             return
         self.last_activity = time.monotonic()
         self.changed = True
-        if not report.has_progress and report.usage is None:
+        if not report.has_progress and report.usage is None and report.session_id is None:
             return
         self.progress.apply(report)
         if report.has_progress:
@@ -230,6 +232,10 @@ class Invocation:
     def hung(self, message: str) -> None:
         """The work has hung, by what its harness knows."""
         self.end(Ending("timed_out", "TIMEOUT_SILENCE", message))
+
+    def goes_on(self, session: Mapping[str, str] | None, fresh_because: str = "") -> None:
+        """Which session it goes on with, or why it began a fresh one."""
+        self.continues, self.fresh_because = session, fresh_because
 
     def output(self, capture: Capture, data: bytes) -> None:
         """A piece of output."""

@@ -98,6 +98,10 @@ class Report:
     result_error: str = ""
     #: Why the child fails, if it does.
     failure: Failure | None = None
+    #: The harness's own id of the session that it works in, and the session's working directory: said by harnesses as
+    #: soon as they know, for an attempt that follows to go on with. No line says it.
+    session_id: str | None = None
+    workspace: str = ""
 
     @property
     def has_progress(self) -> bool:

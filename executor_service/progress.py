@@ -36,13 +36,14 @@ class Recorded:
     percent: float | None = None
     step: tuple[str, int] = ("", 0)
     at: float = 0.0
+    session: tuple[str, str] = ("", "")
 
 
 class ProgressState:
     """How far an attempt is: the merge of all its reports, and what of it the journal does not have yet."""
 
     __slots__ = (
-        *PROGRESS_FIELDS, "_eta_at", "eta_s", "expected_s", "ordinal", "recorded", "started_at", "usage",
+        *PROGRESS_FIELDS, "_eta_at", "eta_s", "expected_s", "ordinal", "recorded", "session", "started_at", "usage",
     )  # fmt: skip
 
     def __init__(self, expected_s: float | None) -> None:
@@ -60,6 +61,8 @@ class ProgressState:
         self.data: dict[str, Any] | None = None
         self.usage: dict[str, Any] | None = None
         self._eta_at = 0.0
+        #: The harness's id of its session, and the session's working directory.
+        self.session = ("", "")
         #: Put back by the writer when what was on its way to the journal has not got there.
         self.recorded = Recorded()
 
@@ -73,6 +76,8 @@ class ProgressState:
             self.eta_s, self._eta_at = report.eta_s, time.monotonic()
         if report.usage is not None:
             self.usage = report.usage
+        if report.session_id is not None:
+            self.session = (report.session_id, report.workspace)
         self.ordinal += 1
 
     @property
@@ -89,10 +94,12 @@ class ProgressState:
 
     @property
     def durable(self) -> bool:
-        """True when what is new deserves a journal row: a whole percent more, or a new step.
+        """True when what is new deserves a journal row: a whole percent more, a new step, or the session.
 
         Steps are thinned with age, so that the budget of an attempt lasts for all of it, however many steps it has.
         """
+        if self.session != self.recorded.session:
+            return True
         if (share := self.share) is not None and abs(share - (self.recorded.percent or 0.0)) >= 1:
             return True
         if (self.step, self.step_index) == self.recorded.step:
@@ -104,7 +111,7 @@ class ProgressState:
         """What it says now goes to the journal."""
         if durable:
             step = (self.step, self.step_index)
-            self.recorded = Recorded(self.ordinal, self.share, step, time.monotonic())
+            self.recorded = Recorded(self.ordinal, self.share, step, time.monotonic(), self.session)
         else:
             self.recorded = replace(self.recorded, ordinal=self.ordinal)
 

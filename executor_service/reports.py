@@ -17,6 +17,7 @@ import orjson
 
 from executor_service.invocation import Invocation
 from executor_service.outbox import notice
+from executor_service.outcome import storable
 from executor_service.outcomes import BATCH_MAX, Holder, Outcomes, Publish
 from executor_service.output import CHUNK_BYTES_MAX, Capture
 from executor_service.recording import OUTPUT, PROGRESS, STARTED, Busy, Lane, Refused
@@ -265,7 +266,12 @@ def _identity(invocation: Invocation) -> dict[str, Any]:
 
 
 def _start_item(invocation: Invocation) -> dict[str, Any]:
-    return _identity(invocation) | {"pid": invocation.pid}
+    item = _identity(invocation) | {"pid": invocation.pid}
+    if invocation.continues is not None:
+        item["continues"] = {name: storable(value) for name, value in invocation.continues.items() if value}
+    if invocation.fresh_because:
+        item["fresh_because"] = storable(invocation.fresh_because)
+    return item
 
 
 def _progress_item(invocation: Invocation) -> dict[str, Any]:
@@ -274,6 +280,8 @@ def _progress_item(invocation: Invocation) -> dict[str, Any]:
     item = _identity(invocation) | {"ordinal": progress.ordinal, "progress": progress.as_json(), "durable": durable}
     if progress.usage is not None:
         item["usage"] = progress.usage
+    if progress.session != progress.recorded.session:
+        item["session"] = dict(zip(("session_id", "workspace"), map(storable, progress.session), strict=True))
     progress.note_recorded(durable=durable)
     return item
 

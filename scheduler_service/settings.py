@@ -37,6 +37,8 @@ class Settings:
     lease_seconds: float = 5.0
     #: How long an executor may be away before its attempts are lost.
     grace_seconds: float = 20.0
+    #: How long an effect that goes on with a session is left to the executor that has it, when that is away or full.
+    session_wait_seconds: float = 60.0
     #: Period of the polls that are the truth behind every wake; jittered by a quarter.
     poll_seconds: float = 0.5
     #: How often control streams carry a frame, both ways.

@@ -31,11 +31,14 @@ What a harness may rely on:
 - `Host.children.run` ends the child when the attempt shall end (cancel, timeout) and proves its death; `run` then just
   returns what it has: that is kept as partial result, and the session with it. A harness without a child registers
   with `attempt.on_end` what makes it end.
+- It says which session it works in as soon as it knows, by `attempt.report(Report(session_id=..., workspace=...))`:
+  when the attempt fails, or its executor dies, the next one goes on with it (`AgentRequest.resumed_attempt`).
 - It raises InvalidWork for what cannot be done as asked, SessionLost before it has started anything when the session of
   the request is gone; whether that fails the effect or starts a fresh session is the effect's to say. Any other
   exception is a bug of the harness: the attempt fails as HARNESS_ERROR.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -45,6 +48,7 @@ from backburner.journal.v1 import journal_pb2
 from executor_service.assignment import InvalidWork
 from executor_service.harness.base import Attempt
 from executor_service.harness.child import END_SECONDS_MAX, ChildControl, ChildEnd, Children, ChildWork
+from executor_service.harness.continuing import RESUME_PROMPT, Place, Session, SessionLost, continues, in_a_session
 from executor_service.harness.schema import violation
 from executor_service.line_protocol import Report, encode_result
 from executor_service.outcome import Failure, Outcome, storable
@@ -53,30 +57,14 @@ from executor_service.transcript import Transcript
 from executor_service.workspaces.workspaces import Workspaces
 
 __all__ = [
-    "AgentHarness", "AgentRequest", "Answer", "Attempt", "ChildControl", "ChildEnd", "ChildWork", "Children", "Failure",
-    "Host", "InvalidWork", "Report", "Session", "SessionLost", "Transcript",
+    "RESUME_PROMPT", "AgentHarness", "AgentRequest", "Answer", "Attempt", "ChildControl", "ChildEnd", "ChildWork",
+    "Children", "Failure", "Host", "InvalidWork", "Report", "Session", "SessionLost", "Transcript",
 ]  # fmt: skip
 
 _REASONS: Final = frozenset(name.removeprefix("EFFECT_REASON_") for name in journal_pb2.EffectReason.keys())  # noqa: SIM118
 _NO_ANSWER: Final = object()
 #: Most bytes of an agent's last words beside a structured answer.
 TEXT_BYTES_KEPT: Final = 64 * 1024
-
-
-class SessionLost(Exception):
-    """The session to continue is gone; the message says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Session:
-    """A session of a harness, as an earlier effect left it."""
-
-    harness: str
-    session_id: str
-    #: Executor that had the session's files.
-    executor_id: str = ""
-    #: Working directory of the session. Empty: it had a directory of its own attempt, which is gone.
-    workspace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +84,9 @@ class AgentRequest:
     options: Mapping[str, Any] = field(default_factory=dict)
     #: Session to continue; None: a fresh one.
     session: Session | None = None
+    #: True when that session is the one of an earlier attempt of the same effect, which did not come to its end: the
+    #: prompt stands in it, and RESUME_PROMPT says what to do now.
+    resumed_attempt: bool = False
     #: Said to the agent on top of the harness's own system prompt.
     system_prompt: str = ""
     #: Most turns. 0: the harness's own bound.
@@ -121,8 +112,6 @@ class Answer:
     session_id: str = ""
     #: Working directory of the session, where that is kept.
     workspace: str = ""
-    #: Session that it went on with. Empty: it began a fresh one.
-    continued_session_id: str = ""
     #: What the agent wanted to do and was not let: tool and request.
     denials: Sequence[tuple[str, str]] = ()
     #: Turns that were needed to mend the answer.
@@ -181,33 +170,23 @@ class AgentEffects:
 
     async def _run(self, spec: Mapping[str, Any], attempt: Attempt) -> Outcome:
         request = _request(spec)
+
+        async def run(session: Session | None, resumed: bool) -> Answer:
+            asked = replace(request, session=session, resumed_attempt=resumed, cwd=request.cwd or _directory(session))
+            return await self._agent.run(asked, attempt)
+
         try:
-            answer, lost = await self._answer(spec, request, attempt)
+            place = Place(self.name, self._host.executor_id)
+            answer, begun = await in_a_session(spec, attempt, place, run)
+        except SessionLost as error:
+            return Outcome().fail("SESSION_LOST", str(error), final=True)
         except SpawnFailed as error:
             return Outcome().fail("SPAWN_FAILED", str(error))
         outcome = Outcome() if answer.child is None else answer.child.outcome()
-        outcome.session_lost = lost
+        outcome.session_lost = bool(begun.fresh_because) and continues(spec)
         self._take_session(outcome, answer)
-        outcome.more |= _more(self.name, answer)
+        outcome.more |= _more(self.name, answer) | begun.fields()
         return _judged(outcome, answer, request)
-
-    async def _answer(self, spec: Mapping[str, Any], request: AgentRequest, attempt: Attempt) -> tuple[Answer, bool]:
-        """The agent's answer, and whether it had to start a fresh session instead of the one to continue."""
-        try:
-            self._check_session(spec, request)
-            return await self._agent.run(request, attempt), False
-        except SessionLost as error:
-            if spec.get("if_session_lost") == "fail":
-                return Answer(failure=Failure("SESSION_LOST", str(error), final=True)), False
-        fresh = replace(request, session=None, cwd=_work(spec).get("cwd") or "")
-        return await self._agent.run(fresh, attempt), True
-
-    def _check_session(self, spec: Mapping[str, Any], request: AgentRequest) -> None:
-        session = request.session
-        if session is None and spec.get("continue_from"):
-            raise SessionLost("the effect to continue left no session")
-        if session is not None and session.harness != self.name:
-            raise SessionLost(f"the session to continue is one of {session.harness!r}, not of {self.name!r}")
 
     def _take_session(self, outcome: Outcome, answer: Answer) -> None:
         if answer.session_id:
@@ -219,6 +198,14 @@ class AgentEffects:
             }
 
 
+def _directory(session: Session | None) -> str:
+    """Where a session goes on: where it was. Empty: anywhere."""
+    directory = "" if session is None else session.workspace
+    if directory and not os.path.isdir(directory):  # noqa: PTH112 - as in child.py
+        raise SessionLost(f"the session's working directory {directory!r} is not on this executor")
+    return directory
+
+
 def _work(spec: Mapping[str, Any]) -> Mapping[str, Any]:
     work = spec.get("agent")
     if not isinstance(work, dict) or not work.get("prompt"):
@@ -227,15 +214,14 @@ def _work(spec: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _request(spec: Mapping[str, Any]) -> AgentRequest:
-    work, session = _work(spec), _session(spec.get("continue_session"))
+    work = _work(spec)
     return AgentRequest(
         prompt=work["prompt"],
-        cwd=work.get("cwd") or (session.workspace if session is not None else ""),
+        cwd=work.get("cwd") or "",
         model=work.get("model") or "",
         env=work.get("env") or {},
         output_schema=work.get("output_schema"),
         options=work.get("options") or {},
-        session=session,
         system_prompt=work.get("system_prompt") or "",
         max_turns=int(work.get("max_turns") or 0),
         permissions=_PERMISSIONS[work.get("permissions") or "AGENT_PERMISSIONS_UNSPECIFIED"],
@@ -254,19 +240,11 @@ def _more(harness: str, answer: Answer) -> dict[str, Any]:
     structured = answer.value is not _NO_ANSWER
     said = {
         "harness": harness,
-        "continued_session_id": storable(answer.continued_session_id),
         "text": storable(answer.text, TEXT_BYTES_KEPT) if structured else "",
         "repair_turns": answer.repair_turns,
         "permission_denials": [{"tool": storable(tool), "request": storable(text)} for tool, text in answer.denials],
     }
     return {name: value for name, value in said.items() if value}
-
-
-def _session(stored: Mapping[str, Any] | None) -> Session | None:
-    if not stored or not stored.get("session_id"):
-        return None
-    known = ("harness", "session_id", "executor_id", "workspace")
-    return Session(**{name: str(stored.get(name, "")) for name in known})
 
 
 def _judged(outcome: Outcome, answer: Answer, request: AgentRequest) -> Outcome:

@@ -40,6 +40,9 @@ class Attempt(Protocol):
     def report(self, report: Report) -> None:
         """Progress, usage or a result."""
 
+    def goes_on(self, session: Mapping[str, str] | None, fresh_because: str = "") -> None:
+        """Which session the work goes on with, a HarnessSession; or why with none although there was one."""
+
     def output(self, capture: Capture, data: bytes) -> None:
         """A piece of output."""
 

@@ -32,6 +32,7 @@ from scheduler_service.authoring.values import canonical_json, digest, encode
 from scheduler_service.authoring.work import ITEMS_MAX, OUTPUT_BYTES_MAX, workspace_problems
 
 _SESSION_LOST: Final = ("", "fresh", "fail")
+_RETRY_SESSION: Final = ("", "continue", "fresh")
 
 Spec = journal_pb2.EffectSpec
 
@@ -218,6 +219,8 @@ def _hints(check: Checks, path: str, spec: Spec) -> None:
         check.text(f"{path}.continue_session.{field}", getattr(spec.continue_session, field), limits.SPEC_BYTES_MAX)
     if spec.if_session_lost not in _SESSION_LOST:
         check.refuse(f"{path}.if_session_lost", "must be fresh or fail")
+    if spec.retry_session not in _RETRY_SESSION:
+        check.refuse(f"{path}.retry_session", "must be continue or fresh")
 
 
 def _no_executor(check: Checks, path: str, kind: str, spec: Spec) -> None:

@@ -161,6 +161,9 @@ def _slots(effect: EffectView, situation: Situation) -> pb.WaitingOn:
         labels = f" with labels {dict(effect.executor_labels)}" if effect.executor_labels else ""
         message = f"no executor has {wanted}{labels}" + (f"; known: {states}" if states else "")
         return pb.WaitingOn(cause=_Cause.CAUSE_NO_EXECUTOR, message=message)
+    if effect.continues_on and ready != [effect.continues_on]:
+        message = f"goes on with a session of executor {effect.continues_on!r}, and waits a while for that one"
+        return pb.WaitingOn(cause=_Cause.CAUSE_SLOTS_FULL, message=message)
     names = ", ".join(ready[:3])
     return pb.WaitingOn(
         cause=_Cause.CAUSE_SLOTS_FULL, message=f"the slots that it may take ({effect.pool}) on {names} are taken"

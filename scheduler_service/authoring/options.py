@@ -90,6 +90,7 @@ class EffectOptions(TypedDict, total=False):
     poll_interval: Seconds
     continue_from: Any  # EffectHandle[Any] | Session
     if_session_lost: Literal["fresh", "fail"]
+    retry_session: Literal["continue", "fresh"]
 
 
 def check_key(key: str) -> str:
@@ -167,6 +168,7 @@ OF_EXECUTORS: Final[Mapping[str, str]] = {
     "timeouts.kill_grace": "kill_grace", "retry": "retry", "priority": "priority", "group": "group",
     "executor_labels": "executor_labels", "fallbacks": "fallbacks", "sleep_until": "sleep_until",
     "continue_from": "continue_from", "continue_session": "continue_from", "if_session_lost": "if_session_lost",
+    "retry_session": "retry_session",
 }  # fmt: skip
 
 
@@ -327,4 +329,5 @@ _WRITERS: Final[Mapping[str, Any]] = {
     "poll_interval": lambda value: {"poll_interval": duration(value, "poll_interval")},
     "continue_from": _continue_from,
     "if_session_lost": _choice("if_session_lost", {"fresh": "fresh", "fail": "fail"}),
+    "retry_session": _choice("retry_session", {"continue": "continue", "fresh": "fresh"}),
 }

@@ -51,6 +51,7 @@ SCHEDULER: Final = (
     Setting("SCHEDULER_ID", "Name of this replica.", "host and a random part", "NAME"),
     Setting("LEASE_SECONDS", "How long an owned shard stays ours without a renewal.", "5", "SECONDS"),
     Setting("GRACE_SECONDS", "How long an executor may be away before its attempts are lost.", "20", "SECONDS"),
+    Setting("SESSION_WAIT_SECONDS", "How long what goes on with a session waits for its executor.", "60", "SECONDS"),
     Setting("POLL_SECONDS", "Period of the polls behind every wake.", "0.5", "SECONDS"),
     Setting("HEARTBEAT_SECONDS", "How often control streams carry a frame.", "3", "SECONDS"),
     Setting("STEP_SECONDS_MAX", "Longest step of process code before its run is parked.", "1", "SECONDS"),

@@ -14,8 +14,10 @@ import random
 import secrets
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
+
+from google.protobuf import json_format
 
 from backburner.scheduler.v1 import dispatch_service_pb2 as pb
 from scheduler_service import failpoints
@@ -52,6 +54,7 @@ class Dispatcher:
         clock: DatabaseClock,
         *,
         poll_s: float,
+        session_wait_s: float,
         actor: str,
     ) -> None:
         self._journal = journal
@@ -59,6 +62,7 @@ class Dispatcher:
         self._durations = durations
         self._clock = clock
         self._poll_s = poll_s
+        self._session_wait_s = session_wait_s
         self._actor = actor
         self._wake = asyncio.Event()
         self._alarms: list[tuple[float, Kind]] = []
@@ -269,6 +273,7 @@ class Dispatcher:
             token_hashes=[hashlib.sha256(token).hexdigest() for token in tokens],
             limit=len(tokens),
             actor=self._actor,
+            session_wait_s=self._session_wait_s,
         )
 
     def _remark(self, session: Session, asks: Sequence[ClaimPool], claimed: Claimed) -> None:
@@ -298,9 +303,17 @@ class Dispatcher:
         )
         if attempt.total_remaining_s is not None:
             start.total_remaining.CopyFrom(duration_of(max(0.0, attempt.total_remaining_s)))
+        _note_session(start, attempt.resume or {})
         self.start(session, start, held)
         if self.on_dispatched is not None:
             self.on_dispatched(attempt)
+
+
+def _note_session(start: pb.StartAttempt, left: Mapping[str, Any]) -> None:
+    """What earlier attempts left to go on with, or why nothing of it."""
+    if left.get("session_id"):
+        json_format.ParseDict(dict(left), start.resume, ignore_unknown_fields=True)
+    start.fresh_because = left.get("fresh_because", "")
 
 
 def _ask(session: Session, name: str, pool: Pool, *, polled: bool) -> ClaimPool | None:

@@ -301,16 +301,17 @@ class Sessions:
         return True
 
     def reserve(self, work: Work) -> Reservation | None:
-        """Takes a slot: where the session is that it continues, else of the most preferred alternative that has one, on
-        the executor with the most room.
+        """Takes a slot of the most preferred alternative that has one, on the executor with the most room.
+
+        What continues a session gets one only where that is; otherwise the claim decides how long it waits for it.
         """
-        best: tuple[tuple[bool, int, int], Session, str] | None = None
+        best: tuple[tuple[int, int], Session, str] | None = None
         for session in self._by_executor.values():
             capability = session.serves(work)
             room = session.pools[work.pool].free(background=work.background) if work.pool in session.pools else 0
-            if capability is None or room <= 0:
+            if capability is None or room <= 0 or work.continues_on not in ("", session.executor_id):
                 continue
-            rank = (session.executor_id == work.continues_on, -work.capabilities.index(capability), room)
+            rank = (-work.capabilities.index(capability), room)
             if best is None or rank > best[0]:
                 best = (rank, session, capability)
         if best is None:

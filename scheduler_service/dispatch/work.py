@@ -21,7 +21,7 @@ class Work:
     total_timeout_s: float | None
     sleeps: bool
     namespace: str = "default"
-    #: Executor that has the session which the work continues; taken first when it has a slot. Empty: none.
+    #: Executor that has the session which the work continues. Empty: none.
     continues_on: str = ""
 
 

@@ -75,7 +75,7 @@ class Engine:
         self.durations = Durations()
         self.dispatcher = Dispatcher(
             journal, self.sessions, self.durations, journal.clock,
-            poll_s=settings.poll_seconds, actor=settings.scheduler_id,
+            poll_s=settings.poll_seconds, session_wait_s=settings.session_wait_seconds, actor=settings.scheduler_id,
         )  # fmt: skip
         self.dispatcher.on_dispatched = self._claimed
         self.threads = IterationThreads(settings.step_seconds_max)

@@ -65,6 +65,7 @@ def projection(spec: Mapping[str, Any]) -> dict[str, Any]:
         "executor_labels": spec.get("executor_labels", {}),
         "poll_interval_s": _seconds_or(spec.get("poll_interval"), _DEFAULT_POLL_SECONDS),
         "continues_on": spec.get("continue_session", {}).get("executor_id", ""),
+        "resumes": spec.get("retry_session") != "fresh",
         "dispatch": None,
     }
 

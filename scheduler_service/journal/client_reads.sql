@@ -108,7 +108,7 @@ WITH page AS (
 SELECT s.effect_id, s.run_id, s.key, s.namespace, s.kind, s.name, s.harness, s.pool, s.background, s.state,
        s.attempt, s.capabilities, s.executor_id, s.incarnation, s.executor_labels, s.cancel_reason, s.requested_seq,
        s.settled_seq, s.requested_at, s.dispatched_at, s.started_at, s.settled_at, s.not_before, s.group_id,
-       s.group_max, s.labels, s.poll_interval_s, s.progress, s.usage, s.last_activity_at, s.elapsed_s,
+       s.group_max, s.continues_on, s.labels, s.poll_interval_s, s.progress, s.usage, s.last_activity_at, s.elapsed_s,
        s.run_state, s.shard, s.spec, s.settled, s.settled_type, s.found, child.run_id AS child_run_id,
        child.state AS child_state,
        CASE WHEN s.group_id IS NOT NULL AND s.state = 'QUEUED' THEN least(s.group_max, (
@@ -128,7 +128,7 @@ ORDER BY s.n;
 SELECT e.effect_id, e.run_id, e.key, e.namespace, e.kind, e.name, e.harness, e.pool, e.background, e.state,
        e.attempt, e.capabilities, e.executor_id, e.incarnation, e.executor_labels, e.cancel_reason, e.requested_seq,
        e.settled_seq, e.requested_at, e.dispatched_at, e.started_at, e.settled_at, e.not_before, e.group_id,
-       e.group_max, e.labels, e.poll_interval_s, e.progress, e.usage, e.last_activity_at, e.elapsed_s,
+       e.group_max, e.continues_on, e.labels, e.poll_interval_s, e.progress, e.usage, e.last_activity_at, e.elapsed_s,
        h.state AS run_state, h.shard, NULL::jsonb AS spec, NULL::jsonb AS settled, NULL::text AS settled_type,
        CASE WHEN e.group_id IS NOT NULL AND e.state = 'QUEUED' THEN least(e.group_max, (
            SELECT l.limit_ FROM backburner.run_groups l WHERE l.run_id = e.run_id AND l.group_id = e.group_id

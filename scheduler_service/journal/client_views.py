@@ -73,6 +73,8 @@ class EffectView:
     group_max: int | None
     group_limit: int | None
     group_open: int
+    #: Executor that has the session which the next attempt goes on with. Empty: any may.
+    continues_on: str
     labels: Mapping[str, str]
     poll_interval_s: float
     progress: Mapping[str, Any] | None

@@ -171,11 +171,16 @@ class ClaimRequest:
     token_hashes: Sequence[str]
     limit: int
     actor: str
+    #: How long what goes on with another executor's session is left to that.
+    session_wait_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimedAttempt:
-    """An attempt that a claim has dispatched; `spec` is the JSON of its EffectSpec as journaled."""
+    """An attempt that a claim has dispatched; `spec` is the JSON of its EffectSpec as journaled.
+
+    `resume` is what earlier attempts left to go on with: see effects.session.
+    """
 
     token_index: int
     run_id: str
@@ -192,6 +197,7 @@ class ClaimedAttempt:
     recorded_at: datetime
     data: Mapping[str, Any]
     head_seq: int
+    resume: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,6 +128,9 @@ CREATE TABLE effects (
     progress_rows integer NOT NULL DEFAULT 0,
     reason text,
     elapsed_s double precision,
+    session jsonb,
+    continues_on text NOT NULL DEFAULT ''::text,
+    resumes boolean NOT NULL DEFAULT true,
     CONSTRAINT effects_kind_check CHECK ((kind = ANY (ARRAY['SHELL'::text, 'FUNCTION'::text, 'AGENT'::text, 'EXTERNAL'::text, 'RUN'::text, 'TIMER'::text]))),
     CONSTRAINT effects_pkey PRIMARY KEY (effect_id),
     CONSTRAINT effects_run_id_key_key UNIQUE (run_id, key),
@@ -137,6 +140,9 @@ CREATE TABLE effects (
 ) WITH (fillfactor=70);
 COMMENT ON TABLE effects IS 'One row an effect: its state now. Spec and result lie in the journal, at requested_seq and settled_seq.';
 COMMENT ON COLUMN effects.past_tokens IS 'Hashes of the tokens of attempts 1, 2, ... that are over, at most 100 of them.';
+COMMENT ON COLUMN effects.session IS 'HarnessSession that its attempts left last, for the next one to go on with; or `fresh_because`: why not.';
+COMMENT ON COLUMN effects.continues_on IS 'Executor that has the session which the next attempt goes on with; empty: any.';
+COMMENT ON COLUMN effects.resumes IS 'False: each attempt begins as the first one did (retry_session).';
 CREATE INDEX effects_deadlines ON backburner.effects USING btree (LEAST(queue_deadline, total_deadline)) WHERE ((state = ANY (ARRAY['QUEUED'::text, 'WAITING'::text, 'PARKED'::text])) AND (LEAST(queue_deadline, total_deadline) IS NOT NULL));
 CREATE INDEX effects_durations ON backburner.effects USING btree (settled_at) WHERE ((state = 'SUCCEEDED'::text) AND (elapsed_s IS NOT NULL) AND (kind <> 'FUNCTION'::text));
 CREATE INDEX effects_grouped ON backburner.effects USING btree (run_id, group_id) WHERE ((group_id IS NOT NULL) AND (state = ANY (ARRAY['DISPATCHED'::text, 'RUNNING'::text, 'CANCELLING'::text])));
@@ -833,7 +839,8 @@ BEGIN
                 WHEN pg_column_size(it.item) > 65536 THEN 'too_large'
                 WHEN (it.item->>'durable')::boolean IS NOT TRUE OR e.progress_rows >= 100 OR lately >= 10 THEN 'thinned'
                 ELSE 'ok' END;
-            d := field('progress', it.item->'progress') || field('usage', it.item->'usage');
+            d := field('progress', it.item->'progress') || field('usage', it.item->'usage')
+                 || field('session', session_of(e, it.item->'session'));
             IF outcome = 'ok' THEN
                 h.seq := h.seq + 1;
                 lately := lately + 1;
@@ -844,6 +851,7 @@ BEGIN
             END IF;
             IF outcome IN ('ok', 'thinned') THEN
                 UPDATE effects x SET progress = coalesce(d->'progress', x.progress), usage = coalesce(d->'usage', x.usage),
+                        session = coalesce(d->'session', x.session), continues_on = home_of(x, d->'session'),
                         progress_ordinal = n, progress_rows = x.progress_rows + (outcome = 'ok')::int,
                         state = CASE WHEN outcome = 'ok' AND x.state = 'DISPATCHED' THEN 'RUNNING' ELSE x.state END,
                         last_activity_at = ts
@@ -947,7 +955,11 @@ BEGIN
                 ELSE 'EFFECT_RESOLVED' END AS becomes
             FROM judged j
         ), numbered AS (
-            SELECT d.*, h.seq + row_number() OVER (ORDER BY d.ord) AS at_seq, CASE becomes
+            SELECT d.*, h.seq + row_number() OVER (ORDER BY d.ord) AS at_seq,
+                   -- what no longer fits into its context will not fit the next time
+                   CASE WHEN came_reason = 'CONTEXT_OVERFLOW'
+                        THEN jsonb_build_object('fresh_because', format('attempt %s left no room in its session', attempt))
+                        ELSE item->'result'->'session' END AS goes_on, CASE becomes
                 WHEN 'EFFECT_SUPERSEDED' THEN jsonb_build_object('refused_type', 'EFFECT_RESOLVED',
                     'refused_data', (item - '{token,run_id,effect_id,attempt,executor_id,final,retry_after_s,progress}'::text[]),
                     'cause', CASE WHEN settled_seq IS NULL THEN 'stale_attempt' ELSE 'settled' END)
@@ -982,7 +994,8 @@ BEGIN
                 reason = nullif(replace(coalesce(n.cancel_reason, n.came_reason), 'EFFECT_REASON_', ''), ''),
                 elapsed_s = n.took, usage = coalesce(n.item->'result'->'usage', x.usage),
                 progress = coalesce(n.item->'progress', x.progress),
-                progress_ordinal = coalesce((n.item->'progress'->>'ordinal')::int, x.progress_ordinal)
+                progress_ordinal = coalesce((n.item->'progress'->>'ordinal')::int, x.progress_ordinal),
+                session = coalesce(n.goes_on, x.session), continues_on = home_of(x, n.goes_on)
             FROM numbered n WHERE x.effect_id = n.effect_id AND n.becomes <> 'EFFECT_SUPERSEDED'
         ), queued AS (
             INSERT INTO dispatch_queue (effect_id, run_id, namespace, pool, capabilities, executor_labels, background,
@@ -1045,7 +1058,8 @@ BEGIN
                 WHEN (e.attempt = it.attempt AND e.token_hash = it.token) IS NOT TRUE THEN 'stale'
                 WHEN e.settled_seq IS NOT NULL OR NOT is_live(e.state) THEN 'settled'
                 WHEN e.started_at IS NOT NULL THEN 'already' ELSE 'ok' END;
-            d := field('pid', it.item->'pid');
+            d := field('pid', it.item->'pid') || field('continues', it.item->'continues')
+                 || field('fresh_because', it.item->'fresh_because');
             IF outcome = 'ok' THEN
                 h.seq := h.seq + 1;
                 INSERT INTO journal (run_id, seq, type, effect_id, effect_key, attempt, recorded_at, writer, data)
@@ -1179,7 +1193,7 @@ END
 $function$;
 
 CREATE OR REPLACE FUNCTION backburner.claim_v1(p jsonb)
- RETURNS TABLE(token_index integer, run_id uuid, effect_id uuid, effect_key text, attempt integer, name text, harness text, pool text, background boolean, spec text, total_remaining_s double precision, seq bigint, recorded_at timestamp with time zone, data jsonb, head_seq bigint)
+ RETURNS TABLE(token_index integer, run_id uuid, effect_id uuid, effect_key text, attempt integer, name text, harness text, pool text, background boolean, spec text, total_remaining_s double precision, seq bigint, recorded_at timestamp with time zone, data jsonb, head_seq bigint, resume jsonb)
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'backburner', 'pg_temp'
@@ -1196,7 +1210,7 @@ DECLARE
     executor text := p->>'executor_id';
     pl record; bucket record; h run_heads; ts timestamptz;
     picked uuid[] := '{}'; fore uuid[]; back uuid[]; aged int; taken int := 0; got int; held boolean := false;
-    labelled boolean := false;
+    labelled boolean := false; session_wait interval := make_interval(secs => (p->>'session_wait_s')::double precision);
 BEGIN
     LOCK TABLE dispatch_holds IN ROW SHARE MODE;  -- no hold is acknowledged while this dispatches
     IF EXISTS (SELECT FROM dispatch_holds) THEN
@@ -1213,8 +1227,9 @@ BEGIN
         aged := CASE WHEN EXISTS (SELECT FROM dispatch_queue q WHERE q.namespace = ns AND q.pool = pl.pool
                                   AND q.background AND q.rank < clock_timestamp() - interval '60 s')
                 THEN least(pl.background, greatest(1, pl.foreground / 4)) ELSE 0 END;
-        fore := ARRAY(SELECT * FROM claimable(ns, pl.pool, false, executor, caps, p->'labels', labelled, pl.foreground - aged));
-        back := ARRAY(SELECT * FROM claimable(ns, pl.pool, true, executor, caps, p->'labels', labelled,
+        fore := ARRAY(SELECT * FROM claimable(ns, pl.pool, false, executor, caps, p->'labels', labelled, session_wait,
+                                              pl.foreground - aged));
+        back := ARRAY(SELECT * FROM claimable(ns, pl.pool, true, executor, caps, p->'labels', labelled, session_wait,
                                               least(pl.background, pl.foreground - cardinality(fore))));
         picked := picked || fore || back;
     END LOOP;
@@ -1271,7 +1286,7 @@ BEGIN
         )
         SELECT taken + c.n - 1, h.run_id, c.effect_id, c.key, c.attempt + 1, c.name, harness_of(c.capability), c.pool,
                c.background, (r.data->'spec')::text, extract(epoch FROM c.total_deadline - ts)::double precision,
-               w.seq, ts, w.data, h.seq + c.n
+               w.seq, ts, w.data, h.seq + c.n, c.session
         FROM chosen c JOIN written w ON w.effect_id = c.effect_id
              JOIN journal r ON r.run_id = h.run_id AND r.seq = c.requested_seq;
         GET DIAGNOSTICS got = ROW_COUNT;
@@ -1291,7 +1306,7 @@ BEGIN
 END
 $function$;
 
-CREATE OR REPLACE FUNCTION backburner.claimable(p_namespace text, p_pool text, p_background boolean, p_executor text, p_capabilities text[], p_labels jsonb, p_labelled boolean, p_limit integer)
+CREATE OR REPLACE FUNCTION backburner.claimable(p_namespace text, p_pool text, p_background boolean, p_executor text, p_capabilities text[], p_labels jsonb, p_labelled boolean, p_session_wait interval, p_limit integer)
  RETURNS SETOF uuid
  LANGUAGE plpgsql
  STABLE
@@ -1311,7 +1326,7 @@ BEGIN
                   AND d.executor_id IN ('', p_executor);
         END IF;
         FOR q IN
-            SELECT w.effect_id, w.run_id, w.group_id, w.group_max FROM dispatch_queue w
+            SELECT w.effect_id, w.run_id, w.group_id, w.group_max, w.not_before FROM dispatch_queue w
                 JOIN run_heads h ON h.run_id = w.run_id AND h.state NOT IN ('HALTED', 'PROCESS_ERROR')
             WHERE w.namespace = p_namespace AND w.pool = p_pool AND w.background = p_background
               AND w.not_before <= clock_timestamp() AND w.capabilities && p_capabilities
@@ -1330,7 +1345,12 @@ BEGIN
                                                        - group_open(q.run_id, q.group_id)::int);
                 CONTINUE WHEN room <= 0 AND rooms ? place;
             END IF;
-            CONTINUE WHEN (SELECT is_overdue(e, at) FROM effects e WHERE e.effect_id = q.effect_id);
+            CONTINUE WHEN (SELECT is_overdue(e, at) OR (e.continues_on NOT IN ('', p_executor)
+                                  AND q.not_before > at - p_session_wait AND EXISTS (
+                                      SELECT FROM executors x WHERE x.executor_id = e.continues_on
+                                         AND x.namespace = p_namespace AND (x.state IN ('CONNECTED', 'DRAINING')
+                                             OR (x.state = 'DISCONNECTED' AND x.seen_at > at - p_session_wait))))
+                           FROM effects e WHERE e.effect_id = q.effect_id);
             IF q.group_id IS NOT NULL THEN
                 rooms := rooms || jsonb_build_object(place, room - 1);
                 CONTINUE WHEN room <= 0;
@@ -2016,6 +2036,14 @@ CREATE OR REPLACE FUNCTION backburner.holds_max()
  IMMUTABLE PARALLEL SAFE
 AS $function$ SELECT 1000 $function$;
 
+CREATE OR REPLACE FUNCTION backburner.home_of(e effects, said jsonb)
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+    SELECT CASE WHEN said IS NULL OR NOT e.resumes THEN e.continues_on ELSE coalesce(said->>'executor_id', '') END
+$function$;
+
 CREATE OR REPLACE FUNCTION backburner.insert_run(p_run_id uuid, p_epoch bigint, p_data jsonb, p_actor text, ts timestamp with time zone, p_depth integer, p_input_digest text, p_code_version text)
  RETURNS void
  LANGUAGE sql
@@ -2577,7 +2605,7 @@ BEGIN
                  queue_timeout_s double precision, total_timeout_s double precision, max_attempts int,
                  initial_s double precision, backoff double precision, max_interval_s double precision,
                  non_retryable text[], on_run_end text, labels jsonb, executor_labels jsonb,
-                 poll_interval_s double precision, dispatch jsonb)
+                 poll_interval_s double precision, dispatch jsonb, continues_on text, resumes boolean)
         WHERE r.item->>'type' = 'EFFECT_REQUESTED'
     ), granting AS (
         SELECT a.*, reused ? a.key AS known, e.executor_id IS NOT NULL AND NOT is_parked(h.state) AND NOT reused ? a.key
@@ -2603,7 +2631,7 @@ BEGIN
                              starts, capabilities, executor_labels, executor_id, incarnation, session_no, token_hash,
                              requested_seq, requested_at, dispatched_at, not_before, queue_deadline, total_deadline,
                              max_attempts, initial_s, backoff, max_interval_s, non_retryable, priority, group_id,
-                             group_max, on_run_end, labels, poll_interval_s, settled_seq, settled_at)
+                             group_max, on_run_end, labels, poll_interval_s, settled_seq, settled_at, continues_on, resumes)
             SELECT d.effect_id, h.run_id, d.key, ns, d.kind, d.name,
                    CASE WHEN granted THEN d.dispatch->>'harness' ELSE d.harness END, d.pool, d.background,
                    CASE WHEN known THEN 'SUCCEEDED' WHEN granted THEN 'DISPATCHED' WHEN by_executor THEN 'QUEUED'
@@ -2616,7 +2644,8 @@ BEGIN
                    ts + make_interval(secs => d.queue_timeout_s), ts + make_interval(secs => d.total_timeout_s),
                    d.max_attempts, d.initial_s, d.backoff, d.max_interval_s, d.non_retryable, d.priority, d.group_id,
                    coalesce(d.group_max, 1), d.on_run_end, d.labels, d.poll_interval_s,
-                   CASE WHEN known THEN d.at_seq END, CASE WHEN known THEN ts END
+                   CASE WHEN known THEN d.at_seq END, CASE WHEN known THEN ts END,
+                   coalesce(d.continues_on, ''), coalesce(d.resumes, true)
             FROM decided d
     ), queued AS (
         INSERT INTO dispatch_queue (effect_id, run_id, namespace, pool, capabilities, executor_labels, background,
@@ -2821,6 +2850,17 @@ AS $function$
     FROM pg_control_system() s,
          LATERAL (SELECT CASE WHEN pg_is_in_recovery() THEN 0
              ELSE ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int END AS timeline) t
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.session_of(e effects, said jsonb)
+ RETURNS jsonb
+ LANGUAGE sql
+ IMMUTABLE
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+    SELECT CASE WHEN said->>'session_id' <> '' THEN
+        jsonb_build_object('harness', e.harness, 'session_id', said->>'session_id', 'executor_id', e.executor_id)
+        || field('workspace', said->'workspace') END
 $function$;
 
 CREATE OR REPLACE FUNCTION backburner.set_holds_v1(items jsonb)

@@ -173,8 +173,9 @@ class Replica(Engine):
         self.sessions = Sessions()
         self.durations = Durations()
         self.dispatcher = Dispatcher(
-            self._journal, self.sessions, self.durations, world.model.clock, poll_s=0.5, actor=f"s{number}"
-        )
+            self._journal, self.sessions, self.durations, world.model.clock,
+            poll_s=0.5, session_wait_s=60.0, actor=f"s{number}",
+        )  # fmt: skip
         self.shards = SimpleNamespace(epoch_of=self._epoch)  # type: ignore[assignment]
         self.loop = SimpleNamespace(actor=f"s{number}", hear=lambda *_: None)  # type: ignore[assignment]
         self.reconciler = Reconciler(

@@ -11,9 +11,11 @@ The prompt may hold one JSON object anywhere; what is left out has a default:
     wait_for   path of a file: the child waits until it exists
     hold       path of a file: the child waits while it exists
     sh         a command, run after all that; when it fails, so does the agent, as TOOL_FAILED
-    text       the answer in words; by default `turn N:` and the prompt's first line
+    text       the answer in words; by default `turn N:`, or `turn N again:` when an attempt goes on with the session of
+               the one before, and the prompt's first line
     value      the structured answer
     fail       object with reason, message, retry_after_s, final: fails with it
+    fail_at    the turn of the session in which alone it fails
     exit       exit code after an answer
     session    false: leaves no session
     as         object by name of a harness: what is different for that one
@@ -36,11 +38,13 @@ from executor_service.harness.agent import (
     ChildWork,
     Failure,
     Host,
+    Report,
     SessionLost,
     Transcript,
 )
 
 NAMES: Final = ("claude-code", "codex", "gemini-cli")
+_BEGINS: Final = {(False, False): "new", (True, False): "resume", (True, True): "retry"}
 _CLI: Final = str(Path(__file__).with_name("scripted_agent_cli.py"))
 
 
@@ -63,8 +67,9 @@ class ScriptedAgent:
     async def run(self, request: AgentRequest, attempt: Attempt) -> Answer:
         """Runs one turn."""
         session_id = self._resumed(request) or f"{self.name}-{uuid.uuid4()}"
-        turn = _Turn(request, Transcript(attempt))
-        turn_of = [self.name, str(self._store), session_id, "resume" if request.session else "new"]
+        turn = _Turn(request, attempt)
+        begins = _BEGINS[request.session is not None, request.resumed_attempt]
+        turn_of = [self.name, str(self._store), session_id, begins]
         argv = [sys.executable, "-S", "-E", _CLI, *turn_of]
         work = ChildWork(argv, request.cwd, request.env, stdin=request.prompt)
         end = await self._host.children.run(work, attempt, on_line=turn.take)
@@ -81,9 +86,10 @@ class ScriptedAgent:
 class _Turn:
     """What the child says, line by line."""
 
-    def __init__(self, request: AgentRequest, transcript: Transcript) -> None:
+    def __init__(self, request: AgentRequest, attempt: Attempt) -> None:
         self._request = request
-        self._transcript = transcript
+        self._attempt = attempt
+        self._transcript = Transcript(attempt)
         self._said: dict[str, dict[str, Any]] = {}
 
     def take(self, line: bytes) -> None:
@@ -92,6 +98,8 @@ class _Turn:
             self._transcript.write(event["event"])
             return
         self._said[event.pop("type")] = event
+        if "id" in event:
+            self._attempt.report(Report(session_id=event["id"], workspace=self._request.cwd))
 
     def answer(self, end: ChildEnd) -> Answer:
         answer, error = self._said.get("answer", {}), self._said.get("error")

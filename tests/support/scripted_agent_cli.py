@@ -22,7 +22,7 @@ def main(harness: str, store: str, session: str, resume: str) -> int:
     script = directives(prompt)
     script |= script.get("as", {}).get(harness, {})
     turns = Path(store) / session
-    turn = len(turns.read_text().splitlines()) + 1 if resume == "resume" else 1
+    turn = len(turns.read_text().splitlines()) + 1 if resume != "new" else 1
     if script.get("session", True):
         with turns.open("a") as file:
             file.write(json.dumps(prompt) + "\n")
@@ -31,11 +31,11 @@ def main(harness: str, store: str, session: str, resume: str) -> int:
     if (command := script.get("sh")) and (status := subprocess.run(["/bin/sh", "-c", command], check=False).returncode):
         say(type="error", reason="TOOL_FAILED", message=f"the command exited with {status}")
         return 1
-    if failure := script.get("fail"):
+    if (failure := script.get("fail")) and script.get("fail_at", turn) == turn:
         say(type="error", **failure)
         return 1
     sys.stderr.write(f"turn {turn} is done\n")
-    answer = script.get("text", f"turn {turn}: {prompt.splitlines()[0][:200]}")
+    answer = script.get("text", f"turn {turn}{' again' if resume == 'retry' else ''}: {prompt.splitlines()[0][:200]}")
     say(type="answer", text=answer, **({"value": script["value"]} if "value" in script else {}))
     return int(script.get("exit", 0))
 

@@ -16,7 +16,17 @@ from functools import partial
 from typing import Any, Final
 
 from executor_service.assignment import InvalidWork
-from executor_service.harness.agent import AgentRequest, Answer, Attempt, ChildEnd, ChildWork, Host, SessionLost
+from executor_service.harness.agent import (
+    RESUME_PROMPT,
+    AgentRequest,
+    Answer,
+    Attempt,
+    ChildEnd,
+    ChildWork,
+    Host,
+    Report,
+    SessionLost,
+)
 from executor_service.harness.child import ChildControl
 from executor_service.harness.cli import structured
 from executor_service.harness.cli.adapter import Adapter, Program, Silence, Task
@@ -56,7 +66,7 @@ class CliAgent:
             namespace, effect_id = attempt.assignment.namespace, attempt.assignment.effect_id
             workspace = self.homes.workspace(request.cwd, effect_id)
             task = Task(
-                prompt=request.prompt,
+                prompt=RESUME_PROMPT if request.resumed_attempt else request.prompt,
                 workspace=workspace,
                 scratch=scratch,
                 home=self.homes.of(namespace),
@@ -84,7 +94,7 @@ class _Work:
         self._silence = _silence(self._adapter.silence, request.options, attempt)
         price = partial(_price, agent.prices, request.model)
         self._scribe = Scribe(attempt, self._adapter.name, agent.version)
-        self._stream = EventStream(attempt.report, self._scribe.hear, price=price, turns_max=request.max_turns)
+        self._stream = EventStream(self._report, self._scribe.hear, price=price, turns_max=request.max_turns)
 
     async def answer(self) -> Answer:
         """Runs the turn, and the one that mends its answer."""
@@ -174,6 +184,12 @@ class _Work:
         places = {"HOME": str(task.home), "TMPDIR": str(task.scratch), "NO_COLOR": "1"}
         return keys | places | dict(launch) | dict(task.env)
 
+    def _report(self, report: Report) -> None:
+        """Progress, with the session in which another attempt may go on."""
+        if self._adapter.resumes and self._stream.session_id:
+            report.session_id, report.workspace = self._stream.session_id, str(self._task.workspace)
+        self._attempt.report(report)
+
     def _look(self) -> None:
         """Ends the attempt when its CLI has hung, by its profile; a silence timeout of the effect replaces that."""
         if self._silence is None or self._stream.ended is not None:
@@ -201,7 +217,6 @@ class _Work:
             failure=failed,
             session_id=stream.session_id if self._adapter.resumes else "",
             workspace=str(self._task.workspace),
-            continued_session_id=self._task.session_id,
             denials=[(denial.tool, denial.request) for denial in stream.denials],
             repair_turns=repairs,
         )

@@ -166,6 +166,9 @@ CREATE TABLE effects (
     progress_rows int NOT NULL DEFAULT 0,
     reason text,
     elapsed_s double precision,
+    session jsonb,
+    continues_on text NOT NULL DEFAULT '',
+    resumes boolean NOT NULL DEFAULT true,
     UNIQUE (run_id, key),
     CONSTRAINT settled_exactly_when_terminal
         CHECK ((state IN ('SUCCEEDED', 'FAILED', 'CANCELLED', 'TIMED_OUT')) = (settled_seq IS NOT NULL)),
@@ -174,6 +177,10 @@ CREATE TABLE effects (
                <= (kind = 'RUN' OR (executor_id IS NOT NULL AND attempt > 0)))
 ) WITH (fillfactor = 70);
 COMMENT ON COLUMN effects.past_tokens IS 'Hashes of the tokens of attempts 1, 2, ... that are over, at most 100 of them.';
+COMMENT ON COLUMN effects.session IS
+    'HarnessSession that its attempts left last, for the next one to go on with; or `fresh_because`: why not.';
+COMMENT ON COLUMN effects.continues_on IS 'Executor that has the session which the next attempt goes on with; empty: any.';
+COMMENT ON COLUMN effects.resumes IS 'False: each attempt begins as the first one did (retry_session).';
 COMMENT ON TABLE effects IS 'One row an effect: its state now. Spec and result lie in the journal, at requested_seq and settled_seq.';
 CREATE INDEX effects_live ON effects (executor_id) WHERE state IN ('DISPATCHED', 'RUNNING', 'CANCELLING');
 CREATE INDEX effects_grouped ON effects (run_id, group_id)

@@ -239,7 +239,7 @@ BEGIN
                  queue_timeout_s double precision, total_timeout_s double precision, max_attempts int,
                  initial_s double precision, backoff double precision, max_interval_s double precision,
                  non_retryable text[], on_run_end text, labels jsonb, executor_labels jsonb,
-                 poll_interval_s double precision, dispatch jsonb)
+                 poll_interval_s double precision, dispatch jsonb, continues_on text, resumes boolean)
         WHERE r.item->>'type' = 'EFFECT_REQUESTED'
     ), granting AS (
         SELECT a.*, reused ? a.key AS known, e.executor_id IS NOT NULL AND NOT is_parked(h.state) AND NOT reused ? a.key
@@ -265,7 +265,7 @@ BEGIN
                              starts, capabilities, executor_labels, executor_id, incarnation, session_no, token_hash,
                              requested_seq, requested_at, dispatched_at, not_before, queue_deadline, total_deadline,
                              max_attempts, initial_s, backoff, max_interval_s, non_retryable, priority, group_id,
-                             group_max, on_run_end, labels, poll_interval_s, settled_seq, settled_at)
+                             group_max, on_run_end, labels, poll_interval_s, settled_seq, settled_at, continues_on, resumes)
             SELECT d.effect_id, h.run_id, d.key, ns, d.kind, d.name,
                    CASE WHEN granted THEN d.dispatch->>'harness' ELSE d.harness END, d.pool, d.background,
                    CASE WHEN known THEN 'SUCCEEDED' WHEN granted THEN 'DISPATCHED' WHEN by_executor THEN 'QUEUED'
@@ -278,7 +278,8 @@ BEGIN
                    ts + make_interval(secs => d.queue_timeout_s), ts + make_interval(secs => d.total_timeout_s),
                    d.max_attempts, d.initial_s, d.backoff, d.max_interval_s, d.non_retryable, d.priority, d.group_id,
                    coalesce(d.group_max, 1), d.on_run_end, d.labels, d.poll_interval_s,
-                   CASE WHEN known THEN d.at_seq END, CASE WHEN known THEN ts END
+                   CASE WHEN known THEN d.at_seq END, CASE WHEN known THEN ts END,
+                   coalesce(d.continues_on, ''), coalesce(d.resumes, true)
             FROM decided d
     ), queued AS (
         INSERT INTO dispatch_queue (effect_id, run_id, namespace, pool, capabilities, executor_labels, background,

@@ -6,7 +6,7 @@
 CREATE FUNCTION claim_v1(p jsonb)
 RETURNS TABLE (token_index int, run_id uuid, effect_id uuid, effect_key text, attempt int, name text, harness text,
                pool text, background boolean, spec text, total_remaining_s double precision, seq bigint,
-               recorded_at timestamptz, data jsonb, head_seq bigint)
+               recorded_at timestamptz, data jsonb, head_seq bigint, resume jsonb)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = backburner, pg_temp
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 AS $$
@@ -18,7 +18,7 @@ DECLARE
     executor text := p->>'executor_id';
     pl record; bucket record; h run_heads; ts timestamptz;
     picked uuid[] := '{}'; fore uuid[]; back uuid[]; aged int; taken int := 0; got int; held boolean := false;
-    labelled boolean := false;
+    labelled boolean := false; session_wait interval := make_interval(secs => (p->>'session_wait_s')::double precision);
 BEGIN
     LOCK TABLE dispatch_holds IN ROW SHARE MODE;  -- no hold is acknowledged while this dispatches
     IF EXISTS (SELECT FROM dispatch_holds) THEN
@@ -35,8 +35,9 @@ BEGIN
         aged := CASE WHEN EXISTS (SELECT FROM dispatch_queue q WHERE q.namespace = ns AND q.pool = pl.pool
                                   AND q.background AND q.rank < clock_timestamp() - interval '60 s')
                 THEN least(pl.background, greatest(1, pl.foreground / 4)) ELSE 0 END;
-        fore := ARRAY(SELECT * FROM claimable(ns, pl.pool, false, executor, caps, p->'labels', labelled, pl.foreground - aged));
-        back := ARRAY(SELECT * FROM claimable(ns, pl.pool, true, executor, caps, p->'labels', labelled,
+        fore := ARRAY(SELECT * FROM claimable(ns, pl.pool, false, executor, caps, p->'labels', labelled, session_wait,
+                                              pl.foreground - aged));
+        back := ARRAY(SELECT * FROM claimable(ns, pl.pool, true, executor, caps, p->'labels', labelled, session_wait,
                                               least(pl.background, pl.foreground - cardinality(fore))));
         picked := picked || fore || back;
     END LOOP;
@@ -93,7 +94,7 @@ BEGIN
         )
         SELECT taken + c.n - 1, h.run_id, c.effect_id, c.key, c.attempt + 1, c.name, harness_of(c.capability), c.pool,
                c.background, (r.data->'spec')::text, extract(epoch FROM c.total_deadline - ts)::double precision,
-               w.seq, ts, w.data, h.seq + c.n
+               w.seq, ts, w.data, h.seq + c.n, c.session
         FROM chosen c JOIN written w ON w.effect_id = c.effect_id
              JOIN journal r ON r.run_id = h.run_id AND r.seq = c.requested_seq;
         GET DIAGNOSTICS got = ROW_COUNT;
@@ -115,10 +116,12 @@ $$;
 
 -- The first queued effects of a class that an executor could take now. What cannot be dispatched whoever asks (its run
 -- is parked, its group is full, its label is held, its time is over) is passed over, or it would keep everything behind
--- it from being seen. A hold by label costs one look at each queued effect, however many it covers: two function calls
+-- it from being seen; and so is what goes on with a session that another executor has, for `p_session_wait` after it could
+-- have started: while that executor has no free slot, or is away for no longer than that. A hold by label costs one look at each queued effect, however many it covers: two function calls
 -- for each took seconds where it covered a long queue, and everything behind these waited too.
 CREATE FUNCTION claimable(p_namespace text, p_pool text, p_background boolean, p_executor text,
-                                     p_capabilities text[], p_labels jsonb, p_labelled boolean, p_limit int)
+                                     p_capabilities text[], p_labels jsonb, p_labelled boolean, p_session_wait interval,
+                                     p_limit int)
 RETURNS SETOF uuid
 LANGUAGE plpgsql STABLE SET search_path = backburner, pg_temp AS $$
 DECLARE
@@ -135,7 +138,7 @@ BEGIN
                   AND d.executor_id IN ('', p_executor);
         END IF;
         FOR q IN
-            SELECT w.effect_id, w.run_id, w.group_id, w.group_max FROM dispatch_queue w
+            SELECT w.effect_id, w.run_id, w.group_id, w.group_max, w.not_before FROM dispatch_queue w
                 JOIN run_heads h ON h.run_id = w.run_id AND h.state NOT IN ('HALTED', 'PROCESS_ERROR')
             WHERE w.namespace = p_namespace AND w.pool = p_pool AND w.background = p_background
               AND w.not_before <= clock_timestamp() AND w.capabilities && p_capabilities
@@ -154,7 +157,12 @@ BEGIN
                                                        - group_open(q.run_id, q.group_id)::int);
                 CONTINUE WHEN room <= 0 AND rooms ? place;
             END IF;
-            CONTINUE WHEN (SELECT is_overdue(e, at) FROM effects e WHERE e.effect_id = q.effect_id);
+            CONTINUE WHEN (SELECT is_overdue(e, at) OR (e.continues_on NOT IN ('', p_executor)
+                                  AND q.not_before > at - p_session_wait AND EXISTS (
+                                      SELECT FROM executors x WHERE x.executor_id = e.continues_on
+                                         AND x.namespace = p_namespace AND (x.state IN ('CONNECTED', 'DRAINING')
+                                             OR (x.state = 'DISCONNECTED' AND x.seen_at > at - p_session_wait))))
+                           FROM effects e WHERE e.effect_id = q.effect_id);
             IF q.group_id IS NOT NULL THEN
                 rooms := rooms || jsonb_build_object(place, room - 1);
                 CONTINUE WHEN room <= 0;

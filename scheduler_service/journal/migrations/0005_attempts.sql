@@ -15,6 +15,19 @@ LANGUAGE sql STABLE SET search_path = backburner, pg_temp AS $$
     FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n)
 $$;
 
+-- The session that an attempt says it has, as a HarnessSession; NULL: it says nothing.
+CREATE FUNCTION session_of(e effects, said jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE
+SET search_path = backburner, pg_temp AS $$
+    SELECT CASE WHEN said->>'session_id' <> '' THEN
+        jsonb_build_object('harness', e.harness, 'session_id', said->>'session_id', 'executor_id', e.executor_id)
+        || field('workspace', said->'workspace') END
+$$;
+
+-- Executor that the next attempt of an effect belongs to, once an attempt has said what there is to go on with.
+CREATE FUNCTION home_of(e effects, said jsonb) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN said IS NULL OR NOT e.resumes THEN e.continues_on ELSE coalesce(said->>'executor_id', '') END
+$$;
+
 -- The child of an attempt runs.
 CREATE FUNCTION attempts_started_v1(items jsonb)
 RETURNS TABLE (ord int, outcome text, run_id uuid, effect_id uuid, seq bigint, type text, recorded_at timestamptz,
@@ -35,7 +48,8 @@ BEGIN
                 WHEN (e.attempt = it.attempt AND e.token_hash = it.token) IS NOT TRUE THEN 'stale'
                 WHEN e.settled_seq IS NOT NULL OR NOT is_live(e.state) THEN 'settled'
                 WHEN e.started_at IS NOT NULL THEN 'already' ELSE 'ok' END;
-            d := field('pid', it.item->'pid');
+            d := field('pid', it.item->'pid') || field('continues', it.item->'continues')
+                 || field('fresh_because', it.item->'fresh_because');
             IF outcome = 'ok' THEN
                 h.seq := h.seq + 1;
                 INSERT INTO journal (run_id, seq, type, effect_id, effect_key, attempt, recorded_at, writer, data)
@@ -85,7 +99,8 @@ BEGIN
                 WHEN pg_column_size(it.item) > 65536 THEN 'too_large'
                 WHEN (it.item->>'durable')::boolean IS NOT TRUE OR e.progress_rows >= 100 OR lately >= 10 THEN 'thinned'
                 ELSE 'ok' END;
-            d := field('progress', it.item->'progress') || field('usage', it.item->'usage');
+            d := field('progress', it.item->'progress') || field('usage', it.item->'usage')
+                 || field('session', session_of(e, it.item->'session'));
             IF outcome = 'ok' THEN
                 h.seq := h.seq + 1;
                 lately := lately + 1;
@@ -96,6 +111,7 @@ BEGIN
             END IF;
             IF outcome IN ('ok', 'thinned') THEN
                 UPDATE effects x SET progress = coalesce(d->'progress', x.progress), usage = coalesce(d->'usage', x.usage),
+                        session = coalesce(d->'session', x.session), continues_on = home_of(x, d->'session'),
                         progress_ordinal = n, progress_rows = x.progress_rows + (outcome = 'ok')::int,
                         state = CASE WHEN outcome = 'ok' AND x.state = 'DISPATCHED' THEN 'RUNNING' ELSE x.state END,
                         last_activity_at = ts
@@ -196,7 +212,11 @@ BEGIN
                 ELSE 'EFFECT_RESOLVED' END AS becomes
             FROM judged j
         ), numbered AS (
-            SELECT d.*, h.seq + row_number() OVER (ORDER BY d.ord) AS at_seq, CASE becomes
+            SELECT d.*, h.seq + row_number() OVER (ORDER BY d.ord) AS at_seq,
+                   -- what no longer fits into its context will not fit the next time
+                   CASE WHEN came_reason = 'CONTEXT_OVERFLOW'
+                        THEN jsonb_build_object('fresh_because', format('attempt %s left no room in its session', attempt))
+                        ELSE item->'result'->'session' END AS goes_on, CASE becomes
                 WHEN 'EFFECT_SUPERSEDED' THEN jsonb_build_object('refused_type', 'EFFECT_RESOLVED',
                     'refused_data', (item - '{token,run_id,effect_id,attempt,executor_id,final,retry_after_s,progress}'::text[]),
                     'cause', CASE WHEN settled_seq IS NULL THEN 'stale_attempt' ELSE 'settled' END)
@@ -231,7 +251,8 @@ BEGIN
                 reason = nullif(replace(coalesce(n.cancel_reason, n.came_reason), 'EFFECT_REASON_', ''), ''),
                 elapsed_s = n.took, usage = coalesce(n.item->'result'->'usage', x.usage),
                 progress = coalesce(n.item->'progress', x.progress),
-                progress_ordinal = coalesce((n.item->'progress'->>'ordinal')::int, x.progress_ordinal)
+                progress_ordinal = coalesce((n.item->'progress'->>'ordinal')::int, x.progress_ordinal),
+                session = coalesce(n.goes_on, x.session), continues_on = home_of(x, n.goes_on)
             FROM numbered n WHERE x.effect_id = n.effect_id AND n.becomes <> 'EFFECT_SUPERSEDED'
         ), queued AS (
             INSERT INTO dispatch_queue (effect_id, run_id, namespace, pool, capabilities, executor_labels, background,

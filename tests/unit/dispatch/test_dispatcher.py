@@ -16,7 +16,9 @@ FOREGROUND, BACKGROUND = ("shell", False), ("shell", True)
 
 
 def dispatcher(*sessions: Session) -> Dispatcher:
-    return Dispatcher(cast("Any", None), among(*sessions), Durations(), DatabaseClock(), poll_s=1.0, actor="test")
+    return Dispatcher(
+        cast("Any", None), among(*sessions), Durations(), DatabaseClock(), poll_s=1, session_wait_s=60, actor="test"
+    )
 
 
 @pytest.mark.parametrize(

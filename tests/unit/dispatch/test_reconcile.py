@@ -93,7 +93,7 @@ async def test_a_claim_that_was_answered_late_is_left_to_reconciliation(
 
     one = session()
     journal = cast("Any", Journal(clock=pass_time))
-    dispatcher = Dispatcher(journal, among(one), Durations(), DatabaseClock(), poll_s=1.0, actor="s")
+    dispatcher = Dispatcher(journal, among(one), Durations(), DatabaseClock(), poll_s=1, session_wait_s=60, actor="s")
     await dispatcher._claim_for(one, polled=True)
     assert len(one.held) == starts
     assert one.pools["shell"].foreground_taken == starts

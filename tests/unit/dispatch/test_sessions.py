@@ -99,13 +99,13 @@ def test_the_preferred_alternative_is_chosen_before_the_most_room() -> None:
     assert (second.session, second.harness) == (fallback, "agent/claude-code")
 
 
-def test_a_session_is_continued_where_it_is_while_there_is_room() -> None:
+def test_a_session_is_continued_where_it_is_or_not_at_once() -> None:
     home = session("home", slots=1, capabilities=frozenset({"agent/claude-code"}))
     large = session("large", slots=9, capabilities=frozenset({"agent/codex"}))
     several = among(large, home)
     wanted = replace(work("agent/codex", "agent/claude-code"), continues_on="home")
     taken = [reservation.session for _ in range(2) if (reservation := several.reserve(wanted))]
-    assert taken == [home, large]
+    assert taken == [home], "the claim decides how long it waits for a slot there"
 
 
 @pytest.mark.parametrize(

@@ -92,3 +92,14 @@ def test_estimate_counts_down_and_then_is_no_more(monkeypatch: pytest.MonkeyPatc
     state.apply(Report(eta_s=5))
     now = 1013.0
     assert state.eta() == (3.0, False)
+
+
+def test_a_session_deserves_one_row() -> None:
+    state = ProgressState(None)
+    state.apply(Report(session_id="s-1", workspace="/w"))
+    assert state.durable
+    state.note_recorded(durable=True)
+    state.apply(Report(session_id="s-1", workspace="/w"))
+    assert not state.durable
+    state.apply(Report(session_id="s-2"))
+    assert state.durable, "the harness went on in another one"

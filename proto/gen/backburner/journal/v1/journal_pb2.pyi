@@ -977,7 +977,8 @@ class EffectSpec(_message.Message):
 
     Effects that no executor takes (external, run, timer) begin with their request. They cannot have what only means
     something to one that is queued and run: timeouts.schedule_to_start, timeouts.silence, timeouts.kill_grace, retry,
-    priority, group, executor_labels, fallbacks, sleep_until, continue_from, continue_session, if_session_lost.
+    priority, group, executor_labels, fallbacks, sleep_until, continue_from, continue_session, if_session_lost,
+    retry_session.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1044,6 +1045,7 @@ class EffectSpec(_message.Message):
     IF_SESSION_LOST_FIELD_NUMBER: _builtins.int
     CONTINUE_SESSION_FIELD_NUMBER: _builtins.int
     BUDGET_FIELD_NUMBER: _builtins.int
+    RETRY_SESSION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name for people and for ETA history: the function's name, the harness, argv[0], or the author's label."""
     background: _builtins.bool
@@ -1056,6 +1058,10 @@ class EffectSpec(_message.Message):
     """The effect whose harness session this one continues (effect id). Empty: a fresh session."""
     if_session_lost: _builtins.str
     """What to do when that session is gone: `fresh` (default) or `fail`."""
+    retry_session: _builtins.str
+    """Whether an attempt goes on with the harness session that the attempt before it left: `continue` (default), where
+    the harness can, or `fresh`: it begins as the first one did.
+    """
     @_builtins.property
     def shell(self) -> Global___ShellWork:
         """A child process."""
@@ -1149,10 +1155,11 @@ class EffectSpec(_message.Message):
         if_session_lost: _builtins.str = ...,
         continue_session: Global___HarnessSession | None = ...,
         budget: Global___Budget | None = ...,
+        retry_session: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "budget", b"budget", "continue_session", b"continue_session", "external", b"external", "function", b"function", "group", b"group", "poll_interval", b"poll_interval", "retry", b"retry", "run", b"run", "shell", b"shell", "sleep_until", b"sleep_until", "timeouts", b"timeouts", "timer", b"timer", "work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "background", b"background", "budget", b"budget", "continue_from", b"continue_from", "continue_session", b"continue_session", "executor_labels", b"executor_labels", "external", b"external", "fallbacks", b"fallbacks", "function", b"function", "group", b"group", "if_session_lost", b"if_session_lost", "labels", b"labels", "name", b"name", "on_run_end", b"on_run_end", "poll_interval", b"poll_interval", "priority", b"priority", "retry", b"retry", "run", b"run", "shell", b"shell", "sleep_until", b"sleep_until", "timeouts", b"timeouts", "timer", b"timer", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "background", b"background", "budget", b"budget", "continue_from", b"continue_from", "continue_session", b"continue_session", "executor_labels", b"executor_labels", "external", b"external", "fallbacks", b"fallbacks", "function", b"function", "group", b"group", "if_session_lost", b"if_session_lost", "labels", b"labels", "name", b"name", "on_run_end", b"on_run_end", "poll_interval", b"poll_interval", "priority", b"priority", "retry", b"retry", "retry_session", b"retry_session", "run", b"run", "shell", b"shell", "sleep_until", b"sleep_until", "timeouts", b"timeouts", "timer", b"timer", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_work: _TypeAlias = _typing.Literal["shell", "function", "agent", "external", "run", "timer"]  # noqa: Y015
     _WhichOneofArgType_work: _TypeAlias = _typing.Literal["work", b"work"]  # noqa: Y015
@@ -1941,6 +1948,7 @@ class EffectResult(_message.Message):
     CONTINUED_SESSION_ID_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     REPAIR_TURNS_FIELD_NUMBER: _builtins.int
+    FRESH_BECAUSE_FIELD_NUMBER: _builtins.int
     exit_code: _builtins.int
     """Exit code. Unset when there was no child, or a signal ended it."""
     signal: _builtins.int
@@ -1957,6 +1965,8 @@ class EffectResult(_message.Message):
     """The agent's last words, beside a structured `value`; at most 64 KiB."""
     repair_turns: _builtins.int
     """Turns that were needed to mend an answer that did not fit its schema."""
+    fresh_because: _builtins.str
+    """Why the last attempt began a fresh session although there was one to go on with. Empty: there was none, or it did."""
     @_builtins.property
     def value(self) -> Global___Payload:
         """The structured result: a function's return value, an agent's answer, what a child reported by the line protocol."""
@@ -2003,10 +2013,11 @@ class EffectResult(_message.Message):
         continued_session_id: _builtins.str = ...,
         text: _builtins.str = ...,
         repair_turns: _builtins.int = ...,
+        fresh_because: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "_signal", b"_signal", "exit_code", b"exit_code", "session", b"session", "signal", b"signal", "stderr", b"stderr", "stdout", b"stdout", "usage", b"usage", "value", b"value", "workspace", b"workspace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "_signal", b"_signal", "choice", b"choice", "continued_session_id", b"continued_session_id", "exit_code", b"exit_code", "harness", b"harness", "permission_denials", b"permission_denials", "repair_turns", b"repair_turns", "session", b"session", "session_lost", b"session_lost", "signal", b"signal", "stderr", b"stderr", "stdout", b"stdout", "text", b"text", "usage", b"usage", "value", b"value", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "_signal", b"_signal", "choice", b"choice", "continued_session_id", b"continued_session_id", "exit_code", b"exit_code", "fresh_because", b"fresh_because", "harness", b"harness", "permission_denials", b"permission_denials", "repair_turns", b"repair_turns", "session", b"session", "session_lost", b"session_lost", "signal", b"signal", "stderr", b"stderr", "stdout", b"stdout", "text", b"text", "usage", b"usage", "value", b"value", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exit_code: _TypeAlias = _typing.Literal["exit_code"]  # noqa: Y015
     _WhichOneofArgType__exit_code: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code"]  # noqa: Y015
@@ -2754,7 +2765,9 @@ class EffectStarted(_message.Message):
     """Why it begins a fresh one although there was one to go on with. Empty: there was none."""
     @_builtins.property
     def continues(self) -> Global___HarnessSession:
-        """Session that the attempt goes on with. Unset: it begins a fresh one."""
+        """Session that the attempt goes on with, as far as it was known then: the harness may find later that it is lost, and
+        begin a fresh one, which the result says. Unset: it begins a fresh one.
+        """
 
     def __init__(
         self,
@@ -2779,6 +2792,7 @@ class EffectProgress(_message.Message):
 
     PROGRESS_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def progress(self) -> Global___Progress:
         """The progress."""
@@ -2787,15 +2801,20 @@ class EffectProgress(_message.Message):
     def usage(self) -> Global___Usage:
         """Usage so far. Unset: nothing was reported."""
 
+    @_builtins.property
+    def session(self) -> Global___HarnessSession:
+        """The attempt's session, with the first row after the harness has named it: what another attempt goes on with."""
+
     def __init__(
         self,
         *,
         progress: Global___Progress | None = ...,
         usage: Global___Usage | None = ...,
+        session: Global___HarnessSession | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress", "session", b"session", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress", "session", b"session", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -808,6 +808,7 @@ class StartAttempt(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     RESUME_FIELD_NUMBER: _builtins.int
     BUDGET_LEFT_FIELD_NUMBER: _builtins.int
+    FRESH_BECAUSE_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Run."""
     effect_id: _builtins.str
@@ -834,6 +835,8 @@ class StartAttempt(_message.Message):
     """Namespace."""
     name: _builtins.str
     """Name of the effect, spec.name."""
+    fresh_because: _builtins.str
+    """Why it must not go on with a session, neither with `resume` nor with what its spec continues. Empty: it may."""
     @_builtins.property
     def total_remaining(self) -> _duration_pb2.Duration:
         """What is left of the total timeout. Unset: no such timeout."""
@@ -869,10 +872,11 @@ class StartAttempt(_message.Message):
         name: _builtins.str = ...,
         resume: _journal_pb2.HarnessSession | None = ...,
         budget_left: _journal_pb2.Budget | None = ...,
+        fresh_because: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["budget_left", b"budget_left", "expected_duration", b"expected_duration", "resume", b"resume", "total_remaining", b"total_remaining"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "background", b"background", "budget_left", b"budget_left", "effect_id", b"effect_id", "effect_key", b"effect_key", "expected_duration", b"expected_duration", "harness", b"harness", "name", b"name", "namespace", b"namespace", "pool", b"pool", "resume", b"resume", "run_id", b"run_id", "spec_json", b"spec_json", "token", b"token", "total_remaining", b"total_remaining", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "background", b"background", "budget_left", b"budget_left", "effect_id", b"effect_id", "effect_key", b"effect_key", "expected_duration", b"expected_duration", "fresh_because", b"fresh_because", "harness", b"harness", "name", b"name", "namespace", b"namespace", "pool", b"pool", "resume", b"resume", "run_id", b"run_id", "spec_json", b"spec_json", "token", b"token", "total_remaining", b"total_remaining", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
