@@ -98,4 +98,6 @@ def difference(git: Git, base: str, tree: str) -> Difference:
             patch = said.out.decode()
         except UnicodeDecodeError:
             problem = "the patch is no UTF-8: take it from the commit"
+        if "\0" in patch:
+            patch, problem = "", "the patch holds NUL characters, which cannot be stored: take it from the commit"
     return Difference(len(counts), added, removed, patch, said.out_bytes, problem)

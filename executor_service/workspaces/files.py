@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from executor_service.assignment import InvalidWork
+from executor_service.markers import ON_LINUX
 from executor_service.workspaces.git import Stop, Stopped
 
 #: Most that is copied: beyond it a worktree is what is wanted, or the directory itself.
@@ -38,10 +39,11 @@ def measure(source: Path, stop: Stop) -> tuple[int, int]:
 def copy(source: Path, target: Path, stop: Stop, minding: Callable[[], AbstractContextManager[None]]) -> None:
     """Copies a tree by `cp -a`, sharing blocks where the file system can; links stay links.
 
-    Raises InvalidWork, Stopped.
+    Raises InvalidWork, Stopped, OSError.
     """
     measure(source, stop)
-    argv = ["cp", "-a", "--reflink=auto", "--", f"{source}/.", str(target)]
+    how = ("-a", "--reflink=auto", "--") if ON_LINUX else ("-Rp",)
+    argv = ["cp", *how, f"{source}/.", str(target)]
     target.mkdir(mode=0o700)
     with minding():
         child = subprocess.Popen(
@@ -54,7 +56,7 @@ def copy(source: Path, target: Path, stop: Stop, minding: Callable[[], AbstractC
                 child.kill()
                 child.wait()
     if child.returncode:
-        raise InvalidWork(f"{source} cannot be copied: {err[-500:].strip()}")
+        raise OSError(f"{source} cannot be copied: {err[-500:].strip()}")
 
 
 def _said(child: "subprocess.Popen[bytes]", stop: Stop) -> str:

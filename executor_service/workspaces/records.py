@@ -4,6 +4,7 @@ It is written before the directory is made, and again when that is whole: what w
 that, and made anew.
 """
 
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
@@ -60,9 +61,8 @@ def remove(tree: Path) -> None:
 
 def touch(tree: Path) -> None:
     """Its age counts from now."""
-    path = _path(tree)
-    if path.exists():
-        os.utime(path)
+    with contextlib.suppress(FileNotFoundError):
+        os.utime(_path(tree))
 
 
 def all_of(folder: Path) -> Iterator[tuple[Path, Record | None, float]]:
@@ -70,8 +70,14 @@ def all_of(folder: Path) -> Iterator[tuple[Path, Record | None, float]]:
     names = {path.name.partition(".")[0] for path in folder.iterdir()} if folder.is_dir() else set()
     for name in sorted(names - {""}):
         tree = folder / name
-        known = [path for path in (_path(tree), tree) if path.exists()]
-        yield tree, read(tree), known[0].stat().st_mtime if known else 0.0
+        yield tree, read(tree), _used_at(tree)
+
+
+def _used_at(tree: Path) -> float:
+    for path in (_path(tree), tree):
+        with contextlib.suppress(FileNotFoundError):  # somebody removes it just now
+            return path.stat().st_mtime
+    return 0.0
 
 
 def _path(tree: Path) -> Path:

@@ -88,6 +88,8 @@ class Tree:
     found: bool = False
     #: git for snapshots of what is no worktree.
     shadow: Git | None = None
+    #: Why there are none.
+    problem: str = ""
 
     def close(self) -> None:
         """Lets others have it."""
@@ -167,16 +169,30 @@ def _open_copy(asked: Asked, git: Git, tree: Path, held: Held) -> Tree:
 
 
 def look_before(tree: Tree, git: Git, folder: Path) -> None:
-    """Notes how a directory or a copy is before the work, where that is known to git. Raises GitFailed, Stopped."""
+    """Notes how a directory or a copy is before the work, where that is known to git. Raises Stopped.
+
+    What keeps git from it, such as a repository without a commit in it, keeps no agent from its work.
+    """
     if tree.asked.kind == WORKTREE:
         return
-    bounded = git.at(tree.root)
-    if tree.asked.kind == COPY:  # the repository that the state directory may be in is not the copy's
-        bounded = bounded.knowing(GIT_CEILING_DIRECTORIES=str(tree.root.parent))
+    try:
+        _look_before(tree, _in(tree, git), folder)
+    except (GitFailed, OSError) as error:
+        log.warning("what will be done in workspace %s cannot be captured: %s", tree.root, error)
+        tree.shadow, tree.problem = None, f"what was done is not captured: {error}"
+
+
+def _in(tree: Tree, git: Git) -> Git:
+    """git in the workspace, and in no repository that the state directory may be in."""
+    here = git.at(tree.root)
+    return here if tree.asked.kind == DIRECTORY else here.knowing(GIT_CEILING_DIRECTORIES=str(tree.root.parent))
+
+
+def _look_before(tree: Tree, git: Git, folder: Path) -> None:
     place = (tree.root if tree.asked.kind == COPY else folder / tree.asked.assignment.effect_id).with_suffix(".shadow")
     if not tree.found:
         shutil.rmtree(place, ignore_errors=True)
-    tree.shadow = capture.shadow(bounded, place)
+    tree.shadow = capture.shadow(git, place)
     if tree.shadow is None or tree.record.base_tree:
         return
     tree.record = replace(
@@ -193,9 +209,8 @@ def result_of(tree: Tree, git: Git, *, succeeded: bool) -> dict[str, Any]:
     """
     result: dict[str, Any] = {"path": str(tree.root), "base_commit": tree.record.base}
     try:
-        result |= (
-            _worktree_result(tree, git, succeeded=succeeded) if tree.asked.kind == WORKTREE else _shadow_result(tree)
-        )
+        worktree = tree.asked.kind == WORKTREE
+        result |= _worktree_result(tree, _in(tree, git), succeeded=succeeded) if worktree else _shadow_result(tree)
     except (GitFailed, OSError, Stopped) as error:
         log.warning("what was done in workspace %s cannot be captured: %s", tree.root, error)
         result["problem"] = f"what was done is not captured: {str(error) or 'the attempt was asked to end'}"
@@ -211,8 +226,8 @@ def stays(asked: Asked, *, succeeded: bool) -> bool:
     return asked.kind == DIRECTORY or asked.keep == "ALWAYS" or (asked.keep != "NEVER" and not succeeded)
 
 
-def _worktree_result(tree: Tree, git: Git, *, succeeded: bool) -> dict[str, Any]:
-    here, base, asked = git.at(tree.root), tree.record.base, tree.asked
+def _worktree_result(tree: Tree, here: Git, *, succeeded: bool) -> dict[str, Any]:
+    base, asked = tree.record.base, tree.asked
     with _own_index(here) as own:
         content = capture.snapshot(own)
     if content == capture.tree_of(here, base):
@@ -238,7 +253,7 @@ def _own_index(git: Git) -> Iterator[Git]:
 
 def _shadow_result(tree: Tree) -> dict[str, Any]:
     if tree.shadow is None or not tree.record.base_tree:
-        return {}
+        return {"problem": tree.problem} if tree.problem else {}
     content = capture.snapshot(tree.shadow)
     if content == tree.record.base_tree:
         return {}

@@ -87,7 +87,10 @@ class Workspaces:
     async def run(self) -> None:
         """Sweeps now and then, until cancelled."""
         while True:
-            await self._in_thread(self._sweep)
+            try:
+                await self._in_thread(self._sweep)
+            except (OSError, RuntimeError) as error:
+                log.warning("workspaces that were left are not looked at: %s", error)
             await asyncio.sleep(_SWEEP_SECONDS)
 
     async def _open(self, asked: Asked, attempt: Attempt, git: Git) -> Tree:

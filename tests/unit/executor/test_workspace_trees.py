@@ -1,6 +1,8 @@
 """Worktrees, copies and directories by the real git: made, found again, looked at, given up, cut off."""
 
+import contextlib
 import dataclasses
+import fcntl
 import os
 import signal
 import subprocess
@@ -15,11 +17,13 @@ from typing import Any
 import pytest
 
 from executor_service.assignment import Assignment, InvalidWork
+from executor_service.descendants import Reaper
 from executor_service.workspaces import capture, records, sweep, trees
 from executor_service.workspaces.git import Git, GitFailed, Stopped
 from executor_service.workspaces.leases import Busy, Held, Lease
 from executor_service.workspaces.repository import Repository
 from executor_service.workspaces.trees import Tree
+from tests.support.children import alive
 from tests.support.repositories import git, repository, state_of
 
 EFFECT = "3f2a9c1b-7d4e-5a6b-8c9d-0e1f2a3b4c5d"
@@ -255,11 +259,17 @@ def test_what_is_too_large_for_a_patch_is_left_to_the_commit(
     assert "take it from the commit" in result["problem"]
 
 
-def test_a_patch_that_is_no_text_is_left_to_the_commit(repo: Path, runner: Git, open_: Open) -> None:
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [("grün\n".encode("latin-1"), "is no UTF-8"), (b"text\n" * 2000 + b"\0\n", "holds NUL characters")],
+)
+def test_a_patch_that_is_no_text_is_left_to_the_commit(
+    repo: Path, runner: Git, open_: Open, content: bytes, problem: str
+) -> None:
     tree = open_(repo)
-    (tree.root / "latin.txt").write_bytes("grün\n".encode("latin-1"))
+    (tree.root / "odd.txt").write_bytes(content)
     result = trees.result_of(tree, runner, succeeded=True)
-    assert result["problem"] == "the patch is no UTF-8: take it from the commit"
+    assert (problem in result["problem"], "patch" in result) == (True, False)
 
 
 def test_what_cannot_be_captured_stays_whatever_the_policy(repo: Path, runner: Git, open_: Open) -> None:
@@ -267,6 +277,28 @@ def test_what_cannot_be_captured_stays_whatever_the_policy(repo: Path, runner: G
     git(tree.root, "init", "--quiet", "inner")  # git adds no repository that has no commit
     result = trees.result_of(tree, runner, succeeded=True)
     assert (result["kept"], "inner" in result["problem"]) == (True, True)
+
+
+def test_what_cannot_be_captured_keeps_nobody_from_work(repo: Path, runner: Git, open_: Open) -> None:
+    git(repo, "init", "--quiet", "inner")
+    result = trees.result_of(open_(repo, "DIRECTORY"), runner, succeeded=True)
+    assert "inner" in result["problem"]
+
+
+@pytest.mark.parametrize("instead", ["nothing", "another"])
+def test_a_tree_that_is_no_worktree_any_more_is_kept_and_nobody_elses_repository_is_touched(
+    repo: Path, tmp_path: Path, runner: Git, open_: Open, instead: str
+) -> None:
+    outer = repository(tmp_path / "state")
+    tree = open_(repo)
+    before = git(outer, "for-each-ref"), git(repo, "for-each-ref")
+    (tree.root / ".git").unlink()
+    if instead == "another":
+        git(tree.root, "init", "--quiet")
+    (tree.root / "b.txt").write_text("b\n")
+    result = trees.result_of(tree, runner, succeeded=True)
+    assert (result["kept"], "is not captured" in result["problem"]) == (True, True)
+    assert (git(outer, "for-each-ref"), git(repo, "for-each-ref")) == before
 
 
 @pytest.mark.parametrize(
@@ -365,7 +397,7 @@ trees.open_tree(asked, Git(source), folder, trees.hold(asked, folder))
 def test_an_executor_that_is_killed_while_a_worktree_is_made_leaves_no_lock_behind(
     repo: Path, folder: Path, open_: Open, with_git: bool
 ) -> None:
-    begun = slow(repo, 300 if with_git else 2)
+    begun = slow(repo, 300 if with_git else 1)
     other = subprocess.Popen([sys.executable, "-c", OPENS, str(repo), str(folder)])
     wait_for(begun)
     children = [int(pid) for pid in Path(f"/proc/{other.pid}/task/{other.pid}/children").read_text().split()]
@@ -375,11 +407,19 @@ def test_an_executor_that_is_killed_while_a_worktree_is_made_leaves_no_lock_behi
     if with_git:
         os.killpg(children[0], signal.SIGKILL)
     git(repo, "config", "--unset", "filter.slow.smudge")
-    tree = open_(repo)  # the same effect, the same place; a git that still runs is waited for
+    tree = open_(repo)  # the same effect, the same place
     assert tree.found is False
+    assert not alive(children[0]), "a git that still runs is waited for"
     assert git(tree.root, "status", "--porcelain") == ""
     assert git(repo, "worktree", "list", "--porcelain").count("worktree ") == 2
     assert open_(repo, effect_id=str(uuid.uuid4())).root.is_dir(), "nor for anybody else"
+
+
+def test_a_lock_that_a_killed_git_left_on_the_branch_is_no_obstacle(repo: Path, open_: Open) -> None:
+    lock = repo / ".git" / "refs" / "heads" / f"{BRANCH}.lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    assert open_(repo).root.is_dir()
 
 
 def test_a_stop_ends_git_in_the_middle(repo: Path, folder: Path) -> None:
@@ -428,6 +468,16 @@ def test_a_tree_of_another_executor_of_this_host_is_found(repo: Path, tmp_path: 
     there.close()
 
 
+@pytest.mark.parametrize("left_alone", [True, False])
+def test_a_git_that_a_thread_waits_for_is_reaped_by_nobody_else(left_alone: bool) -> None:
+    reaper = Reaper()
+    with reaper.leave_alone() if left_alone else contextlib.nullcontext():
+        child = subprocess.Popen(["/bin/sh", "-c", "exit 3"], start_new_session=True)
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        reaper.reap(functions_run=False)
+        assert child.wait() == (3 if left_alone else 0), "0 is what Python makes of a child that is gone"
+
+
 # What is left is removed.
 
 
@@ -467,12 +517,19 @@ def test_a_repository_that_is_gone_does_not_keep_the_tree(repo: Path, tmp_path: 
     assert not tree.root.exists()
 
 
-def test_the_lock_of_a_workspace_is_one_file_whoever_removes_it(tmp_path: Path) -> None:
-    path = tmp_path / "x.lock"
+def test_the_lock_of_a_workspace_is_one_file_whoever_removes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, flock = tmp_path / "x.lock", fcntl.flock
     first = Held(path)
     with pytest.raises(Busy):
         Held(path)
-    first.close(forget=True)
+
+    def removed_first(fd: int, how: int) -> None:
+        first.close(forget=True)  # between the other's open and its lock
+        flock(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", removed_first)
     second = Held(path)
     with pytest.raises(Busy):
         Held(path)
