@@ -29,7 +29,7 @@ from scheduler_service.authoring.options import (
 from scheduler_service.authoring.results import SESSION_FIELDS
 from scheduler_service.authoring.schema_shape import schema_problems
 from scheduler_service.authoring.values import canonical_json, digest, encode
-from scheduler_service.authoring.work import ITEMS_MAX, OUTPUT_BYTES_MAX, workspace_problems
+from scheduler_service.authoring.work import ITEMS_MAX, OUTPUT_BYTES_MAX, TURNS_MAX, workspace_problems
 
 _SESSION_LOST: Final = ("", "fresh", "fail")
 _RETRY_SESSION: Final = ("", "continue", "fresh")
@@ -108,6 +108,11 @@ def _agent(check: Checks, path: str, work: journal_pb2.AgentWork) -> None:
     for field, problem in schema_problems(schema or {}, f"{path}.output_schema"):
         check.refuse(field, problem)
     inputs.json_object(check, work.options, f"{path}.options", limits.SPEC_BYTES_MAX)
+    inputs.json_object(check, work.mcp_servers, f"{path}.mcp_servers", limits.SPEC_BYTES_MAX)
+    check.text(f"{path}.system_prompt", work.system_prompt, limits.SPEC_BYTES_MAX)
+    check.enum(f"{path}.permissions", work.permissions, journal_pb2.AgentPermissions)
+    if not 0 <= work.max_turns <= TURNS_MAX:
+        check.refuse(f"{path}.max_turns", f"must be from 0 to {TURNS_MAX}")
     if work.HasField("workspace"):
         if work.cwd:
             check.refuse(f"{path}.cwd", "give either cwd or workspace")

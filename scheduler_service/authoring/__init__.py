@@ -6,6 +6,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from scheduler_service.authoring.agents import AgentOptions, agent
 from scheduler_service.authoring.context import Context, EffectHandle, Log, current
 from scheduler_service.authoring.definitions import (
     FunctionDefinition,
@@ -16,7 +17,7 @@ from scheduler_service.authoring.definitions import (
     processes,
     run,
 )
-from scheduler_service.authoring.effects import Effect, agent, approval, external, shell, timer
+from scheduler_service.authoring.effects import Effect, approval, external, shell, timer
 from scheduler_service.authoring.errors import (
     AllFailed,
     DeterminismError,
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from scheduler_service.replay.fanin import all, as_completed, best_effort, first_success, quorum, wait  # noqa: A004
 
 __all__ = [
+    "AgentOptions",
     "AgentResult",
     "AllFailed",
     "Approval",

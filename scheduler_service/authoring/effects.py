@@ -7,17 +7,15 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any, Final, Generic, TypeVar, overload
+from typing import Any, Final, Generic, TypeVar
 
 from scheduler_service.authoring import results
 from scheduler_service.authoring.decoding import decode
 from scheduler_service.authoring.errors import OptionError
 from scheduler_service.authoring.options import point_in_time
-from scheduler_service.authoring.results import AgentResult, Approval, Settled, ShellResult
-from scheduler_service.authoring.schema import schema_of
-from scheduler_service.authoring.schema_shape import schema_problems
+from scheduler_service.authoring.results import Approval, Settled, ShellResult
 from scheduler_service.authoring.values import digest, encode
-from scheduler_service.authoring.work import Workspace, check_work, refuse
+from scheduler_service.authoring.work import check_work, refuse
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -69,13 +67,14 @@ def shell(
     )
     if not cmd or (isinstance(cmd, str) and not cmd.strip()):
         raise OptionError("shell: the command is empty")
-    work |= _given(cwd=os.fspath(cwd), env=dict(env or {}), check=check, output_bytes_max=output_bytes_max)
+    work |= set_fields(cwd=os.fspath(cwd), env=dict(env or {}), check=check, output_bytes_max=output_bytes_max)
     if stdin is not None:
         work["stdin"] = stdin  # optional in the proto: an empty text is not the same as none
     return Effect("shell", label or _command_name(cmd), encode(work, "shell"), results.shell_result)
 
 
-def _given(**fields: Any) -> dict[str, Any]:
+def set_fields(**fields: Any) -> dict[str, Any]:
+    """The fields that are set."""
     # proto3 JSON leaves default values out, and the digest must not depend on who wrote the spec.
     return {name: value for name, value in fields.items() if value}
 
@@ -86,74 +85,8 @@ def _command_name(cmd: str | Sequence[str]) -> str:
     return PurePath(first).name.encode(errors="replace")[:NAME_LENGTH_MAX].decode(errors="ignore") or "shell"
 
 
-@overload
-def agent(
-    harness: str,
-    *,
-    prompt: str,
-    output: type[T],
-    cwd: str | os.PathLike[str] = "",
-    workspace: Workspace | None = None,
-    model: str = "",
-    env: Mapping[str, str] | None = None,
-    output_schema: Mapping[str, Any] | None = None,
-    options: Mapping[str, Any] | None = None,
-    label: str = "",
-) -> Effect[T]: ...
-@overload
-def agent(
-    harness: str,
-    *,
-    prompt: str,
-    cwd: str | os.PathLike[str] = "",
-    workspace: Workspace | None = None,
-    model: str = "",
-    env: Mapping[str, str] | None = None,
-    output_schema: Mapping[str, Any] | None = None,
-    options: Mapping[str, Any] | None = None,
-    label: str = "",
-) -> Effect[AgentResult]: ...
-def agent(
-    harness: str,
-    *,
-    prompt: str,
-    output: Any = None,
-    cwd: str | os.PathLike[str] = "",
-    workspace: Workspace | None = None,
-    model: str = "",
-    env: Mapping[str, str] | None = None,
-    output_schema: Mapping[str, Any] | None = None,
-    options: Mapping[str, Any] | None = None,
-    label: str = "",
-) -> Effect[Any]:
-    """A coding-agent CLI, headless. With `output` the answer is read as that type, else it is an AgentResult.
-
-    `output_schema` is the JSON schema asked of the harness, by default that of `output`; an answer that does not fit
-    it fails the attempt with INVALID_RESULT. A schema that is none raises OptionError here. The session to go on with
-    is on the AgentResult, on the handle, and on the error of an effect that did not succeed: give it, or the handle, as
-    `continue_from=`.
-
-    It works in `cwd`, a directory on the executor, or in a `workspace`: `bb.worktree(repo)`, `bb.copy_of(directory)`,
-    `bb.exclusive(directory)`; by default in a fresh directory, removed afterwards.
-    """
-    if not harness or not prompt:
-        raise OptionError("agent: harness and prompt are required")
-    if workspace is not None and not isinstance(workspace, Workspace):
-        refuse("agent: workspace", "bb.worktree(...), bb.copy_of(...) or bb.exclusive(...)", workspace)
-    if workspace is not None and os.fspath(cwd):
-        raise OptionError("agent: give either cwd or workspace")
-    schema = output_schema or (schema_of(output) if output is not None else None)
-    work = {"harness": harness, "prompt": prompt}
-    work |= _given(cwd=os.fspath(cwd), model=model, env=env, output_schema=schema, options=options)
-    work |= _given(workspace=workspace and workspace.work())
-    decoder = results.agent_result if output is None else _decoder(output)
-    stored = encode(work, "agent")
-    if problems := schema_problems(stored.get("output_schema", {}), "output_schema"):
-        raise OptionError("agent: " + "; ".join(f"{path} {problem}" for path, problem in problems))
-    return Effect("agent", label or harness, stored, decoder)
-
-
-def _decoder(annotation: Any) -> Callable[[Settled], Any]:
+def decoder_of(annotation: Any) -> Callable[[Settled], Any]:
+    """Reads the value of a settled effect as this type."""
     return lambda settled: decode(settled.value, annotation, "result")
 
 
@@ -161,8 +94,8 @@ def function_effect(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], r
     """A call of a Python function that an executor has loaded under `name`; its result is read as `returns`."""
     if not name:
         raise OptionError("function: the name is empty")
-    work = {"function": name} | _given(args=list(args), kwargs=dict(kwargs))
-    return Effect("function", name, encode(work, "function"), _decoder(returns))
+    work = {"function": name} | set_fields(args=list(args), kwargs=dict(kwargs))
+    return Effect("function", name, encode(work, "function"), decoder_of(returns))
 
 
 def external(
@@ -175,8 +108,8 @@ def external(
     label: str = "",
 ) -> Effect[Any]:
     """Work outside the system, settled by ResolveEffect; its value is read as `output`."""
-    work = {"prompt": prompt} | _given(choices=_several(choices), assignees=_several(assignees), data=data)
-    return Effect("external", label or "external", encode(work, "external"), _decoder(output))
+    work = {"prompt": prompt} | set_fields(choices=_several(choices), assignees=_several(assignees), data=data)
+    return Effect("external", label or "external", encode(work, "external"), decoder_of(output))
 
 
 def _several(names: Sequence[str]) -> list[str]:
@@ -196,7 +129,7 @@ def approval(
     """A question to a person, answered by ResolveEffect with one of `choices`."""
     if not choices:
         raise OptionError("approval: choices are empty")
-    work = {"prompt": prompt} | _given(choices=_several(choices), assignees=_several(assignees), data=data)
+    work = {"prompt": prompt} | set_fields(choices=_several(choices), assignees=_several(assignees), data=data)
     return Effect("external", label or "approval", encode(work, "approval"), results.approval_result)
 
 
@@ -204,7 +137,7 @@ def run_effect(process: str, given: Mapping[str, Any], returns: Any = Any) -> Ef
     """A child run of `process` with the input object `given`; its result is read as `returns`."""
     if not process:
         raise OptionError("run: the process name is empty")
-    return Effect("run", process, encode({"process": process} | _given(input=given), "run"), _decoder(returns))
+    return Effect("run", process, encode({"process": process} | set_fields(input=given), "run"), decoder_of(returns))
 
 
 def timer(fire_at: dt.datetime) -> Effect[None]:

@@ -142,6 +142,10 @@ class AgentResult:
     session_lost: bool = False
     #: What became of its workspace, when it had one.
     workspace: WorkspaceResult | None = None
+    #: Harness that did it: another one than asked for after a failover.
+    harness: str = ""
+    #: What it wanted to do and was not let: tool and request.
+    denials: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,12 +233,19 @@ def shell_result(settled: Settled) -> ShellResult:
 
 
 def agent_result(settled: Settled) -> AgentResult:
-    """Decode an agent's answer. Its text is the value itself, or the value's `text` when the value is an object."""
-    value = settled.value
+    """Decode an agent's answer. Its text is the value itself, or what it said beside a structured one."""
+    value, said = settled.value, settled.result
     text = value.get("text", "") if isinstance(value, dict) else value
-    lost = bool(settled.result.get("session_lost", False))
+    denied = said.get("permission_denials", ())
     return AgentResult(
-        text if isinstance(text, str) else "", value, settled.usage, settled.session, lost, settled.workspace
+        said.get("text") or (text if isinstance(text, str) else ""),
+        value,
+        settled.usage,
+        settled.session,
+        bool(said.get("session_lost", False)),
+        settled.workspace,
+        said.get("harness", ""),
+        tuple((denial.get("tool", ""), denial.get("request", "")) for denial in denied),
     )
 
 

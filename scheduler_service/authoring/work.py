@@ -16,6 +16,7 @@ from scheduler_service.authoring.values import encode
 
 OUTPUT_BYTES_MAX: Final = 32 << 20
 ITEMS_MAX: Final = 1_000
+TURNS_MAX: Final = 10_000
 
 #: Checks a value, given the place where it stands. Raises OptionError.
 Check = Callable[[Any, str], None]
@@ -158,6 +159,11 @@ def _output_bytes(value: Any, place: str) -> None:
         refuse(place, f"0 to {OUTPUT_BYTES_MAX} bytes", value)
 
 
+def _turns(value: Any, place: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= TURNS_MAX:
+        refuse(place, f"0 to {TURNS_MAX} turns", value)
+
+
 _WORK: Final[Mapping[str, Mapping[str, Check]]] = {
     "shell": {
         "argv": _argv, "command_line": check_text, "cwd": check_text, "env": _environment, "stdin": check_text,
@@ -166,7 +172,8 @@ _WORK: Final[Mapping[str, Mapping[str, Check]]] = {
     "function": {"function": check_name, "args": _list, "kwargs": _object},
     "agent": {
         "harness": check_name, "prompt": check_text, "cwd": check_text, "model": check_name, "env": _environment,
-        "output_schema": _object, "options": _object, "workspace": check_workspace,
+        "output_schema": _object, "options": _object, "workspace": check_workspace, "system_prompt": check_text,
+        "max_turns": _turns, "permissions": check_name, "mcp_servers": _object,
     },
     "external": {"prompt": check_text, "choices": _choices, "assignees": _names, "data": _object},
     "run": {"process": check_name, "input": _object},

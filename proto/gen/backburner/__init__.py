@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 __all__ = [  # noqa: F822 - resolved by __getattr__
+    "AgentOptions",
     "AgentResult",
     "AllFailed",
     "Approval",
