@@ -1,5 +1,7 @@
 """`python -m executor_service`: the composition root of the executor service.
 
+With the argument `harnesses` it lists what it finds of agent CLIs, each as one line of JSON (HarnessCheck), and ends.
+
 Settings come from the environment (see `settings.py`); `backburner executor --help` lists them as flags.
 """
 
@@ -15,28 +17,45 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from google.protobuf import json_format
+
 from executor_service import failpoints
 from executor_service.errors import StartError
+from executor_service.harness.cli.builtin import find_builtin
 from executor_service.server import ExecutorServer
 from executor_service.settings import Settings, SettingsError, settings_from_env
 
 log = logging.getLogger("executor_service")
 
+#: Argument that lists the harnesses.
+LIST = "harnesses"
+
 
 def main() -> int:
     """Runs the service; returns the exit code: 0 after a stop, 2 for a configuration that cannot work."""
+    arguments = sys.argv[1:]
+    if arguments not in ([], [LIST]):
+        sys.stderr.write(f"executor: no such arguments: {' '.join(arguments)}; there is only `{LIST}`\n")
+        return 2
     try:
-        settings = settings_from_env()
+        settings = settings_from_env(database_url="" if arguments else None)
         logging.basicConfig(
             level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
         )
         for point in failpoints.arm(os.environ.get("BACKBURNER_FAILPOINT", "")):
             log.warning("failpoint %s is armed: this is a test", point)
-        asyncio.run(run_executor(settings))
+        asyncio.run(list_harnesses(settings) if arguments else run_executor(settings))
     except (SettingsError, StartError, failpoints.FailpointError) as error:
         sys.stderr.write(f"executor: {error}\n")
         return 2
     return 0
+
+
+async def list_harnesses(settings: Settings) -> None:
+    """Prints what this machine has of agent CLIs. Raises StartError."""
+    for check in (await find_builtin(settings)).checks:
+        line = json_format.MessageToJson(check, preserving_proto_field_name=True, indent=None, ensure_ascii=False)
+        sys.stdout.write(f"{line}\n")
 
 
 async def run_executor(settings: Settings) -> None:

@@ -23,6 +23,8 @@ RUN_CAUSES_MAX: Final = 10
 #: Age of what is known of executors and shards; bounds the reads that pollers cause.
 _FRESH_SECONDS: Final = 0.5
 _EXECUTORS_MAX: Final = 1000
+#: Of what an executor says of a harness.
+_REMEDY_LENGTH_MAX: Final = 500
 _SETTLED: Final = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", "TIMED_OUT"})
 _POLL_SECONDS_DEFAULT: Final = 5.0
 _POLL_SECONDS_MIN: Final = 0.2
@@ -159,7 +161,8 @@ def _slots(effect: EffectView, situation: Situation) -> pb.WaitingOn:
     if not ready:
         states = ", ".join(f"{executor.executor_id} ({executor.state.lower()})" for executor in able[:3])
         labels = f" with labels {dict(effect.executor_labels)}" if effect.executor_labels else ""
-        message = f"no executor has {wanted}{labels}" + (f"; known: {states}" if states else "")
+        known = f"; known: {states}" if states else _why_not(effect, situation)
+        message = f"no executor has {wanted}{labels}{known}"
         return pb.WaitingOn(cause=_Cause.CAUSE_NO_EXECUTOR, message=message)
     if effect.continues_on and ready != [effect.continues_on]:
         message = f"goes on with a session of executor {effect.continues_on!r}, and waits a while for that one"
@@ -168,6 +171,16 @@ def _slots(effect: EffectView, situation: Situation) -> pb.WaitingOn:
     return pb.WaitingOn(
         cause=_Cause.CAUSE_SLOTS_FULL, message=f"the slots that it may take ({effect.pool}) on {names} are taken"
     )
+
+
+def _why_not(effect: EffectView, situation: Situation) -> str:
+    """What an executor says of a harness that it looked for and cannot use: what to do about it. Empty: nothing."""
+    for executor in situation.executors:
+        for check in executor.harness_checks:
+            wanted = f"agent/{check.get('name')}" in effect.capabilities
+            if wanted and not check.get("found") and (remedy := check.get("remedy")):
+                return f"; {executor.executor_id} says: {check['name']}: {remedy[:_REMEDY_LENGTH_MAX]}"
+    return ""
 
 
 def _ready(effect: EffectView, situation: Situation) -> list[ExecutorView]:

@@ -41,6 +41,7 @@ _COMMANDS: Final = {
     "journal": _Command("Look", "journal", "Print the journal of a run."),
     "blob": _Command("Look", "blob", "Write a large value to stdout."),
     "executors": _Command("Look", "executors", "List executors with their slots."),
+    "harnesses": _Command("Look", "harnesses", "List the agent CLIs that executors found, and what to do about them."),
     "doctor": _Command("Operate", "doctor", "Say what is wrong, and what to do."),
     "hold": _Command("Operate", "hold", "Hold dispatch: the kill-switch."),
     "unhold": _Command("Operate", "hold", "Release holds."),

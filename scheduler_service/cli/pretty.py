@@ -47,6 +47,7 @@ class Pretty:
         self._out = out
         self._usage: journal.Usage | None = None
         self._said = ""
+        self._tools: dict[str, str] = {}
 
     def feed(self, data: bytes) -> None:
         """Draw what came."""
@@ -75,6 +76,7 @@ class Pretty:
         if kind == "usage":
             self._usage = _usage(event, self._usage)
             return
+        event = self._named(event)
         if kind == "result" and text_of(event, "text").strip() == self._said:
             event = {**event, "text": ""}  # its last words are just above
         if kind == "text":
@@ -85,6 +87,15 @@ class Pretty:
             at = ""
         if (cut := number_of(event, "cut")) and kind in _DRAWN:
             self._print("", f"… {cut:.0f} characters are left out", "dim")
+
+    def _named(self, event: Event) -> Event:
+        """A tool's answer with the tool's name: some harnesses name only the call."""
+        called = text_of(event, "id")
+        if event["type"] == "tool" and called:
+            self._tools[called] = text_of(event, "name")
+        elif event["type"] == "tool_result" and not text_of(event, "name"):
+            return {**event, "name": self._tools.pop(called, "")}
+        return event
 
     def _print(self, at: str, line: str, style: str) -> None:
         said = Text.assemble((f"{at:>7}  ", "dim"), (line, style))

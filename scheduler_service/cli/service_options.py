@@ -40,6 +40,15 @@ SLOTS: Final = (
 HARNESS_MODULES: Final = Setting(
     "HARNESS_MODULES", "Python module that brings harnesses of agents. Repeatable.", metavar="MODULE", repeated=True
 )
+AGENT_CLIS: Final = (
+    Setting(
+        "AGENTS", "Agent CLI that it offers, or all that it finds, or none. Repeatable.", "all", "NAME", repeated=True
+    ),
+    Setting(
+        "HARNESS_PATHS", "Program of an agent CLI, when not on PATH. Repeatable.", metavar="NAME=PATH", repeated=True
+    ),
+    Setting("HARNESS_COMMANDS", "JSON file that describes further agent CLIs.", metavar="FILE"),
+)
 _DATABASE: Final = Setting("DATABASE_URL", "Postgres to use.", metavar="URL")
 _LOG_LEVEL: Final = Setting("LOG_LEVEL", "DEBUG, INFO, WARNING or ERROR.", "INFO", "LEVEL")
 
@@ -81,13 +90,7 @@ EXECUTOR: Final = (
     Setting("LABELS", "Label for effects to ask for. Repeatable.", metavar="NAME=VALUE", repeated=True),
     Setting("FUNCTION_MODULES", "Python module that defines functions. Repeatable.", metavar="MODULE", repeated=True),
     HARNESS_MODULES,
-    Setting(
-        "AGENTS", "Agent CLI that it offers, or all that it finds, or none. Repeatable.", "all", "NAME", repeated=True
-    ),
-    Setting(
-        "HARNESS_PATHS", "Program of an agent CLI, when not on PATH. Repeatable.", metavar="NAME=PATH", repeated=True
-    ),
-    Setting("HARNESS_COMMANDS", "JSON file that describes further agent CLIs.", metavar="FILE"),
+    *AGENT_CLIS,
     Setting("AGENT_HOMES", "HOME of agents: the executor's, or one of the tenant's own.", "user", "user|tenant"),
     Setting("PRICES", "JSON file of prices of models, over the shipped one.", metavar="FILE"),
     *SLOTS,

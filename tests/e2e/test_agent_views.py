@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,25 @@ SAID = [
 ]
 
 
+#: An agent CLI that tells its version and answers with its prompt.
+ECHO = f"#!{sys.executable} -SE\nimport sys\nprint('echo 1.2.3' if '--version' in sys.argv else sys.stdin.read())\n"
+
+
 @pytest.fixture(scope="module")
-async def viewed(stack: Stack) -> AsyncIterator[Service]:
-    """One more executor, which has scripted agents of its own."""
-    env = {"BACKBURNER_HARNESS_MODULES": scripted_agent.__name__, "SCRIPTED_AGENTS": "viewed"}
+async def viewed(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
+    """One more executor, with agents of its own: scripted ones, one by configuration, and one that is not there."""
+    folder = tmp_path_factory.mktemp("viewed")
+    (folder / "echo").write_text(ECHO)
+    (folder / "echo").chmod(0o755)
+    commands = {
+        "ghost": {"argv": ["no-such-ghost"], "output": "text"},
+        "echoing": {"argv": [str(folder / "echo")], "output": "text"},
+    }
+    (folder / "commands.json").write_text(json.dumps(commands))
+    env = {
+        "BACKBURNER_HARNESS_MODULES": scripted_agent.__name__, "SCRIPTED_AGENTS": "viewed",
+        "BACKBURNER_HARNESS_COMMANDS": str(folder / "commands.json"), "BACKBURNER_AGENTS": "ghost,echoing",
+    }  # fmt: skip
     service = stack.new_executor("viewed", **env)
     service.start()
 
@@ -40,9 +56,11 @@ async def viewed(stack: Stack) -> AsyncIterator[Service]:
         answer = await stack.operator.ListExecutors(operator_pb.ListExecutorsRequest())
         return any(e.executor_id == "viewed" and e.state == e.STATE_CONNECTED for e in answer.executors)
 
-    await eventually(connected, timeout=30, message=service.tail)
-    yield service
-    service.kill()
+    try:
+        await eventually(connected, timeout=60, message=service.tail)
+        yield service
+    finally:
+        service.kill()
 
 
 async def asked(stack: Stack, **script: Any) -> str:
@@ -115,6 +133,33 @@ async def test_of_a_long_transcript_both_ends_are_read_and_the_gap_is_said(cli: 
     assert "cut in half" in done.out
     whole = done.out.count("so it goes " * 999)
     assert 80 <= whole <= 96, "1 MiB of 11 KB each, less what was cut in half"
+
+
+@pytest.mark.usefixtures("viewed")
+async def test_harnesses_are_listed_and_one_that_is_missing_says_what_to_do(cli: Cli, stack: Stack) -> None:
+    listed = await cli("harnesses", "--json")
+    found = {line["name"]: line for line in map(json.loads, listed.out.splitlines()) if line["executor_id"] == "viewed"}
+    assert found.keys() == {"ghost", "echoing", "viewed"}
+    assert (found["echoing"]["found"], found["echoing"]["version"]) == (True, "1.2.3")
+    assert (found["ghost"]["found"], "no-such-ghost" in found["ghost"]["remedy"]) == (False, True)
+    run_id = await stack.create("agents.one", harness="ghost", prompt="boo")
+
+    async def waits() -> str:
+        said = (await cli("show", f"{run_id}/it")).out
+        return said if "no executor has" in said else ""
+
+    said = await eventually(waits, timeout=60)
+    assert "no executor has harness ghost; viewed says: ghost: no no-such-ghost on PATH" in said
+    await cli("cancel", run_id)
+
+
+@pytest.mark.usefixtures("viewed")
+async def test_an_agent_cli_of_any_make_can_be_read(cli: Cli, stack: Stack) -> None:
+    run_id = await stack.create("agents.watched", harness="echoing", prompt="say what I say")
+    assert (await cli("watch", run_id)).out == "say what I say\n"
+    drawn = (await cli("logs", "--pretty", f"{run_id}/it")).out
+    assert "> say what I say\n" in drawn
+    assert "✓ done\n" in drawn
 
 
 async def test_what_has_no_transcript_says_where_its_output_is(cli: Cli, tmp_path: Path) -> None:

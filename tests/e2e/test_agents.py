@@ -47,7 +47,8 @@ async def test_an_agent_waits_for_an_executor_that_has_its_harness(stack: Stack)
         return [cause.message for cause in run.waiting_on if cause.effect_key == "it"]
 
     causes = await eventually(waiting)
-    assert causes == ["effect 'it': no executor has harness opencode"]
+    [cause] = causes
+    assert cause.startswith("effect 'it': no executor has harness opencode")
     service = await joined(stack, "opencode", SCRIPTED_AGENTS="opencode")
     try:
         assert result_value(await stack.result(run_id)) == "turn 1: hello"

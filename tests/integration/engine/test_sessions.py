@@ -270,6 +270,23 @@ async def test_a_malformed_hello_is_refused_with_the_paths_of_its_fields(at: Wor
     assert await at.query("SELECT * FROM backburner.executors") == []
 
 
+async def test_what_an_executor_says_of_harnesses_is_bounded(at: World) -> None:
+    executor = at.executor()
+    hello = executor.hello()
+    hello.harness_checks.add(remedy="x" * 5_000)
+    hello.harness_checks.add(name="codex", version="v" * 2_000, path="\0")
+    code, paths, _ = await refusal(await executor.open(pb.ConnectRequest(hello=hello)))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert paths == {
+        "hello.harness_checks[0].name", "hello.harness_checks[0].remedy",
+        "hello.harness_checks[1].version", "hello.harness_checks[1].path",
+    }  # fmt: skip
+    hello.ClearField("harness_checks")
+    hello.harness_checks.extend(pb.HarnessCheck(name=f"h{n}") for n in range(201))
+    _, paths, _ = await refusal(await executor.open(pb.ConnectRequest(hello=hello)))
+    assert paths == {"hello.harness_checks"}
+
+
 async def test_an_unknown_contract_is_refused(at: World) -> None:
     executor = at.executor()
     hello = executor.hello()

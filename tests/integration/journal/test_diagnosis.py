@@ -305,6 +305,19 @@ async def test_what_is_held_is_not_said_to_wait_for_an_executor(scene: Scene) ->
     assert ("NO_EXECUTOR" in found, "QUEUE_AGE" in found) == (False, False)
 
 
+async def test_a_harness_that_is_missing_is_named_with_what_to_do_about_it(scene: Scene) -> None:
+    here = {"name": "codex", "found": True, "remedy": "version 9 is used, but not known to work"}
+    gone = {"name": "codex", "remedy": "no codex on PATH: install it"}
+    scene.hello("e1", harness_checks=[{"name": "other", "remedy": "not this one"}, here])
+    scene.hello("e2", harness_checks=[gone])
+    effect_id = scene.request(scene.run(), "review", kind="AGENT", harness="codex", capabilities=["agent/codex"])
+    scene.query("UPDATE backburner.dispatch_queue SET enqueued_at = enqueued_at - interval '90 s',"
+                " not_before = not_before - interval '90 s'")  # fmt: skip
+    found = (await findings(scene.dsn))["NO_EXECUTOR"]
+    assert list(found.subjects) == [effect_id]
+    assert found.message.endswith("no executor has harness codex; e2 says: codex: no codex on PATH: install it")
+
+
 async def test_the_gravest_comes_first(scene: Scene) -> None:
     process_error(scene)
     halted(scene)

@@ -78,6 +78,7 @@ class FakeScheduler(
         self.continues = False
         self.blames = ""
         self.findings: list[op.Finding] = []
+        self.executors: list[op.Executor] = []
 
     def run(self, run_id: str = RUN) -> pb.Run:
         run = pb.Run(run_id=run_id, process="build", key="rel/1", state=self.state, head_seq=3)
@@ -243,7 +244,7 @@ class FakeScheduler(
         one = op.Executor(executor_id="local", incarnation="i1", state=op.Executor.STATE_CONNECTED)
         one.pools.add(name="shell", slots=8)
         one.slots_taken["shell"] = 2
-        return op.ListExecutorsResponse(executors=[one])
+        return op.ListExecutorsResponse(executors=[one, *self.executors])
 
     def PruneRuns(self, request: Any, context: Any) -> Any:
         self.asked.append(request)
