@@ -12,6 +12,7 @@ from executor_service.assignment import Assignment
 Kind = Literal["succeeded", "failed", "timed_out", "cancelled"]
 
 TEXT_BYTES_MAX: Final = 8 * 1024
+ACCOUNT_CHARS_MAX: Final = 200
 #: Most bytes of a structured result as JSON.
 RESULT_BYTES_MAX: Final = 16 * 1024 * 1024
 #: A larger result is stored as a blob of the run, and the journal's row refers to it.
@@ -43,6 +44,12 @@ class Failure:
     final: bool = False
     #: Seconds until another attempt makes sense, such as a quota's reset. None: the retry policy's own pause.
     retry_after_s: float | None = None
+    #: True when its provider refused before the agent had used a tool or said anything: the work can be done anew, even
+    #: where it is to start at most once.
+    untouched: bool = False
+    #: Account at the provider that it hit, such as `anthropic:default`: the same name is the same account on whichever
+    #: executor. Empty: the one that the harness has in the effect's namespace.
+    account: str = ""
 
 
 @dataclass(slots=True)
@@ -73,14 +80,17 @@ class Outcome:
     workspace: dict[str, Any] | None = None
     #: See Failure.
     retry_after_s: float | None = None
+    untouched: bool = False
+    account: str = ""
     #: True: every descendant was looked for, none is alive. False: that could not be shown. None: there was no child.
     death_proven: bool | None = None
 
     def ended_by(self, ending: Ending) -> None:
         """Makes it the outcome of work that we ended: what it gave stays as partial result."""
         self.kind, self.reason, self.message, self.final = ending.kind, ending.reason, ending.message, ending.final
-        self.exception_type = self.traceback = ""
+        self.exception_type = self.traceback = self.account = ""
         self.retry_after_s = None
+        self.untouched = False
 
     def fail(self, reason: str, message: str, *, final: bool = False) -> Outcome:
         """Makes it a failure."""
@@ -90,11 +100,17 @@ class Outcome:
     def fail_as(self, failure: Failure) -> Outcome:
         """Makes it this failure."""
         self.retry_after_s = failure.retry_after_s
+        self.untouched, self.account = failure.untouched, failure.account
         return self.fail(failure.reason, failure.message, final=failure.final)
 
 
-def settle_item(assignment: Assignment, executor_id: str, outcome: Outcome, elapsed_s: float) -> bytes:
-    """The item of `attempts_settle_v1`, encoded: what a large result costs is paid once, and outside the batch."""
+def settle_item(
+    assignment: Assignment, executor_id: str, outcome: Outcome, elapsed_s: float, park_after_s: float | None = None
+) -> bytes:
+    """The item of `attempts_settle_v1`, encoded: what a large result costs is paid once, and outside the batch.
+
+    `park_after_s`: a reset that is so many seconds away, or more, parks the effect; None: as the journal has it.
+    """
     item: dict[str, Any] = {
         "run_id": assignment.run_id,
         "effect_id": assignment.effect_id,
@@ -112,6 +128,12 @@ def settle_item(assignment: Assignment, executor_id: str, outcome: Outcome, elap
         item["error"] = _error(outcome)
     if outcome.retry_after_s is not None:
         item["retry_after_s"] = outcome.retry_after_s
+        if park_after_s is not None:
+            item["park_after_s"] = park_after_s
+    if outcome.untouched:
+        item["untouched"] = True
+    if outcome.account:
+        item["account"] = replace_unstorable(outcome.account)[:ACCOUNT_CHARS_MAX]
     if outcome.death_proven is not None:
         item["death"] = "DEATH_PROVEN" if outcome.death_proven else "DEATH_UNPROVEN"
     if outcome.progress is not None:

@@ -61,12 +61,22 @@ class _Settlement:
 class Outcomes:
     """The writer of outcomes."""
 
-    def __init__(self, lane: Lane, holder: Holder, publish: Publish, spool: Spool, executor_id: str) -> None:
+    def __init__(
+        self,
+        lane: Lane,
+        holder: Holder,
+        publish: Publish,
+        spool: Spool,
+        executor_id: str,
+        *,
+        park_after_s: float | None = None,
+    ) -> None:
         self._lane = lane
         self._holder = holder
         self._publish = publish
         self._spool = spool
         self._executor_id = executor_id
+        self._park_after_s = park_after_s
         #: Takes what was recorded: see `again.py`.
         self.keep: Callable[[Assignment, bytes], None] = lambda assignment, item: None
         self._waiting: deque[_Settlement] = deque()
@@ -105,7 +115,9 @@ class Outcomes:
 
     def _settlement(self, invocation: Invocation) -> _Settlement:
         assert invocation.outcome is not None  # noqa: S101 - it has finished
-        item = settle_item(invocation.assignment, self._executor_id, invocation.outcome, invocation.elapsed_s)
+        item = settle_item(
+            invocation.assignment, self._executor_id, invocation.outcome, invocation.elapsed_s, self._park_after_s
+        )
         invocation.outcome.value_json = None  # a large value is held once
         self._spool.wait(invocation.assignment.ref, item)
         return _Settlement(invocation, item)

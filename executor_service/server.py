@@ -182,7 +182,10 @@ class ExecutorServer:
         lane = self._lane("outcomes", patient=True)
         self._spool.away = lambda: not lane.up
         lately = Lately()
-        outcomes = Outcomes(lane, self.attempts, self._outbox.publish, self._spool, self.executor_id)
+        park_after_s = self._settings.park_seconds
+        outcomes = Outcomes(
+            lane, self.attempts, self._outbox.publish, self._spool, self.executor_id, park_after_s=park_after_s
+        )
         outcomes.keep = lately.keep
         self._again = Again(self._lane("again", patient=True, first=True), self._lives, lately)
         reports = Reports(self._lane("reports"), self.attempts, self._outbox.publish, outcomes)

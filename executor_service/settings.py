@@ -77,6 +77,8 @@ class Settings:
     env_allow: tuple[str, ...] = ()
     #: True: running attempts are ended when the scheduler has not been heard for half of its grace.
     kill_when_cut_off: bool = False
+    #: A reset of a provider that is so far away, or farther, parks the effect: it waits for it without a slot.
+    park_seconds: float = 60.0
     #: Longest a graceful stop waits for running attempts before it hands them back.
     drain_seconds: float = 30.0
     #: Bytes kept of each output stream of an attempt, half from the head and half from the tail, by default.

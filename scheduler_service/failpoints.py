@@ -53,6 +53,7 @@ WRITES: Final[Mapping[str, str]] = {
     "audit": "what an operator has done",
     "report_missing": "losses that concern runs of another replica",
     "take_missing": "losses that another replica has seen",
+    "reset_breakers": "the end of circuit breakers, by an operator",
     "prune_runs": "the removal of ended runs",
 }
 #: Other points, each between a commit and what follows from it.

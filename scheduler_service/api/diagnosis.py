@@ -8,6 +8,7 @@ from typing import Final
 
 from backburner.scheduler.v1 import operator_service_pb2 as pb
 from backburner.scheduler.v1 import scheduler_service_pb2 as client_pb
+from scheduler_service.api.breakers import described as breaker_described
 from scheduler_service.api.diagnosis_services import database, schedulers
 from scheduler_service.api.eta import no_history
 from scheduler_service.api.findings import CRITICAL, INFO, WARNING, Row, builds, finding
@@ -19,6 +20,8 @@ _QUEUE_SECONDS: Final = 300.0
 _SILENT_SECONDS: Final = 30.0
 _SKEW_SECONDS: Final = 2.0
 _APPROVAL_SECONDS: Final = 86_400.0
+#: What is a finding of its own.
+_FOUND_ALREADY: Final = (client_pb.WaitingOn.CAUSE_HOLD, client_pb.WaitingOn.CAUSE_BREAKER)
 
 
 async def diagnose(reads: DiagnosisReads) -> list[pb.Finding]:
@@ -46,11 +49,15 @@ async def _queue(reads: DiagnosisReads) -> AsyncIterator[pb.Finding]:
     situation = await Situations(reads.clients, no_history, reads.clock).now()
     for hold in situation.holds:
         yield finding(WARNING, "HOLD_IN_FORCE", described(hold), [hold.hold_id])
+    now = reads.clock.read()
+    for breaker in situation.breakers:
+        if breaker.until > now or not breaker.reset_known:
+            yield finding(WARNING, "BREAKER_OPEN", breaker_described(breaker, now), [breaker.harness])
     for row in await reads.rows("queued"):
         filters = {"namespace": row["namespace"], "effect_id": row["oldest_id"]}
         page = await reads.clients.effects(limit=1, filters=filters)
         waiting = effect_waiting(page.rows[0], situation) if page.rows else None
-        if waiting is None or waiting.cause == client_pb.WaitingOn.CAUSE_HOLD:  # it is a finding of its own
+        if waiting is None or waiting.cause in _FOUND_ALREADY:
             continue
         message = (
             f"{row['waiting']} effects of {row['capability']} in namespace {row['namespace']} wait, the oldest for "

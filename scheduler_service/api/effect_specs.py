@@ -215,6 +215,7 @@ def _hints(check: Checks, path: str, spec: Spec) -> None:
     if spec.HasField("sleep_until"):
         check.time(f"{path}.sleep_until", spec.sleep_until)
     _fallbacks(check, f"{path}.fallbacks", spec.fallbacks)
+    check.enum(f"{path}.on_quota", spec.on_quota, journal_pb2.OnQuota)
     check.labels(f"{path}.labels", spec.labels)
     check.labels(f"{path}.executor_labels", spec.executor_labels)
     check.enum(f"{path}.on_run_end", spec.on_run_end, journal_pb2.OnRunEnd)

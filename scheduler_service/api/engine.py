@@ -8,6 +8,7 @@ from backburner.journal.v1 import journal_pb2
 from scheduler_service.authoring.definitions import AnyProcess
 from scheduler_service.journal import (
     AuditNote,
+    Breaker,
     CancelOutcome,
     CancelRequest,
     ClientRequest,
@@ -26,6 +27,7 @@ from scheduler_service.journal import (
     OpenClientOutcome,
     Prune,
     Pruned,
+    ResetBreakers,
     ResolveOutcome,
     ResolveRequest,
     SetHold,
@@ -107,6 +109,9 @@ class OperatorApi(Protocol):
 
     async def set_hold(self, request: SetHold) -> SetHoldOutcome:
         """Sets or releases a hold on dispatch."""
+
+    async def reset_breakers(self, request: ResetBreakers) -> Sequence[Breaker]:
+        """Closes circuit breakers; answers with those that were closed."""
 
     async def note(self, note: AuditNote) -> None:
         """Writes into the audit what is about to be done."""

@@ -21,6 +21,7 @@ REMEDIES: Final[Mapping[str, str]] = {
     "NO_EXECUTOR": "start an executor that has it, or `backburner undrain` one; `backburner executors` lists them",
     "QUEUE_AGE": "add executors or slots, or halt what may wait",
     "HOLD_IN_FORCE": "`backburner unhold HOLD` when the reason is gone",
+    "BREAKER_OPEN": "log in again, pay, or wait for the reset; `backburner breakers reset` closes it when that is done",
     "APPROVALS_OPEN": "`backburner approvals` lists and answers them",
     "EXECUTOR_LOST": "start it again, or leave it",
     "EXECUTOR_AWAY": "does it run, and reach a scheduler? `backburner expire EXECUTOR` when it is dead for certain",

@@ -8,8 +8,9 @@ import grpc
 
 from backburner.scheduler.v1 import operator_service_pb2 as pb
 from backburner.scheduler.v1 import operator_service_pb2_grpc as pb_grpc
-from scheduler_service.api import audit, bulk, executors, holds, retention, settlements
+from scheduler_service.api import audit, breakers, bulk, executors, holds, retention, settlements
 from scheduler_service.api.audit import Audit
+from scheduler_service.api.breakers import Breakers
 from scheduler_service.api.bulk import BulkActions
 from scheduler_service.api.diagnosis import diagnose
 from scheduler_service.api.engine import EngineApi
@@ -30,6 +31,7 @@ class OperatorServicer(pb_grpc.OperatorServiceServicer):
         executors: Executors,
         settlements: Settlements,
         holds: Holds,
+        breakers: Breakers,
         bulk: BulkActions,
         audit: Audit,
         diagnosis: DiagnosisReads,
@@ -38,6 +40,7 @@ class OperatorServicer(pb_grpc.OperatorServiceServicer):
         self._executors = executors
         self._settlements = settlements
         self._holds = holds
+        self._breakers = breakers
         self._bulk = bulk
         self._audit = audit
         self._diagnosis = diagnosis
@@ -60,6 +63,12 @@ class OperatorServicer(pb_grpc.OperatorServiceServicer):
 
     async def ListHolds(self, request: pb.ListHoldsRequest, context: Context) -> pb.ListHoldsResponse:
         return await self._holds.list()
+
+    async def ListBreakers(self, request: pb.ListBreakersRequest, context: Context) -> pb.ListBreakersResponse:
+        return await self._breakers.list()
+
+    async def ResetBreakers(self, request: pb.ResetBreakersRequest, context: Context) -> pb.ResetBreakersResponse:
+        return await self._breakers.reset(breakers.parse(request))
 
     async def ListAudit(self, request: pb.ListAuditRequest, context: Context) -> pb.ListAuditResponse:
         return await self._audit.page(audit.parse(request))

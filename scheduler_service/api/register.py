@@ -7,6 +7,7 @@ import grpc
 from backburner.scheduler.v1 import operator_service_pb2_grpc, scheduler_service_pb2_grpc
 from scheduler_service.api.audit import Audit
 from scheduler_service.api.blobs import Blobs
+from scheduler_service.api.breakers import Breakers
 from scheduler_service.api.bulk import BulkActions
 from scheduler_service.api.callers import Callers
 from scheduler_service.api.clients import Clients
@@ -89,6 +90,7 @@ def client_api(engine: EngineApi, *, version: str, watchers_max: int = 1000, pac
         executors=Executors(engine, reads),
         settlements=Settlements(engine, effects),
         holds=Holds(engine, reads),
+        breakers=Breakers(engine, reads),
         bulk=BulkActions(engine, reads),
         audit=Audit(reads),
         diagnosis=DiagnosisReads(engine.journal, engine.journal.clock),

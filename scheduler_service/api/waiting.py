@@ -10,11 +10,12 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
+from scheduler_service.api import breakers
 from scheduler_service.api.convert import RUN_ENDED, duration, timestamp
 from scheduler_service.api.eta import Eta, Expected, eta_of, no_history
 from scheduler_service.api.holds import described, hold_on
 from scheduler_service.clock import DatabaseClock
-from scheduler_service.journal import Hold
+from scheduler_service.journal import Breaker, Hold
 from scheduler_service.journal.client_reads import ClientReads
 from scheduler_service.journal.client_views import EffectView, ExecutorView, RunView
 
@@ -39,6 +40,7 @@ class Situation:
     executors: Sequence[ExecutorView] = ()
     live_shards: frozenset[int] = frozenset()
     holds: Sequence[Hold] = ()
+    breakers: Sequence[Breaker] = ()
     expected: Expected = no_history
     clock: DatabaseClock = field(default_factory=DatabaseClock)
 
@@ -60,7 +62,12 @@ class Situations:
                 after=None, states=("CONNECTED", "DISCONNECTED", "DRAINING"), limit=_EXECUTORS_MAX
             )
             self._known = Situation(
-                executors, await self._reads.live_shards(), await self._reads.holds(), self._expected, self._clock
+                executors,
+                await self._reads.live_shards(),
+                await self._reads.holds(),
+                await self._reads.breakers(),
+                self._expected,
+                self._clock,
             )
             self._read_at = time.monotonic()
         return self._known
@@ -74,13 +81,10 @@ def effect_waiting(effect: EffectView, situation: Situation) -> pb.WaitingOn | N
         return pb.WaitingOn(
             cause=_Cause.CAUSE_CANCELLING, message="a cancel was asked for; it has not taken effect yet"
         )
-    if effect.state == "QUEUED":
+    if effect.state in ("QUEUED", "PARKED"):
         return _queued(effect, situation)
     if effect.state in ("DISPATCHED", "RUNNING"):
         return _assigned(effect, situation)
-    if effect.state == "PARKED":
-        message = "waits for a known time, without a slot"
-        return pb.WaitingOn(cause=_Cause.CAUSE_NOT_BEFORE, message=message, until=timestamp(effect.not_before))
     return _outside(effect, situation)
 
 
@@ -138,12 +142,18 @@ def _queued(effect: EffectView, situation: Situation) -> pb.WaitingOn:
     if effect.run_state == "PROCESS_ERROR":
         return pb.WaitingOn(cause=_Cause.CAUSE_PROCESS_ERROR, message="its run is parked by an error of its process")
     if effect.not_before is not None and effect.not_before > now:
-        return pb.WaitingOn(
-            cause=_Cause.CAUSE_NOT_BEFORE, message=_until(effect.not_before, now), until=timestamp(effect.not_before)
-        )
-    hold = hold_on(effect, _ready(effect, situation), situation.holds)
+        said = _until(effect.not_before, now)
+        if effect.state == "PARKED":
+            said = f"parked, without a slot, until its provider takes requests again; {said}"
+        return pb.WaitingOn(cause=_Cause.CAUSE_NOT_BEFORE, message=said, until=timestamp(effect.not_before))
+    ready = _ready(effect, situation)
+    hold = hold_on(effect, ready, situation.holds)
     if hold is not None:
         return pb.WaitingOn(cause=_Cause.CAUSE_HOLD, message=described(hold), until=timestamp(hold.until))
+    breaker = breakers.breaker_on(effect, ready, situation.breakers, now)
+    if breaker is not None:
+        message = breakers.described(breaker, now)
+        return pb.WaitingOn(cause=_Cause.CAUSE_BREAKER, message=message, until=timestamp(breaker.until))
     if effect.group_limit is not None and effect.group_open >= effect.group_limit:
         return pb.WaitingOn(cause=_Cause.CAUSE_GROUP_LIMIT, message=_group(effect))
     return _slots(effect, situation)

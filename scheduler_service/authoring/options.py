@@ -85,6 +85,7 @@ class EffectOptions(TypedDict, total=False):
     labels: Mapping[str, str]
     executor_labels: Mapping[str, str]
     fallbacks: Sequence[str]
+    on_quota: Literal["fail_over", "park", "fail"]
     sleep_until: dt.datetime
     on_run_end: Literal["wait", "cancel", "detach"]
     poll_interval: Seconds
@@ -166,7 +167,8 @@ KINDS_WITHOUT_EXECUTOR: Final = frozenset({"external", "run", "timer"})
 OF_EXECUTORS: Final[Mapping[str, str]] = {
     "timeouts.schedule_to_start": "queue_timeout", "timeouts.silence": "silence_timeout",
     "timeouts.kill_grace": "kill_grace", "retry": "retry", "priority": "priority", "group": "group",
-    "executor_labels": "executor_labels", "fallbacks": "fallbacks", "sleep_until": "sleep_until",
+    "executor_labels": "executor_labels", "fallbacks": "fallbacks", "on_quota": "on_quota",
+    "sleep_until": "sleep_until",
     "continue_from": "continue_from", "continue_session": "continue_from", "if_session_lost": "if_session_lost",
     "retry_session": "retry_session",
 }  # fmt: skip
@@ -324,6 +326,7 @@ _WRITERS: Final[Mapping[str, Any]] = {
     "labels": _labels("labels"),
     "executor_labels": _labels("executor_labels"),
     "fallbacks": _fallbacks,
+    "on_quota": _choice("on_quota", {name: f"ON_QUOTA_{name.upper()}" for name in ("fail_over", "park", "fail")}),
     "sleep_until": _sleep_until,
     "on_run_end": _choice("on_run_end", {name: f"ON_RUN_END_{name.upper()}" for name in ("wait", "cancel", "detach")}),
     "poll_interval": lambda value: {"poll_interval": duration(value, "poll_interval")},

@@ -46,6 +46,7 @@ _COMMANDS: Final = {
     "hold": _Command("Operate", "hold", "Hold dispatch: the kill-switch."),
     "unhold": _Command("Operate", "hold", "Release holds."),
     "holds": _Command("Operate", "hold", "List the holds in force."),
+    "breakers": _Command("Operate", "breakers", "List the circuit breakers of providers, and close them."),
     "drain": _Command("Operate", "drain", "Let an executor take nothing new."),
     "undrain": _Command("Operate", "drain", "Let an executor take new work again."),
     "expire": _Command("Operate", "drain", "Declare an executor dead now."),

@@ -109,6 +109,7 @@ EXECUTOR: Final = (
     Setting(
         "KILL_WHEN_CUT_OFF", "Ends what runs when the scheduler is out of reach for half of its grace.", "false", "BOOL"
     ),
+    Setting("PARK_SECONDS", "A provider's reset that is so far away, or farther, parks the effect.", "60", "SECONDS"),
     Setting("DRAIN_SECONDS", "Longest a graceful stop waits for running attempts.", "30", "SECONDS"),
     Setting("OUTPUT_BYTES", "Bytes kept of each output stream of an attempt.", "1048576", "BYTES"),
     Setting("OUTPUT_BYTES_MAX", "Most that an effect may ask for instead.", "16777216", "BYTES"),

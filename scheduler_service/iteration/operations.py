@@ -1,12 +1,13 @@
 """What operators order, on whichever replica they call: durable first, then each replica does its part at once."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from scheduler_service.dispatch.queue import Dispatcher
 from scheduler_service.iteration.orders import Orders
 from scheduler_service.journal import (
     AuditNote,
+    Breaker,
     DrainOrder,
     ExpireOrder,
     ExpireOutcome,
@@ -14,6 +15,7 @@ from scheduler_service.journal import (
     JournalUnavailable,
     Prune,
     Pruned,
+    ResetBreakers,
     SetHold,
     SetHoldOutcome,
     SettleOrder,
@@ -40,6 +42,13 @@ class Operations:
         elif outcome.hold is not None and outcome.hold.until is not None:
             self._dispatcher.wake_at(outcome.hold.until.timestamp())
         return outcome
+
+    async def reset_breakers(self, request: ResetBreakers) -> Sequence[Breaker]:
+        """Closes circuit breakers. What waited for them starts at once."""
+        closed = await self._writes.reset_breakers(request)
+        if closed:
+            self._dispatcher.released_everywhere()
+        return closed
 
     async def note(self, note: AuditNote) -> None:
         """Writes into the audit what is about to be done."""

@@ -60,6 +60,7 @@ def projection(spec: Mapping[str, Any]) -> dict[str, Any]:
         "backoff": retry.get("backoff", 2.0),
         "max_interval_s": _seconds_or(retry.get("max_interval"), _DEFAULT_MAX_INTERVAL_SECONDS),
         "non_retryable": list(retry.get("non_retryable", ())),
+        "on_quota": spec.get("on_quota", "ON_QUOTA_FAIL_OVER").removeprefix("ON_QUOTA_"),
         "on_run_end": spec.get("on_run_end", "ON_RUN_END_WAIT").removeprefix("ON_RUN_END_"),
         "labels": spec.get("labels", {}),
         "executor_labels": spec.get("executor_labels", {}),

@@ -1,5 +1,6 @@
 """The journal: what is true. The scheduler's only importer of psycopg."""
 
+from scheduler_service.journal.breakers import Breaker, ResetBreakers
 from scheduler_service.journal.clients import (
     ClientRequest,
     ClientRequestOutcome,
@@ -61,6 +62,7 @@ __all__ = [
     "AppendOutcome",
     "AuditEntry",
     "AuditNote",
+    "Breaker",
     "CancelOutcome",
     "CancelRequest",
     "ClaimPool",
@@ -102,6 +104,7 @@ __all__ = [
     "Pruned",
     "Readoption",
     "Replica",
+    "ResetBreakers",
     "ResolveOutcome",
     "ResolveRequest",
     "SchemaMissing",

@@ -15,6 +15,7 @@ from psycopg import IsolationLevel
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
+from scheduler_service.journal.breakers import Breaker, breaker_of
 from scheduler_service.journal.client_views import EffectView, ExecutorView, OpenWork, Page, RunSnapshot, RunView
 from scheduler_service.journal.connecting import Row
 from scheduler_service.journal.operators import AuditEntry, Hold, hold_of
@@ -136,6 +137,10 @@ class ClientReads:
     async def holds(self) -> Sequence[Hold]:
         """Holds in force, oldest first."""
         return [hold_of(row) for row in await self._rows("holds", {})]
+
+    async def breakers(self) -> Sequence[Breaker]:
+        """Circuit breakers by namespace, harness, account and executor."""
+        return [breaker_of(row) for row in await self._rows("breakers", {})]
 
     async def audit(self, *, before: int | None, subject: str, limit: int) -> Sequence[AuditEntry]:
         """What operators did, newest first; of one subject, or with an empty one of all."""

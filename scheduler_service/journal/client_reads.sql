@@ -225,6 +225,12 @@ FROM backburner.dispatch_holds
 WHERE coalesce(until, 'infinity') > clock_timestamp()
 ORDER BY created_at, hold_id;
 
+-- breakers --
+SELECT namespace, harness, account, executor_id, reason, message, opened_at, failed_at, until, reset_known
+FROM backburner.provider_breakers
+ORDER BY namespace, harness, account, executor_id
+LIMIT 1000;
+
 -- audit --
 -- What operators did, newest first, before a position.
 SELECT audit_id, recorded_at, action, subject, actor, reason, detail

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
+from scheduler_service.journal.breakers import Breaker, ResetBreakers, breaker_of
 from scheduler_service.journal.connecting import Row
 from scheduler_service.journal.link import Link
 from scheduler_service.journal.statements import load_statements
@@ -212,8 +213,9 @@ class Operators:
         self._settle_orders = GroupWriter(link, _SQL["order_settlements"], "order_settlement")
         self._settle = GroupWriter(link, _SQL["settle_by_hand"], "settle_by_hand")
         self._audit = GroupWriter(link, _SQL["audit"], "audit")
+        self._breakers = GroupWriter(link, _SQL["reset_breakers"], "reset_breakers")
         self.writers = (
-            self._holds, self._drains, self._expiries, self._settle_orders, self._settle, self._audit,
+            self._holds, self._drains, self._expiries, self._settle_orders, self._settle, self._audit, self._breakers,
         )  # fmt: skip
 
     async def set_hold(self, request: SetHold) -> SetHoldOutcome:
@@ -224,6 +226,11 @@ class Operators:
     async def note(self, note: AuditNote) -> None:
         """Writes into the audit what is about to be done."""
         await self._audit.submit(dataclasses.asdict(note))
+
+    async def reset_breakers(self, request: ResetBreakers) -> Sequence[Breaker]:
+        """Closes breakers; answers with those that were closed, as they were."""
+        row = await self._breakers.submit(dataclasses.asdict(request))
+        return [breaker_of(closed) for closed in row["breakers"]]
 
     async def drain(self, order: DrainOrder) -> str:
         """Lets an executor take nothing new, or ends that: `ok` or `not_found`."""

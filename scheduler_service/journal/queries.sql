@@ -36,6 +36,9 @@ SELECT * FROM backburner.halt_idle_v1(%(items)s::jsonb)
 -- set_holds --
 SELECT * FROM backburner.set_holds_v1(%(items)s::jsonb)
 
+-- reset_breakers --
+SELECT * FROM backburner.reset_breakers_v1(%(items)s::jsonb)
+
 -- audit --
 SELECT * FROM backburner.audit_v1(%(items)s::jsonb)
 

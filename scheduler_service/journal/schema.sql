@@ -116,6 +116,7 @@ CREATE TABLE effects (
     backoff double precision NOT NULL,
     max_interval_s double precision NOT NULL,
     non_retryable text[] NOT NULL,
+    on_quota text NOT NULL DEFAULT 'FAIL_OVER'::text,
     priority integer NOT NULL,
     group_id text,
     group_max integer,
@@ -132,13 +133,17 @@ CREATE TABLE effects (
     continues_on text NOT NULL DEFAULT ''::text,
     resumes boolean NOT NULL DEFAULT true,
     CONSTRAINT effects_kind_check CHECK ((kind = ANY (ARRAY['SHELL'::text, 'FUNCTION'::text, 'AGENT'::text, 'EXTERNAL'::text, 'RUN'::text, 'TIMER'::text]))),
+    CONSTRAINT effects_on_quota_check CHECK ((on_quota = ANY (ARRAY['FAIL_OVER'::text, 'PARK'::text, 'FAIL'::text]))),
     CONSTRAINT effects_pkey PRIMARY KEY (effect_id),
     CONSTRAINT effects_run_id_key_key UNIQUE (run_id, key),
     CONSTRAINT effects_state_check CHECK ((state = ANY (ARRAY['QUEUED'::text, 'DISPATCHED'::text, 'RUNNING'::text, 'WAITING'::text, 'PARKED'::text, 'CANCELLING'::text, 'SUCCEEDED'::text, 'FAILED'::text, 'CANCELLED'::text, 'TIMED_OUT'::text]))),
     CONSTRAINT live_attempts_have_an_executor CHECK (((state = ANY (ARRAY['DISPATCHED'::text, 'RUNNING'::text, 'CANCELLING'::text])) <= ((kind = 'RUN'::text) OR ((executor_id IS NOT NULL) AND (attempt > 0))))),
+    CONSTRAINT parked_until_a_time CHECK (((state <> 'PARKED'::text) OR (not_before IS NOT NULL))),
     CONSTRAINT settled_exactly_when_terminal CHECK (((state = ANY (ARRAY['SUCCEEDED'::text, 'FAILED'::text, 'CANCELLED'::text, 'TIMED_OUT'::text])) = (settled_seq IS NOT NULL)))
 ) WITH (fillfactor=70);
 COMMENT ON TABLE effects IS 'One row an effect: its state now. Spec and result lie in the journal, at requested_seq and settled_seq.';
+COMMENT ON COLUMN effects.starts IS 'Starts that count against max_attempts, with the harness that it is at now.';
+COMMENT ON COLUMN effects.capabilities IS 'Alternatives, the preferred one first; without the harnesses that have failed for a reason of their provider.';
 COMMENT ON COLUMN effects.past_tokens IS 'Hashes of the tokens of attempts 1, 2, ... that are over, at most 100 of them.';
 COMMENT ON COLUMN effects.session IS 'HarnessSession that its attempts left last, for the next one to go on with; or `fresh_because`: why not.';
 COMMENT ON COLUMN effects.continues_on IS 'Executor that has the session which the next attempt goes on with; empty: any.';
@@ -211,7 +216,7 @@ CREATE TABLE journal (
 COMMENT ON TABLE journal IS 'The truth: append-only, seq dense from 1 within a run, in commit order.';
 COMMENT ON COLUMN journal.data IS 'proto3 JSON of the data message of backburner.journal.v1.JournalEvent, by type.';
 CREATE UNIQUE INDEX journal_dispatches_once ON backburner.journal USING btree (effect_id, attempt) WHERE (type = 'EFFECT_DISPATCHED'::text);
-CREATE UNIQUE INDEX journal_fails_once ON backburner.journal USING btree (effect_id, attempt) WHERE (type = ANY (ARRAY['EFFECT_ATTEMPT_FAILED'::text, 'EFFECT_ATTEMPT_LOST'::text]));
+CREATE UNIQUE INDEX journal_fails_once ON backburner.journal USING btree (effect_id, attempt) WHERE (type = ANY (ARRAY['EFFECT_ATTEMPT_FAILED'::text, 'EFFECT_ATTEMPT_LOST'::text, 'EFFECT_PARKED'::text]));
 CREATE INDEX journal_progress ON backburner.journal USING btree (run_id, seq) WHERE (type = 'EFFECT_PROGRESS'::text);
 CREATE UNIQUE INDEX journal_settles_once ON backburner.journal USING btree (effect_id) WHERE (type = ANY (ARRAY['EFFECT_RESOLVED'::text, 'EFFECT_CANCELLED'::text, 'EFFECT_REUSED'::text]));
 CREATE INDEX journal_superseded ON backburner.journal USING btree (effect_id, attempt) WHERE (type = 'EFFECT_SUPERSEDED'::text);
@@ -237,13 +242,35 @@ CREATE TABLE operator_audit (
     actor text NOT NULL,
     reason text NOT NULL,
     detail jsonb NOT NULL,
-    CONSTRAINT operator_audit_action_check CHECK ((action = ANY (ARRAY['SET_HOLD'::text, 'RELEASE_HOLD'::text, 'DRAIN_EXECUTOR'::text, 'UNDRAIN_EXECUTOR'::text, 'EXPIRE_EXECUTOR'::text, 'SETTLE_EFFECT'::text, 'CANCEL_RUNS'::text, 'HALT_RUNS'::text, 'RESUME_RUNS'::text, 'PRUNE_RUNS'::text]))),
+    CONSTRAINT operator_audit_action_check CHECK ((action = ANY (ARRAY['SET_HOLD'::text, 'RELEASE_HOLD'::text, 'DRAIN_EXECUTOR'::text, 'UNDRAIN_EXECUTOR'::text, 'EXPIRE_EXECUTOR'::text, 'SETTLE_EFFECT'::text, 'CANCEL_RUNS'::text, 'HALT_RUNS'::text, 'RESUME_RUNS'::text, 'PRUNE_RUNS'::text, 'RESET_BREAKER'::text]))),
     CONSTRAINT operator_audit_pkey PRIMARY KEY (audit_id)
 );
 COMMENT ON TABLE operator_audit IS 'What operators did, who and why. Append-only. What is about one run is in its journal too.';
 COMMENT ON COLUMN operator_audit.subject IS 'What it was done to: a hold, an executor, an effect; of bulk actions the namespace.';
 CREATE INDEX operator_audit_subject ON backburner.operator_audit USING btree (subject, audit_id DESC);
 CREATE TRIGGER audit_is_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON backburner.operator_audit FOR EACH STATEMENT EXECUTE FUNCTION audit_is_append_only();
+
+CREATE TABLE provider_breakers (
+    namespace text NOT NULL,
+    harness text NOT NULL,
+    account text NOT NULL,
+    executor_id text NOT NULL,
+    reason text NOT NULL,
+    message text NOT NULL,
+    opened_at timestamp with time zone NOT NULL,
+    failed_at timestamp with time zone NOT NULL,
+    until timestamp with time zone NOT NULL,
+    reset_known boolean NOT NULL,
+    failures integer NOT NULL,
+    probe_until timestamp with time zone,
+    CONSTRAINT provider_breakers_pkey PRIMARY KEY (namespace, harness, account, executor_id)
+);
+COMMENT ON TABLE provider_breakers IS 'Circuit breakers: harnesses that nothing is dispatched to, since their provider refuses.';
+COMMENT ON COLUMN provider_breakers.account IS 'As the harness names it; empty: the one that it has in this namespace.';
+COMMENT ON COLUMN provider_breakers.executor_id IS 'The only executor that it stops; empty: all of the namespace.';
+COMMENT ON COLUMN provider_breakers.until IS 'Open until then. Afterwards a known reset stops nothing; a guess lets one attempt at a time try: half-open.';
+COMMENT ON COLUMN provider_breakers.failures IS 'How often it was tried in vain: each time doubles the guess.';
+COMMENT ON COLUMN provider_breakers.probe_until IS 'Half-open: an attempt tries; until then no other one does.';
 
 CREATE TABLE pruned_runs (
     run_id uuid NOT NULL,
@@ -881,11 +908,12 @@ AS $function$
 #variable_conflict use_column
 DECLARE
     bucket record; h run_heads; ts timestamptz; written int; settled int; many boolean; largest int;
-    refers boolean; large boolean;
+    refers boolean; large boolean; troubled boolean; news jsonb := '[]';
+    breaking boolean := EXISTS (SELECT FROM provider_breakers);
 BEGIN
     SELECT count(DISTINCT i->>'run_id') > 1, max(pg_column_size(i)), bool_or(i #> '{result,value,blob}' IS NOT NULL),
-           bool_or(i ? 'blob_text')
-        INTO many, largest, refers, large FROM jsonb_array_elements(items) i;
+           bool_or(i ? 'blob_text'), bool_or(opens_breaker(i))
+        INTO many, largest, refers, large, troubled FROM jsonb_array_elements(items) i;
     IF refers THEN  -- only what is kept here is referred to
         RAISE EXCEPTION 'an outcome brings a large value as blob_text, not a reference'
             USING ERRCODE = 'invalid_parameter_value';
@@ -924,44 +952,76 @@ BEGIN
                         WHEN row_number() OVER (PARTITION BY i.effect_id ORDER BY i.ord) > 1 THEN 'busy'
                         WHEN e.attempt = i.attempt AND e.token_hash = i.token THEN
                             CASE WHEN is_live(e.state) THEN 'ok' ELSE 'already' END
-                        WHEN e.past_tokens[i.attempt] = i.token AND past.type = 'EFFECT_ATTEMPT_FAILED' THEN 'already'
+                        WHEN e.past_tokens[i.attempt] = i.token AND past.type IN ('EFFECT_ATTEMPT_FAILED', 'EFFECT_PARKED') THEN 'already'
                         ELSE 'stale' END AS verdict,
-                   coalesce(seconds_within((i.item->>'retry_after_s')::double precision, 2592000),
-                            retry_pause(e.initial_s, e.backoff, e.max_interval_s, e.starts)) AS pause,
+                   reset_of(i.item) AS reset_s, is_far_reset(i.item) AS far,
+                   retry_pause(e.initial_s, e.backoff, e.max_interval_s, e.starts) AS own_pause,
+                   -- nothing was done: it may be done anew even where work is to start once
+                   e.starts - coalesce(e.attempt < 1000 AND (i.item->'untouched' = 'true' OR i.item->>'reason' =
+                                                             'EFFECT_REASON_SPAWN_FAILED'), false)::int AS counted,
+                   array_remove(e.capabilities, 'agent/' || e.harness) AS others,
                    -- evidence is kept once, and only of attempts that were: nobody fills a run with forged outcomes
                    evidence.seq IS NULL AND e.past_tokens[i.attempt] = i.token AS is_evidence,
                    CASE WHEN (e.attempt = i.attempt AND e.token_hash = i.token) IS NOT TRUE
                              AND (e.past_tokens[i.attempt] = i.token) IS NOT TRUE THEN NULL
-                        WHEN past.type = 'EFFECT_ATTEMPT_FAILED' THEN past.seq
+                        WHEN past.type IN ('EFFECT_ATTEMPT_FAILED', 'EFFECT_PARKED') THEN past.seq
                         WHEN e.attempt = i.attempt AND e.token_hash = i.token THEN e.settled_seq
                         ELSE evidence.seq END AS past_seq
             FROM unnest(bucket.all_items) i
                  LEFT JOIN effects e ON e.effect_id = i.effect_id AND e.run_id = i.run_id
                  LEFT JOIN journal past ON past.effect_id = i.effect_id AND past.attempt = i.attempt
-                      AND past.type IN ('EFFECT_ATTEMPT_FAILED', 'EFFECT_ATTEMPT_LOST')
+                      AND past.type IN ('EFFECT_ATTEMPT_FAILED', 'EFFECT_ATTEMPT_LOST', 'EFFECT_PARKED')
                       AND NOT (e.attempt = i.attempt AND is_live(e.state))
                  LEFT JOIN journal evidence ON evidence.effect_id = i.effect_id AND evidence.attempt = i.attempt
                       AND evidence.type = 'EFFECT_SUPERSEDED' AND evidence.writer LIKE 'executor/%'
+        ), weighed AS (
+            SELECT j.*, coalesce(p.retried, true) OR (p.parks AND reset_s IS NOT NULL) AS retried,
+                   far OR came_reason = 'QUOTA_EXHAUSTED' AS of_quota,
+                   counted < max_attempts AND coalesce(ts + make_interval(secs => reset_s) < total_deadline, true) AS in_time,
+                   coalesce(p.fails_over, false) AND kind = 'AGENT' AND cardinality(others) > 0
+                       AND (max_attempts > 1 OR counted = 0) AND coalesce(ts < total_deadline, true) AS may_fail_over
+            FROM judged j LEFT JOIN failure_policies() p ON p.failure = j.came_reason
+        ), led AS (
+            SELECT w.*, CASE
+                WHEN coalesce((item->>'final')::boolean, false) OR came_reason = ANY (non_retryable)
+                     OR (of_quota AND on_quota = 'FAIL') THEN 'end'
+                WHEN far AND in_time AND (on_quota = 'PARK' OR NOT may_fail_over) THEN 'park'
+                WHEN far THEN CASE WHEN may_fail_over THEN 'fail over' ELSE 'end' END
+                WHEN retried AND starts < max_attempts
+                     AND coalesce(ts + make_interval(secs => coalesce(reset_s, own_pause)) < total_deadline, true)
+                    THEN 'retry'
+                WHEN may_fail_over THEN 'fail over' ELSE 'end' END AS leads_to
+            FROM weighed w
         ), decided AS (
-            SELECT j.*, CASE
+            SELECT j.*, CASE leads_to WHEN 'fail over' THEN 0 ELSE coalesce(reset_s, own_pause) END AS pause,
+                   CASE WHEN far AND leads_to IN ('end', 'fail over') THEN jsonb_set(item->'error', '{message}',
+                       to_jsonb(concat(item->'error'->>'message', reset_note(j.leads_to, ts + make_interval(secs => reset_s),
+                           CASE WHEN on_quota = 'FAIL' THEN 'on_quota is fail'
+                                WHEN in_time THEN '' WHEN counted >= max_attempts THEN
+                                format('no attempt is left (max_attempts is %s)', max_attempts)
+                                ELSE 'that is after its total timeout' END))))
+                       ELSE item->'error' END AS error,
+                   CASE
                 WHEN verdict = 'stale' AND is_evidence THEN 'EFFECT_SUPERSEDED'
                 WHEN verdict <> 'ok' THEN NULL
                 WHEN came = 'succeeded' THEN 'EFFECT_RESOLVED'
                 WHEN came = 'cancelled' OR cancel_reason IS NOT NULL THEN 'EFFECT_CANCELLED'
-                WHEN NOT coalesce((item->>'final')::boolean, false) AND starts < max_attempts
-                     AND came_reason <> ALL (non_retryable)
-                     AND (total_deadline IS NULL OR ts + make_interval(secs => pause) < total_deadline)
-                    THEN 'EFFECT_ATTEMPT_FAILED'
+                WHEN leads_to = 'park' THEN 'EFFECT_PARKED'
+                WHEN leads_to <> 'end' THEN 'EFFECT_ATTEMPT_FAILED'
                 ELSE 'EFFECT_RESOLVED' END AS becomes
-            FROM judged j
+            FROM led j
         ), numbered AS (
-            SELECT d.*, h.seq + row_number() OVER (ORDER BY d.ord) AS at_seq,
+            SELECT d.*, becomes IN ('EFFECT_ATTEMPT_FAILED', 'EFFECT_PARKED') AS unsettled,
+                   h.seq + row_number() OVER (ORDER BY d.ord) AS at_seq,
                    -- what no longer fits into its context will not fit the next time
-                   CASE WHEN came_reason = 'CONTEXT_OVERFLOW'
+                   CASE WHEN leads_to = 'fail over' THEN jsonb_build_object('fresh_because',
+                             format('attempt %s was one of another harness, %s', attempt, harness))
+                        WHEN came_reason = 'CONTEXT_OVERFLOW'
                         THEN jsonb_build_object('fresh_because', format('attempt %s left no room in its session', attempt))
                         ELSE item->'result'->'session' END AS goes_on, CASE becomes
                 WHEN 'EFFECT_SUPERSEDED' THEN jsonb_build_object('refused_type', 'EFFECT_RESOLVED',
-                    'refused_data', (item - '{token,run_id,effect_id,attempt,executor_id,final,retry_after_s,progress}'::text[]),
+                    'refused_data', (item - '{token,run_id,effect_id,attempt,executor_id,final,retry_after_s,park_after_s,'
+                                            'untouched,account,progress}'::text[]),
                     'cause', CASE WHEN settled_seq IS NULL THEN 'stale_attempt' ELSE 'settled' END)
                 WHEN 'EFFECT_CANCELLED' THEN
                     field('reason', coalesce(to_jsonb(cancel_reason), item->'reason'))
@@ -969,12 +1029,18 @@ BEGIN
                     || field('partial', item->'result') || field('death', item->'death')
                     || field('elapsed', duration(took))
                 WHEN 'EFFECT_ATTEMPT_FAILED' THEN
-                    field('error', item->'error') || field('partial', item->'result')
+                    field('error', error) || field('partial', item->'result')
                     || field('next_attempt_at', moment(ts + make_interval(secs => pause)))
                     || field('elapsed', duration(took))
+                    || CASE WHEN leads_to = 'fail over'
+                            THEN jsonb_build_object('next_harness', harness_of(others[1])) ELSE '{}' END
+                WHEN 'EFFECT_PARKED' THEN
+                    field('until', moment(ts + make_interval(secs => pause))) || field('error', error)
+                    || field('partial', item->'result') || field('elapsed', duration(took))
+                    || CASE WHEN counted < starts THEN '{"untouched": true}'::jsonb ELSE '{}' END
                 ELSE jsonb_build_object('state', CASE came WHEN 'succeeded' THEN 'EFFECT_STATE_SUCCEEDED'
                         WHEN 'timed_out' THEN 'EFFECT_STATE_TIMED_OUT' ELSE 'EFFECT_STATE_FAILED' END)
-                    || field('result', item->'result') || field('error', item->'error')
+                    || field('result', item->'result') || field('error', error)
                     || field('death', item->'death') || field('elapsed', duration(took)) END AS new_data
             FROM decided d WHERE becomes IS NOT NULL
         ), inserted AS (
@@ -986,24 +1052,32 @@ BEGIN
         ), projected AS (
             UPDATE effects x SET
                 state = CASE n.becomes WHEN 'EFFECT_CANCELLED' THEN 'CANCELLED' WHEN 'EFFECT_ATTEMPT_FAILED' THEN 'QUEUED'
+                        WHEN 'EFFECT_PARKED' THEN 'PARKED'
                         ELSE CASE n.came WHEN 'succeeded' THEN 'SUCCEEDED' WHEN 'timed_out' THEN 'TIMED_OUT'
                              ELSE 'FAILED' END END,
-                settled_seq = CASE WHEN n.becomes <> 'EFFECT_ATTEMPT_FAILED' THEN n.at_seq END,
-                settled_at = CASE WHEN n.becomes <> 'EFFECT_ATTEMPT_FAILED' THEN ts END,
-                not_before = CASE WHEN n.becomes = 'EFFECT_ATTEMPT_FAILED' THEN ts + make_interval(secs => n.pause) END,
+                settled_seq = CASE WHEN NOT n.unsettled THEN n.at_seq END,
+                settled_at = CASE WHEN NOT n.unsettled THEN ts END,
+                not_before = CASE WHEN n.unsettled THEN ts + make_interval(secs => n.pause) END,
+                queue_deadline = CASE WHEN NOT n.unsettled THEN x.queue_deadline END,  -- it has started once
+                starts = CASE WHEN NOT n.unsettled OR n.leads_to = 'retry' THEN x.starts
+                              WHEN n.leads_to = 'park' THEN n.counted ELSE 0 END,
+                capabilities = CASE WHEN n.unsettled AND n.leads_to = 'fail over' THEN n.others ELSE x.capabilities END,
+                harness = CASE WHEN n.unsettled AND n.leads_to = 'fail over' THEN harness_of(n.others[1]) ELSE x.harness END,
                 reason = nullif(replace(coalesce(n.cancel_reason, n.came_reason), 'EFFECT_REASON_', ''), ''),
                 elapsed_s = n.took, usage = coalesce(n.item->'result'->'usage', x.usage),
                 progress = coalesce(n.item->'progress', x.progress),
                 progress_ordinal = coalesce((n.item->'progress'->>'ordinal')::int, x.progress_ordinal),
-                session = coalesce(n.goes_on, x.session), continues_on = home_of(x, n.goes_on)
+                session = coalesce(n.goes_on, x.session),
+                continues_on = CASE WHEN n.unsettled AND n.leads_to = 'fail over' THEN '' ELSE home_of(x, n.goes_on) END
             FROM numbered n WHERE x.effect_id = n.effect_id AND n.becomes <> 'EFFECT_SUPERSEDED'
         ), queued AS (
             INSERT INTO dispatch_queue (effect_id, run_id, namespace, pool, capabilities, executor_labels, background,
                                         priority, group_id, group_max, enqueued_at, not_before, rank)
-                SELECT n.effect_id, bucket.run_id, n.namespace, n.pool, n.capabilities, n.executor_labels, n.background,
+                SELECT n.effect_id, bucket.run_id, n.namespace, n.pool,
+                       CASE n.leads_to WHEN 'fail over' THEN n.others ELSE n.capabilities END, n.executor_labels, n.background,
                        n.priority, n.group_id, n.group_max, ts, ts + make_interval(secs => n.pause),
                        ts - n.priority * interval '30 s'
-                FROM numbered n WHERE n.becomes = 'EFFECT_ATTEMPT_FAILED'
+                FROM numbered n WHERE n.unsettled
         )
         SELECT d.ord, d.verdict, bucket.run_id, d.asked_effect, coalesce(n.at_seq, old.seq), coalesce(n.becomes, old.type),
                coalesce(CASE WHEN n.becomes IS NOT NULL THEN ts END, old.recorded_at),
@@ -1032,8 +1106,14 @@ BEGIN
             IF EXISTS (SELECT FROM run_groups g WHERE g.run_id = bucket.run_id AND g.strategy = 'ADAPTIVE') THEN
                 PERFORM adapt_groups(bucket.run_id, h.seq);
             END IF;
+            IF troubled OR breaking THEN
+                news := news || provider_news(bucket.run_id, h.seq, bucket.all_items);
+            END IF;
         END IF;
     END LOOP;
+    IF news <> '[]' THEN
+        PERFORM note_provider_news(news);
+    END IF;
 END
 $function$;
 
@@ -1107,6 +1187,18 @@ AS $function$
         'digest', encode(sha256(convert_to(content, 'UTF8')), 'hex'),
         'size_bytes', octet_length(convert_to(content, 'UTF8')), 'media_type', 'application/json'))
 $function$;
+
+CREATE OR REPLACE FUNCTION backburner.breaker_guess(p_failures integer)
+ RETURNS double precision
+ LANGUAGE sql
+ IMMUTABLE
+RETURN LEAST((3600)::double precision, ((60)::double precision * power((2)::double precision, ((LEAST(p_failures, 10) - 1))::double precision)));
+
+CREATE OR REPLACE FUNCTION backburner.breakers_max()
+ RETURNS integer
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+AS $function$ SELECT 1000 $function$;
 
 CREATE OR REPLACE FUNCTION backburner.cancel_child(e effects, why jsonb, actor text)
  RETURNS jsonb
@@ -1211,6 +1303,7 @@ DECLARE
     pl record; bucket record; h run_heads; ts timestamptz;
     picked uuid[] := '{}'; fore uuid[]; back uuid[]; aged int; taken int := 0; got int; held boolean := false;
     labelled boolean := false; session_wait interval := make_interval(secs => (p->>'session_wait_s')::double precision);
+    probes text[] := '{}'; begun timestamptz; probed boolean := false;
 BEGIN
     LOCK TABLE dispatch_holds IN ROW SHARE MODE;  -- no hold is acknowledged while this dispatches
     IF EXISTS (SELECT FROM dispatch_holds) THEN
@@ -1221,6 +1314,11 @@ BEGIN
                    AND e.session_no = (p->>'session_no')::int AND e.state = 'CONNECTED'
                    AND e.ordered_drain IS NULL) THEN
         RETURN;
+    END IF;
+    IF EXISTS (SELECT FROM provider_breakers) THEN
+        probes := take_probes(ns, executor, caps);
+        caps := ARRAY(SELECT c FROM unnest(caps) c
+                      WHERE c = ANY (probes) OR NOT is_broken(ns, harness_of(c), executor));
     END IF;
     FOR pl IN SELECT * FROM jsonb_to_recordset(p->'pools') AS x(pool text, foreground int, background int) LOOP
         -- Classes age: background that has waited for a minute gets a quarter of what is free, within its share.
@@ -1233,10 +1331,22 @@ BEGIN
                                               least(pl.background, pl.foreground - cardinality(fore))));
         picked := picked || fore || back;
     END LOOP;
+    IF cardinality(probes) > 0 THEN  -- one of each, whatever else could be taken
+        fore := ARRAY(SELECT x.id FROM (
+            SELECT w.id, w.o, c.a, row_number() OVER (PARTITION BY c.a ORDER BY w.o) AS n
+            FROM unnest(picked) WITH ORDINALITY w(id, o) JOIN effects e ON e.effect_id = w.id CROSS JOIN LATERAL (
+                SELECT u.a FROM unnest(e.capabilities) WITH ORDINALITY u(a, at) WHERE u.a = ANY (caps)
+                ORDER BY u.at LIMIT 1) c) x
+            WHERE x.n = 1 OR x.a <> ALL (probes) ORDER BY x.o);
+        probed := cardinality(fore) < cardinality(picked);
+        picked := fore;
+    END IF;
     IF cardinality(picked) = 0 THEN
+        PERFORM spare_probes(ns, probes);
         RETURN;
     END IF;
     picked := picked[1:least((p->>'limit')::int, cardinality(tokens))];
+    begun := clock_timestamp();
     FOR bucket IN SELECT q.run_id, array_agg(q.effect_id ORDER BY q.effect_id) AS ids FROM dispatch_queue q
              WHERE q.effect_id = ANY (picked) GROUP BY q.run_id ORDER BY q.run_id
     LOOP
@@ -1251,7 +1361,7 @@ BEGIN
         WITH candidates AS (
             SELECT e.*, row_number() OVER (PARTITION BY e.group_id ORDER BY e.background, e.requested_seq) AS place
             FROM effects e
-            WHERE e.effect_id = ANY (bucket.ids) AND e.state = 'QUEUED' AND e.cancel_reason IS NULL
+            WHERE e.effect_id = ANY (bucket.ids) AND e.state IN ('QUEUED', 'PARKED') AND e.cancel_reason IS NULL
               AND (h.open OR e.on_run_end = 'DETACH') AND NOT is_overdue(e, ts)
               AND coalesce(e.not_before <= ts, true)  -- it may have failed, and paused, since it was picked
               AND NOT (labelled AND held_by_label(e.effect_id, ns, executor, caps))
@@ -1293,12 +1403,19 @@ BEGIN
         -- rows of effects that are settled, cancelled or dispatched already, or whose run is over, are of no use
         DELETE FROM dispatch_queue q USING effects e
             WHERE q.effect_id = ANY (bucket.ids) AND e.effect_id = q.effect_id
-              AND (e.state <> 'QUEUED' OR NOT (h.open OR e.on_run_end = 'DETACH'));
+              AND (e.state NOT IN ('QUEUED', 'PARKED') OR NOT (h.open OR e.on_run_end = 'DETACH'));
         taken := taken + got;
         IF got > 0 THEN
             UPDATE run_heads u SET seq = h.seq + got, recorded_at = ts WHERE u.run_id = h.run_id;
         END IF;
     END LOOP;
+    IF cardinality(probes) > 0 THEN
+        fore := ARRAY(SELECT e.effect_id FROM effects e WHERE e.effect_id = ANY (picked) AND e.dispatched_at >= begun
+                      AND is_live(e.state) AND 'agent/' || e.harness = ANY (probes));
+        PERFORM spare_probes(ns, ARRAY(SELECT c FROM unnest(probes) c WHERE NOT EXISTS (
+            SELECT FROM effects e WHERE e.effect_id = ANY (fore) AND 'agent/' || e.harness = c)));
+        held := held OR (probed AND cardinality(fore) > 0);
+    END IF;
     IF held THEN
         token_index := -1;
         RETURN NEXT;
@@ -1795,6 +1912,22 @@ BEGIN
 END
 $function$;
 
+CREATE OR REPLACE FUNCTION backburner.failure_policies()
+ RETURNS TABLE(failure text, retried boolean, parks boolean, fails_over boolean, breaker text)
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+AS $function$
+    VALUES ('AUTHENTICATION', false, false, true, 'EXECUTOR'),
+           ('QUOTA_EXHAUSTED', false, true, true, 'ACCOUNT'),
+           ('RATE_LIMITED', true, true, true, 'ACCOUNT'),
+           ('OVERLOADED', true, false, true, ''),
+           ('SPAWN_FAILED', true, false, true, ''),
+           ('REFUSED', false, false, false, ''),
+           ('BAD_REQUEST', false, false, false, ''),
+           ('MAX_TURNS', false, false, false, ''),
+           ('BUDGET', false, false, false, '')
+$function$;
+
 CREATE OR REPLACE FUNCTION backburner.field(name text, value jsonb)
  RETURNS jsonb
  LANGUAGE sql
@@ -2061,6 +2194,18 @@ AS $function$
         VALUES (p_run_id, 1, 'RUN_CREATED', ts, p_actor, p_data);
 $function$;
 
+CREATE OR REPLACE FUNCTION backburner.is_broken(p_namespace text, p_harness text, p_executor text)
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE
+RETURN (EXISTS (SELECT FROM provider_breakers b WHERE ((b.namespace = is_broken.p_namespace) AND (b.harness = is_broken.p_harness) AND (b.executor_id = ANY (ARRAY[''::text, is_broken.p_executor])) AND ((NOT b.reset_known) OR (b.until > clock_timestamp())))));
+
+CREATE OR REPLACE FUNCTION backburner.is_far_reset(item jsonb)
+ RETURNS boolean
+ LANGUAGE sql
+ IMMUTABLE
+RETURN COALESCE((((item ->> 'reason'::text) = ANY (ARRAY['EFFECT_REASON_QUOTA_EXHAUSTED'::text, 'EFFECT_REASON_RATE_LIMITED'::text])) AND (reset_of(item) >= COALESCE(seconds_within(((item ->> 'park_after_s'::text))::double precision, (86400)::double precision), (60)::double precision))), false);
+
 CREATE OR REPLACE FUNCTION backburner.is_held(p_namespace text, p_harness text, p_executor text, p_labels jsonb)
  RETURNS boolean
  LANGUAGE sql
@@ -2163,6 +2308,48 @@ AS $function$
     SELECT CASE WHEN at IS NOT NULL THEN to_jsonb(to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')) END
 $function$;
 
+CREATE OR REPLACE FUNCTION backburner.note_provider_news(news jsonb)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+DECLARE
+    n record; at timestamptz;
+BEGIN
+    LOCK TABLE provider_breakers IN SHARE ROW EXCLUSIVE MODE;
+    at := clock_timestamp();
+    FOR n IN SELECT t.item->>'account' AS account, i.*, p.breaker
+             FROM jsonb_array_elements(news) WITH ORDINALITY t(item, o),
+                  jsonb_to_record(t.item) AS i(namespace text, harness text, executor_id text, reason text, message text,
+                                               dispatched_at timestamptz, reset_s double precision)
+                  LEFT JOIN failure_policies() p ON p.failure = i.reason
+             ORDER BY t.o
+    LOOP
+        IF n.reason IS NULL THEN
+            DELETE FROM provider_breakers b
+                WHERE b.namespace = n.namespace AND b.harness = n.harness AND b.executor_id IN ('', n.executor_id)
+                  AND (n.account = '' OR b.account IN ('', n.account)) AND b.failed_at <= n.dispatched_at;
+            CONTINUE;
+        END IF;
+        INSERT INTO provider_breakers AS b (namespace, harness, account, executor_id, reason, message, opened_at, failed_at,
+                                            until, reset_known, failures)
+            VALUES (n.namespace, n.harness, n.account, CASE n.breaker WHEN 'EXECUTOR' THEN n.executor_id ELSE '' END,
+                    n.reason, coalesce(n.message, ''), at, at,
+                    at + make_interval(secs => coalesce(n.reset_s, breaker_guess(1))), n.reset_s IS NOT NULL, 1)
+            ON CONFLICT (namespace, harness, account, executor_id) DO UPDATE SET
+                reason = excluded.reason, message = excluded.message, failed_at = at, probe_until = NULL,
+                failures = b.failures + (b.until <= at)::int,
+                reset_known = excluded.reset_known OR (b.reset_known AND b.until > at),
+                until = CASE WHEN excluded.reset_known AND b.reset_known THEN greatest(b.until, excluded.until)
+                             WHEN excluded.reset_known THEN excluded.until
+                             WHEN b.until > at THEN b.until
+                             ELSE at + make_interval(secs => breaker_guess(b.failures + 1)) END;
+    END LOOP;
+    DELETE FROM provider_breakers b WHERE b.until < at - interval '7 days' OR b.ctid IN (
+        SELECT o.ctid FROM provider_breakers o ORDER BY o.opened_at DESC OFFSET breakers_max());
+END
+$function$;
+
 CREATE OR REPLACE FUNCTION backburner.open_clients_v1(items jsonb)
  RETURNS TABLE(ord integer, outcome text, client_epoch bigint, head_seq bigint, recorded_at timestamp with time zone, extra jsonb)
  LANGUAGE plpgsql
@@ -2219,6 +2406,12 @@ CREATE OR REPLACE FUNCTION backburner.open_effects_max()
  LANGUAGE sql
  IMMUTABLE PARALLEL SAFE
 AS $function$ SELECT 20000 $function$;
+
+CREATE OR REPLACE FUNCTION backburner.opens_breaker(item jsonb)
+ RETURNS boolean
+ LANGUAGE sql
+ IMMUTABLE
+RETURN COALESCE((((item ->> 'outcome'::text) = 'failed'::text) AND (is_far_reset(item) OR ((item ->> 'reason'::text) = ANY (ARRAY['EFFECT_REASON_AUTHENTICATION'::text, 'EFFECT_REASON_QUOTA_EXHAUSTED'::text])))), false);
 
 CREATE OR REPLACE FUNCTION backburner.order_settlements_v1(items jsonb)
  RETURNS TABLE(ord integer, outcome text)
@@ -2337,6 +2530,26 @@ BEGIN
     END IF;
     RETURN h;
 END
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.provider_news(p_run uuid, p_after bigint, p_items attempt_item[])
+ RETURNS jsonb
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+    SELECT coalesce(jsonb_agg(jsonb_build_object(
+               'namespace', e.namespace, 'harness', d.data->>'harness', 'executor_id', e.executor_id,
+               'account', left(coalesce(i.item->>'account', ''), 200), 'dispatched_at', e.dispatched_at,
+               'reason', replace(i.item->>'reason', 'EFFECT_REASON_', ''), 'message', left(i.item->>'message', 500),
+               'reset_s', reset_of(i.item)) ORDER BY j.seq), '[]')
+    FROM journal j
+         JOIN effects e ON e.effect_id = j.effect_id AND e.kind = 'AGENT'
+         JOIN unnest(p_items) i ON i.effect_id = j.effect_id AND i.attempt = j.attempt
+         JOIN journal d ON d.effect_id = j.effect_id AND d.attempt = j.attempt AND d.type = 'EFFECT_DISPATCHED'
+    WHERE j.run_id = p_run AND j.seq > p_after
+      AND j.type IN ('EFFECT_RESOLVED', 'EFFECT_ATTEMPT_FAILED', 'EFFECT_PARKED')
+      AND (opens_breaker(i.item) OR i.item->>'outcome' = 'succeeded')
 $function$;
 
 CREATE OR REPLACE FUNCTION backburner.prune_runs_v1(p jsonb)
@@ -2589,6 +2802,7 @@ AS $function$
 #variable_conflict use_column
 DECLARE
     ns text; old_run uuid; reused jsonb := '{}'; holds boolean := EXISTS (SELECT FROM dispatch_holds);
+    breakers boolean := EXISTS (SELECT FROM provider_breakers);
 BEGIN
     SELECT namespace, reuse_from INTO ns, old_run FROM runs WHERE run_id = h.run_id;
     IF old_run IS NOT NULL THEN
@@ -2604,13 +2818,14 @@ BEGIN
                  not_before timestamptz,
                  queue_timeout_s double precision, total_timeout_s double precision, max_attempts int,
                  initial_s double precision, backoff double precision, max_interval_s double precision,
-                 non_retryable text[], on_run_end text, labels jsonb, executor_labels jsonb,
+                 non_retryable text[], on_quota text, on_run_end text, labels jsonb, executor_labels jsonb,
                  poll_interval_s double precision, dispatch jsonb, continues_on text, resumes boolean)
         WHERE r.item->>'type' = 'EFFECT_REQUESTED'
     ), granting AS (
         SELECT a.*, reused ? a.key AS known, e.executor_id IS NOT NULL AND NOT is_parked(h.state) AND NOT reused ? a.key
                     AND a.kind IN ('SHELL', 'FUNCTION', 'AGENT') AND coalesce(a.not_before <= ts, true)
                     AND NOT (holds AND is_held(ns, a.dispatch->>'harness', a.d_executor, a.labels))
+                    AND NOT (breakers AND is_broken(ns, a.dispatch->>'harness', a.d_executor))
                     AND (a.group_id IS NULL OR group_limit(h.run_id, a.group_id, coalesce(a.group_max, 1)) >=
                         row_number() OVER (PARTITION BY a.group_id, e.executor_id IS NULL ORDER BY a.o)
                         + group_open(h.run_id, a.group_id)) AS granted,
@@ -2630,8 +2845,9 @@ BEGIN
         INSERT INTO effects (effect_id, run_id, key, namespace, kind, name, harness, pool, background, state, attempt,
                              starts, capabilities, executor_labels, executor_id, incarnation, session_no, token_hash,
                              requested_seq, requested_at, dispatched_at, not_before, queue_deadline, total_deadline,
-                             max_attempts, initial_s, backoff, max_interval_s, non_retryable, priority, group_id,
-                             group_max, on_run_end, labels, poll_interval_s, settled_seq, settled_at, continues_on, resumes)
+                             max_attempts, initial_s, backoff, max_interval_s, non_retryable, on_quota, priority,
+                             group_id, group_max, on_run_end, labels, poll_interval_s, settled_seq, settled_at,
+                             continues_on, resumes)
             SELECT d.effect_id, h.run_id, d.key, ns, d.kind, d.name,
                    CASE WHEN granted THEN d.dispatch->>'harness' ELSE d.harness END, d.pool, d.background,
                    CASE WHEN known THEN 'SUCCEEDED' WHEN granted THEN 'DISPATCHED' WHEN by_executor THEN 'QUEUED'
@@ -2642,9 +2858,9 @@ BEGIN
                    CASE WHEN granted THEN decode(d.dispatch->>'token_hash', 'hex') END,
                    h.seq + d.o, ts, CASE WHEN granted THEN ts END, d.not_before,
                    ts + make_interval(secs => d.queue_timeout_s), ts + make_interval(secs => d.total_timeout_s),
-                   d.max_attempts, d.initial_s, d.backoff, d.max_interval_s, d.non_retryable, d.priority, d.group_id,
-                   coalesce(d.group_max, 1), d.on_run_end, d.labels, d.poll_interval_s,
-                   CASE WHEN known THEN d.at_seq END, CASE WHEN known THEN ts END,
+                   d.max_attempts, d.initial_s, d.backoff, d.max_interval_s, d.non_retryable,
+                   coalesce(d.on_quota, 'FAIL_OVER'), d.priority, d.group_id, coalesce(d.group_max, 1), d.on_run_end,
+                   d.labels, d.poll_interval_s, CASE WHEN known THEN d.at_seq END, CASE WHEN known THEN ts END,
                    coalesce(d.continues_on, ''), coalesce(d.resumes, true)
             FROM decided d
     ), queued AS (
@@ -2686,6 +2902,49 @@ BEGIN
         ON CONFLICT (effect_id) DO UPDATE SET not_before = excluded.not_before;
 END
 $function$;
+
+CREATE OR REPLACE FUNCTION backburner.reset_breakers_v1(items jsonb)
+ RETURNS TABLE(ord integer, outcome text, breakers jsonb)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+DECLARE
+    it record;
+BEGIN
+    LOCK TABLE provider_breakers IN SHARE ROW EXCLUSIVE MODE;
+    FOR it IN
+        SELECT (t.n - 1)::int AS o, i.* FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n),
+             jsonb_to_record(t.item) AS i(namespace text, harness text, account text, executor_id text, reason text,
+                                          actor text)
+        ORDER BY t.n
+    LOOP
+        WITH gone AS (
+            DELETE FROM provider_breakers b
+                WHERE it.namespace IN ('', b.namespace) AND it.harness IN ('', b.harness)
+                  AND (it.account = '' OR it.account = b.account) AND it.executor_id IN ('', b.executor_id) RETURNING b.*
+        )
+        SELECT coalesce(jsonb_agg(to_jsonb(g) ORDER BY g.namespace, g.harness, g.account, g.executor_id), '[]')
+            INTO breakers FROM gone g;
+        INSERT INTO operator_audit (recorded_at, action, subject, actor, reason, detail)
+            SELECT clock_timestamp(), 'RESET_BREAKER', b->>'harness', it.actor, it.reason, b
+            FROM jsonb_array_elements(breakers) b;
+        RETURN QUERY SELECT it.o, 'ok', breakers;
+    END LOOP;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.reset_note(p_leads_to text, p_until timestamp with time zone, p_why text)
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE
+RETURN concat('; it is reset at ', to_char((p_until AT TIME ZONE 'UTC'::text), 'YYYY-MM-DD HH24:MI:SS'::text), ' UTC', CASE WHEN (p_why = ''::text) THEN ''::text ELSE (', and '::text || p_why) END, CASE WHEN (p_leads_to = 'fail over'::text) THEN ': the next harness takes it'::text ELSE ''::text END);
+
+CREATE OR REPLACE FUNCTION backburner.reset_of(item jsonb)
+ RETURNS double precision
+ LANGUAGE sql
+ IMMUTABLE
+RETURN seconds_within(((item ->> 'retry_after_s'::text))::double precision, (2592000)::double precision);
 
 CREATE OR REPLACE FUNCTION backburner.resolve_external_v1(items jsonb)
  RETURNS TABLE(ord integer, outcome text, head_seq bigint, recorded_at timestamp with time zone, extra jsonb)
@@ -3148,6 +3407,15 @@ BEGIN
 END
 $function$;
 
+CREATE OR REPLACE FUNCTION backburner.spare_probes(p_namespace text, p_capabilities text[])
+ RETURNS void
+ LANGUAGE sql
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+    UPDATE provider_breakers b SET probe_until = NULL
+        WHERE b.namespace = p_namespace AND 'agent/' || b.harness = ANY (p_capabilities) AND b.probe_until IS NOT NULL
+$function$;
+
 CREATE OR REPLACE FUNCTION backburner.start_children(h run_heads, rws jsonb, after_seq bigint, actor text, ts timestamp with time zone, OUT more jsonb, OUT begun jsonb, OUT settled integer)
  RETURNS record
  LANGUAGE plpgsql
@@ -3212,6 +3480,37 @@ AS $function$
     )
     DELETE FROM missing_attempts m USING mine WHERE m.effect_id = mine.effect_id AND m.attempt = mine.attempt
         RETURNING m.item
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.take_probes(p_namespace text, p_executor text, p_capabilities text[])
+ RETURNS text[]
+ LANGUAGE plpgsql
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+DECLARE
+    b provider_breakers; taken text[] := '{}'; at timestamptz := clock_timestamp();
+BEGIN
+    IF NOT EXISTS (SELECT FROM provider_breakers x WHERE NOT x.reset_known AND x.until <= at) THEN
+        RETURN taken;
+    END IF;
+    LOCK TABLE provider_breakers IN ROW EXCLUSIVE MODE;  -- before its rows, as who opens and closes them
+    FOR b IN SELECT x.* FROM provider_breakers x
+             WHERE x.namespace = p_namespace AND x.executor_id IN ('', p_executor) AND NOT x.reset_known
+               AND x.until <= at AND coalesce(x.probe_until <= at, true) AND 'agent/' || x.harness = ANY (p_capabilities)
+               AND EXISTS (SELECT FROM dispatch_queue q WHERE q.namespace = p_namespace AND q.not_before <= at
+                           AND 'agent/' || x.harness = ANY (q.capabilities))
+               AND NOT EXISTS (SELECT FROM provider_breakers o WHERE o.namespace = p_namespace AND o.harness = x.harness
+                               AND o.executor_id IN ('', p_executor)
+                               AND (o.until > at OR (NOT o.reset_known AND o.probe_until > at)))
+             ORDER BY x.harness, x.account, x.executor_id FOR UPDATE OF x SKIP LOCKED
+    LOOP
+        UPDATE provider_breakers u SET probe_until = at + interval '60 s'
+            WHERE u.namespace = b.namespace AND u.harness = b.harness AND u.account = b.account
+              AND u.executor_id = b.executor_id;
+        taken := taken || ('agent/' || b.harness);
+    END LOOP;
+    RETURN taken;
+END
 $function$;
 
 CREATE OR REPLACE FUNCTION backburner.wake_client(h run_heads)

@@ -28,7 +28,7 @@ OWNER_SENDS: Final = frozenset({
 })  # fmt: skip
 
 #: Types that are reserved: the schema knows them, no function writes them yet.
-RESERVED: Final = frozenset({"EFFECT_PARKED"})
+RESERVED: Final = frozenset[str]()
 
 _FURTHER: Final[dict[str, frozenset[str]]] = {
     # By the owner too: of a child run, and of the run that a run goes on as. Children of clients' runs as well.
@@ -56,6 +56,7 @@ _FURTHER: Final[dict[str, frozenset[str]]] = {
     "EFFECT_STARTED": frozenset({"attempts_started_v1"}),
     "EFFECT_PROGRESS": frozenset({"attempts_progress_v1"}),
     "EFFECT_ATTEMPT_FAILED": frozenset({"attempts_settle_v1"}),
+    "EFFECT_PARKED": frozenset({"attempts_settle_v1"}),
     "EFFECT_SUPERSEDED": frozenset({"append_v1", "attempts_settle_v1"}),
     # With a request of a child run that cannot be, too.
     "EFFECT_RESOLVED": frozenset({

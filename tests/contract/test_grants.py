@@ -23,7 +23,7 @@ SCHEDULER_FUNCTIONS: Final = {
     "renew_shards_v1", "release_shards_v1", "adopt_runs_v1", "strike_v1",
     "halt_runs_v1", "resume_runs_v1", "signal_runs_v1",
     "open_clients_v1", "client_requests_v1", "finish_runs_v1", "clients_seen_v1", "halt_idle_v1",
-    "audit_v1", "set_holds_v1", "prune_runs_v1",
+    "audit_v1", "set_holds_v1", "prune_runs_v1", "reset_breakers_v1",
     "drain_executors_v1", "expire_executors_v1", "order_settlements_v1", "settle_by_hand_v1",
     "renew_shards_v2", "release_shards_v2", "adopt_created_v1", "report_missing_v1", "take_missing_v1",
     "renew_shards_v3",

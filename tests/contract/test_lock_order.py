@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -185,3 +186,48 @@ def test_leases_and_new_runs_side_by_side(database_url: str) -> None:
         ],
     )
     assert set(states) == {"calls"}, states
+
+
+def test_breakers_are_opened_tried_and_reset_beside_claims(database_url: str) -> None:
+    """The last in the order: outcomes that open and close breakers hold heads, as do claims that give back a try."""
+    with scene_at(database_url) as scene:
+        session = scene.hello()
+        runs = [scene.run() for _ in range(6)]
+    taken: list[Attempt] = []
+    agents = replace(session, capabilities=("agent/codex",))
+    columns: dict[str, Any] = {
+        "kind": "AGENT",
+        "harness": "codex",
+        "capabilities": ["agent/codex"],
+        "max_attempts": 1000,
+    }
+
+    def ask(scene: Scene, chance: random.Random) -> None:
+        order = chance.sample(runs, len(runs))
+        heads = scene.query("SELECT run_id, iteration FROM backburner.run_heads")
+        scene.iterations.update({str(row["run_id"]): row["iteration"] for row in heads})
+        scene.call("append_v1", [scene.append_item(run_id, [request_row(new_id(), **columns)]) for run_id in order])
+
+    def claim(scene: Scene, _: random.Random) -> None:
+        taken.extend(scene.claim(agents, 5))
+
+    def settle(scene: Scene, chance: random.Random) -> None:
+        some = chance.sample(taken, min(4, len(taken)))
+        items = [settle_item(a, chance.choice(["succeeded", "failed"])) for a in some]
+        refused = {"reason": "EFFECT_REASON_AUTHENTICATION", "error": {"reason": "EFFECT_REASON_AUTHENTICATION"}}
+        accounts = [{"account": chance.choice("abc")} for _ in items]
+        scene.call("attempts_settle_v1", [
+            item | (refused | account if item["outcome"] == "failed" else {})
+            for item, account in zip(items, accounts, strict=True)
+        ])  # fmt: skip
+
+    def expire(scene: Scene, _: random.Random) -> None:
+        scene.query("UPDATE backburner.provider_breakers SET until = now(), probe_until = NULL RETURNING 1")
+
+    def reset(scene: Scene, chance: random.Random) -> None:
+        scope = {"namespace": "", "harness": "", "account": chance.choice("abc"), "executor_id": ""}
+        scene.call("reset_breakers_v1", [scope | {"reason": "", "actor": "t"}])
+
+    states = hammer(database_url, [ask, claim, settle, expire, claim, settle, reset])
+    assert set(states) == {"calls"}, states
+    assert states["calls"] > 50

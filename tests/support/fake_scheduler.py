@@ -338,7 +338,8 @@ def _request_row(dispatch: Dispatch, session: FakeSession, spec: Mapping[str, An
     start = dispatch.start
     x = {
         "kind": start.name.upper(), "name": start.name, "harness": start.harness,
-        "pool": start.pool, "capabilities": [start.harness], "background": start.background, "priority": 0,
+        "pool": start.pool, "capabilities": [f"agent/{start.harness}" if start.name == "agent" else start.harness],
+        "background": start.background, "priority": 0,
         "max_attempts": spec.get("max_attempts", 1), "initial_s": 60, "backoff": 2, "max_interval_s": 300,
         "non_retryable": [], "on_run_end": "WAIT", "labels": {}, "executor_labels": {}, "poll_interval_s": 5,
         "dispatch": {

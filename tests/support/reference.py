@@ -12,6 +12,7 @@ from scheduler_service import errors
 from scheduler_service.api.limits import LIMITS
 from scheduler_service.authoring.bounds import BOUNDS
 from scheduler_service.cli.service_options import EXECUTOR, SCHEDULER, Setting
+from scheduler_service.replay.policies import POLICIES, Policy
 from scheduler_service.replay.states import EFFECT_TRANSITIONS, RUN_TRANSITIONS, EffectState, RunState, mermaid
 from tests.support.invariants import INVARIANTS
 
@@ -64,6 +65,20 @@ def effect_reasons() -> str:
         (name, " ".join(line.strip().removeprefix("// ") for line in text.splitlines())) for text, name in found
     ]
     return _table("reason", "meaning", rows=((f"`{name}`", meaning) for name, meaning in meanings[1:]))
+
+
+def failure_policies() -> str:
+    """What follows a failure, by its reason."""
+
+    def row(name: str, policy: Policy) -> tuple[str, ...]:
+        retried = "as the retry policy says" if policy.retried else "no"
+        stops = {"": "", "EXECUTOR": "the harness on that executor", "ACCOUNT": "the harness in the namespace"}
+        marks = ("yes" if policy.parks else "", "yes" if policy.fails_over else "")
+        return f"`{name}`", retried, *marks, stops[policy.breaker]
+
+    rows = [row(name, policy) for name, policy in POLICIES.items()]
+    header = ("reason", "again with the same harness", "parks", "fails over", "breaker")
+    return _table(*header, rows=[*rows, ("any other", "as the retry policy says", "", "", "")])
 
 
 def settings() -> str:
@@ -120,6 +135,7 @@ PARTS: Final[Mapping[str, Callable[[], str]]] = {
     "run states": lambda: _mermaid(mermaid(RUN_TRANSITIONS, [RunState.RUNNING])),
     "error reasons": error_reasons,
     "effect reasons": effect_reasons,
+    "failure policies": failure_policies,
     "limits": limits,
     "process bounds": process_bounds,
     "settings": settings,

@@ -14,8 +14,9 @@ The prompt may hold one JSON object anywhere; what is left out has a default:
     text       the answer in words; by default `turn N:`, or `turn N again:` when an attempt goes on with the session of
                the one before, and the prompt's first line
     value      the structured answer
-    fail       object with reason, message, retry_after_s, final: fails with it
+    fail       object with reason, message, retry_after_s, final, untouched, account: fails with it
     fail_at    the turn of the session in which alone it fails
+    fail_while path of a file: fails only while it exists
     exit       exit code after an answer
     session    false: leaves no session
     as         object by name of a harness: what is different for that one

@@ -31,7 +31,8 @@ def main(harness: str, store: str, session: str, resume: str) -> int:
     if (command := script.get("sh")) and (status := subprocess.run(["/bin/sh", "-c", command], check=False).returncode):
         say(type="error", reason="TOOL_FAILED", message=f"the command exited with {status}")
         return 1
-    if (failure := script.get("fail")) and script.get("fail_at", turn) == turn:
+    fails = script.get("fail_at", turn) == turn and Path(script.get("fail_while", "/")).exists()
+    if (failure := script.get("fail")) and fails:
         say(type="error", **failure)
         return 1
     sys.stderr.write(f"turn {turn} is done\n")

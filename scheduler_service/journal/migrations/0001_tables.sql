@@ -15,7 +15,7 @@
 --   adopt_runs_v1, strike_v1
 --
 -- Lock order, everywhere: `dispatch_holds` as a table (by what dispatches), run heads in id order, then effects in id
--- order, then queue rows. Calls about several runs take heads with SKIP LOCKED and answer `busy` for the rest; calls
+-- order, then queue rows, last `provider_breakers` as a table (see 0028). Calls about several runs take heads with SKIP LOCKED and answer `busy` for the rest; calls
 -- about one run wait.
 --
 -- Fences and states are checked by statements of their own after the head is locked: a snapshot taken in the same
@@ -112,7 +112,7 @@ CREATE UNIQUE INDEX journal_settles_once ON journal (effect_id)
     WHERE type IN ('EFFECT_RESOLVED', 'EFFECT_CANCELLED', 'EFFECT_REUSED');
 CREATE UNIQUE INDEX journal_dispatches_once ON journal (effect_id, attempt) WHERE type = 'EFFECT_DISPATCHED';
 CREATE UNIQUE INDEX journal_fails_once ON journal (effect_id, attempt)
-    WHERE type IN ('EFFECT_ATTEMPT_FAILED', 'EFFECT_ATTEMPT_LOST');
+    WHERE type IN ('EFFECT_ATTEMPT_FAILED', 'EFFECT_ATTEMPT_LOST', 'EFFECT_PARKED');
 CREATE INDEX journal_progress ON journal (run_id, seq) WHERE type = 'EFFECT_PROGRESS';
 CREATE INDEX journal_superseded ON journal (effect_id, attempt) WHERE type = 'EFFECT_SUPERSEDED';
 
@@ -154,6 +154,7 @@ CREATE TABLE effects (
     backoff double precision NOT NULL,
     max_interval_s double precision NOT NULL,
     non_retryable text[] NOT NULL,
+    on_quota text NOT NULL DEFAULT 'FAIL_OVER' CHECK (on_quota IN ('FAIL_OVER', 'PARK', 'FAIL')),
     priority int NOT NULL,
     group_id text,
     group_max int,
@@ -172,10 +173,14 @@ CREATE TABLE effects (
     UNIQUE (run_id, key),
     CONSTRAINT settled_exactly_when_terminal
         CHECK ((state IN ('SUCCEEDED', 'FAILED', 'CANCELLED', 'TIMED_OUT')) = (settled_seq IS NOT NULL)),
+    CONSTRAINT parked_until_a_time CHECK (state <> 'PARKED' OR not_before IS NOT NULL),
     CONSTRAINT live_attempts_have_an_executor
         CHECK ((state IN ('DISPATCHED', 'RUNNING', 'CANCELLING'))
                <= (kind = 'RUN' OR (executor_id IS NOT NULL AND attempt > 0)))
 ) WITH (fillfactor = 70);
+COMMENT ON COLUMN effects.starts IS 'Starts that count against max_attempts, with the harness that it is at now.';
+COMMENT ON COLUMN effects.capabilities IS
+    'Alternatives, the preferred one first; without the harnesses that have failed for a reason of their provider.';
 COMMENT ON COLUMN effects.past_tokens IS 'Hashes of the tokens of attempts 1, 2, ... that are over, at most 100 of them.';
 COMMENT ON COLUMN effects.session IS
     'HarnessSession that its attempts left last, for the next one to go on with; or `fresh_because`: why not.';

@@ -223,6 +223,7 @@ LANGUAGE plpgsql SET search_path = backburner, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     ns text; old_run uuid; reused jsonb := '{}'; holds boolean := EXISTS (SELECT FROM dispatch_holds);
+    breakers boolean := EXISTS (SELECT FROM provider_breakers);
 BEGIN
     SELECT namespace, reuse_from INTO ns, old_run FROM runs WHERE run_id = h.run_id;
     IF old_run IS NOT NULL THEN
@@ -238,13 +239,14 @@ BEGIN
                  not_before timestamptz,
                  queue_timeout_s double precision, total_timeout_s double precision, max_attempts int,
                  initial_s double precision, backoff double precision, max_interval_s double precision,
-                 non_retryable text[], on_run_end text, labels jsonb, executor_labels jsonb,
+                 non_retryable text[], on_quota text, on_run_end text, labels jsonb, executor_labels jsonb,
                  poll_interval_s double precision, dispatch jsonb, continues_on text, resumes boolean)
         WHERE r.item->>'type' = 'EFFECT_REQUESTED'
     ), granting AS (
         SELECT a.*, reused ? a.key AS known, e.executor_id IS NOT NULL AND NOT is_parked(h.state) AND NOT reused ? a.key
                     AND a.kind IN ('SHELL', 'FUNCTION', 'AGENT') AND coalesce(a.not_before <= ts, true)
                     AND NOT (holds AND is_held(ns, a.dispatch->>'harness', a.d_executor, a.labels))
+                    AND NOT (breakers AND is_broken(ns, a.dispatch->>'harness', a.d_executor))
                     AND (a.group_id IS NULL OR group_limit(h.run_id, a.group_id, coalesce(a.group_max, 1)) >=
                         row_number() OVER (PARTITION BY a.group_id, e.executor_id IS NULL ORDER BY a.o)
                         + group_open(h.run_id, a.group_id)) AS granted,
@@ -264,8 +266,9 @@ BEGIN
         INSERT INTO effects (effect_id, run_id, key, namespace, kind, name, harness, pool, background, state, attempt,
                              starts, capabilities, executor_labels, executor_id, incarnation, session_no, token_hash,
                              requested_seq, requested_at, dispatched_at, not_before, queue_deadline, total_deadline,
-                             max_attempts, initial_s, backoff, max_interval_s, non_retryable, priority, group_id,
-                             group_max, on_run_end, labels, poll_interval_s, settled_seq, settled_at, continues_on, resumes)
+                             max_attempts, initial_s, backoff, max_interval_s, non_retryable, on_quota, priority,
+                             group_id, group_max, on_run_end, labels, poll_interval_s, settled_seq, settled_at,
+                             continues_on, resumes)
             SELECT d.effect_id, h.run_id, d.key, ns, d.kind, d.name,
                    CASE WHEN granted THEN d.dispatch->>'harness' ELSE d.harness END, d.pool, d.background,
                    CASE WHEN known THEN 'SUCCEEDED' WHEN granted THEN 'DISPATCHED' WHEN by_executor THEN 'QUEUED'
@@ -276,9 +279,9 @@ BEGIN
                    CASE WHEN granted THEN decode(d.dispatch->>'token_hash', 'hex') END,
                    h.seq + d.o, ts, CASE WHEN granted THEN ts END, d.not_before,
                    ts + make_interval(secs => d.queue_timeout_s), ts + make_interval(secs => d.total_timeout_s),
-                   d.max_attempts, d.initial_s, d.backoff, d.max_interval_s, d.non_retryable, d.priority, d.group_id,
-                   coalesce(d.group_max, 1), d.on_run_end, d.labels, d.poll_interval_s,
-                   CASE WHEN known THEN d.at_seq END, CASE WHEN known THEN ts END,
+                   d.max_attempts, d.initial_s, d.backoff, d.max_interval_s, d.non_retryable,
+                   coalesce(d.on_quota, 'FAIL_OVER'), d.priority, d.group_id, coalesce(d.group_max, 1), d.on_run_end,
+                   d.labels, d.poll_interval_s, CASE WHEN known THEN d.at_seq END, CASE WHEN known THEN ts END,
                    coalesce(d.continues_on, ''), coalesce(d.resumes, true)
             FROM decided d
     ), queued AS (

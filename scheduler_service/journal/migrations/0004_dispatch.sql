@@ -19,6 +19,7 @@ DECLARE
     pl record; bucket record; h run_heads; ts timestamptz;
     picked uuid[] := '{}'; fore uuid[]; back uuid[]; aged int; taken int := 0; got int; held boolean := false;
     labelled boolean := false; session_wait interval := make_interval(secs => (p->>'session_wait_s')::double precision);
+    probes text[] := '{}'; begun timestamptz; probed boolean := false;
 BEGIN
     LOCK TABLE dispatch_holds IN ROW SHARE MODE;  -- no hold is acknowledged while this dispatches
     IF EXISTS (SELECT FROM dispatch_holds) THEN
@@ -29,6 +30,11 @@ BEGIN
                    AND e.session_no = (p->>'session_no')::int AND e.state = 'CONNECTED'
                    AND e.ordered_drain IS NULL) THEN
         RETURN;
+    END IF;
+    IF EXISTS (SELECT FROM provider_breakers) THEN
+        probes := take_probes(ns, executor, caps);
+        caps := ARRAY(SELECT c FROM unnest(caps) c
+                      WHERE c = ANY (probes) OR NOT is_broken(ns, harness_of(c), executor));
     END IF;
     FOR pl IN SELECT * FROM jsonb_to_recordset(p->'pools') AS x(pool text, foreground int, background int) LOOP
         -- Classes age: background that has waited for a minute gets a quarter of what is free, within its share.
@@ -41,10 +47,22 @@ BEGIN
                                               least(pl.background, pl.foreground - cardinality(fore))));
         picked := picked || fore || back;
     END LOOP;
+    IF cardinality(probes) > 0 THEN  -- one of each, whatever else could be taken
+        fore := ARRAY(SELECT x.id FROM (
+            SELECT w.id, w.o, c.a, row_number() OVER (PARTITION BY c.a ORDER BY w.o) AS n
+            FROM unnest(picked) WITH ORDINALITY w(id, o) JOIN effects e ON e.effect_id = w.id CROSS JOIN LATERAL (
+                SELECT u.a FROM unnest(e.capabilities) WITH ORDINALITY u(a, at) WHERE u.a = ANY (caps)
+                ORDER BY u.at LIMIT 1) c) x
+            WHERE x.n = 1 OR x.a <> ALL (probes) ORDER BY x.o);
+        probed := cardinality(fore) < cardinality(picked);
+        picked := fore;
+    END IF;
     IF cardinality(picked) = 0 THEN
+        PERFORM spare_probes(ns, probes);
         RETURN;
     END IF;
     picked := picked[1:least((p->>'limit')::int, cardinality(tokens))];
+    begun := clock_timestamp();
     FOR bucket IN SELECT q.run_id, array_agg(q.effect_id ORDER BY q.effect_id) AS ids FROM dispatch_queue q
              WHERE q.effect_id = ANY (picked) GROUP BY q.run_id ORDER BY q.run_id
     LOOP
@@ -59,7 +77,7 @@ BEGIN
         WITH candidates AS (
             SELECT e.*, row_number() OVER (PARTITION BY e.group_id ORDER BY e.background, e.requested_seq) AS place
             FROM effects e
-            WHERE e.effect_id = ANY (bucket.ids) AND e.state = 'QUEUED' AND e.cancel_reason IS NULL
+            WHERE e.effect_id = ANY (bucket.ids) AND e.state IN ('QUEUED', 'PARKED') AND e.cancel_reason IS NULL
               AND (h.open OR e.on_run_end = 'DETACH') AND NOT is_overdue(e, ts)
               AND coalesce(e.not_before <= ts, true)  -- it may have failed, and paused, since it was picked
               AND NOT (labelled AND held_by_label(e.effect_id, ns, executor, caps))
@@ -101,12 +119,19 @@ BEGIN
         -- rows of effects that are settled, cancelled or dispatched already, or whose run is over, are of no use
         DELETE FROM dispatch_queue q USING effects e
             WHERE q.effect_id = ANY (bucket.ids) AND e.effect_id = q.effect_id
-              AND (e.state <> 'QUEUED' OR NOT (h.open OR e.on_run_end = 'DETACH'));
+              AND (e.state NOT IN ('QUEUED', 'PARKED') OR NOT (h.open OR e.on_run_end = 'DETACH'));
         taken := taken + got;
         IF got > 0 THEN
             UPDATE run_heads u SET seq = h.seq + got, recorded_at = ts WHERE u.run_id = h.run_id;
         END IF;
     END LOOP;
+    IF cardinality(probes) > 0 THEN
+        fore := ARRAY(SELECT e.effect_id FROM effects e WHERE e.effect_id = ANY (picked) AND e.dispatched_at >= begun
+                      AND is_live(e.state) AND 'agent/' || e.harness = ANY (probes));
+        PERFORM spare_probes(ns, ARRAY(SELECT c FROM unnest(probes) c WHERE NOT EXISTS (
+            SELECT FROM effects e WHERE e.effect_id = ANY (fore) AND 'agent/' || e.harness = c)));
+        held := held OR (probed AND cardinality(fore) > 0);
+    END IF;
     IF held THEN
         token_index := -1;
         RETURN NEXT;

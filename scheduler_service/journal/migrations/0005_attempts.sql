@@ -138,11 +138,12 @@ AS $$
 #variable_conflict use_column
 DECLARE
     bucket record; h run_heads; ts timestamptz; written int; settled int; many boolean; largest int;
-    refers boolean; large boolean;
+    refers boolean; large boolean; troubled boolean; news jsonb := '[]';
+    breaking boolean := EXISTS (SELECT FROM provider_breakers);
 BEGIN
     SELECT count(DISTINCT i->>'run_id') > 1, max(pg_column_size(i)), bool_or(i #> '{result,value,blob}' IS NOT NULL),
-           bool_or(i ? 'blob_text')
-        INTO many, largest, refers, large FROM jsonb_array_elements(items) i;
+           bool_or(i ? 'blob_text'), bool_or(opens_breaker(i))
+        INTO many, largest, refers, large, troubled FROM jsonb_array_elements(items) i;
     IF refers THEN  -- only what is kept here is referred to
         RAISE EXCEPTION 'an outcome brings a large value as blob_text, not a reference'
             USING ERRCODE = 'invalid_parameter_value';
@@ -181,44 +182,76 @@ BEGIN
                         WHEN row_number() OVER (PARTITION BY i.effect_id ORDER BY i.ord) > 1 THEN 'busy'
                         WHEN e.attempt = i.attempt AND e.token_hash = i.token THEN
                             CASE WHEN is_live(e.state) THEN 'ok' ELSE 'already' END
-                        WHEN e.past_tokens[i.attempt] = i.token AND past.type = 'EFFECT_ATTEMPT_FAILED' THEN 'already'
+                        WHEN e.past_tokens[i.attempt] = i.token AND past.type IN ('EFFECT_ATTEMPT_FAILED', 'EFFECT_PARKED') THEN 'already'
                         ELSE 'stale' END AS verdict,
-                   coalesce(seconds_within((i.item->>'retry_after_s')::double precision, 2592000),
-                            retry_pause(e.initial_s, e.backoff, e.max_interval_s, e.starts)) AS pause,
+                   reset_of(i.item) AS reset_s, is_far_reset(i.item) AS far,
+                   retry_pause(e.initial_s, e.backoff, e.max_interval_s, e.starts) AS own_pause,
+                   -- nothing was done: it may be done anew even where work is to start once
+                   e.starts - coalesce(e.attempt < 1000 AND (i.item->'untouched' = 'true' OR i.item->>'reason' =
+                                                             'EFFECT_REASON_SPAWN_FAILED'), false)::int AS counted,
+                   array_remove(e.capabilities, 'agent/' || e.harness) AS others,
                    -- evidence is kept once, and only of attempts that were: nobody fills a run with forged outcomes
                    evidence.seq IS NULL AND e.past_tokens[i.attempt] = i.token AS is_evidence,
                    CASE WHEN (e.attempt = i.attempt AND e.token_hash = i.token) IS NOT TRUE
                              AND (e.past_tokens[i.attempt] = i.token) IS NOT TRUE THEN NULL
-                        WHEN past.type = 'EFFECT_ATTEMPT_FAILED' THEN past.seq
+                        WHEN past.type IN ('EFFECT_ATTEMPT_FAILED', 'EFFECT_PARKED') THEN past.seq
                         WHEN e.attempt = i.attempt AND e.token_hash = i.token THEN e.settled_seq
                         ELSE evidence.seq END AS past_seq
             FROM unnest(bucket.all_items) i
                  LEFT JOIN effects e ON e.effect_id = i.effect_id AND e.run_id = i.run_id
                  LEFT JOIN journal past ON past.effect_id = i.effect_id AND past.attempt = i.attempt
-                      AND past.type IN ('EFFECT_ATTEMPT_FAILED', 'EFFECT_ATTEMPT_LOST')
+                      AND past.type IN ('EFFECT_ATTEMPT_FAILED', 'EFFECT_ATTEMPT_LOST', 'EFFECT_PARKED')
                       AND NOT (e.attempt = i.attempt AND is_live(e.state))
                  LEFT JOIN journal evidence ON evidence.effect_id = i.effect_id AND evidence.attempt = i.attempt
                       AND evidence.type = 'EFFECT_SUPERSEDED' AND evidence.writer LIKE 'executor/%'
+        ), weighed AS (
+            SELECT j.*, coalesce(p.retried, true) OR (p.parks AND reset_s IS NOT NULL) AS retried,
+                   far OR came_reason = 'QUOTA_EXHAUSTED' AS of_quota,
+                   counted < max_attempts AND coalesce(ts + make_interval(secs => reset_s) < total_deadline, true) AS in_time,
+                   coalesce(p.fails_over, false) AND kind = 'AGENT' AND cardinality(others) > 0
+                       AND (max_attempts > 1 OR counted = 0) AND coalesce(ts < total_deadline, true) AS may_fail_over
+            FROM judged j LEFT JOIN failure_policies() p ON p.failure = j.came_reason
+        ), led AS (
+            SELECT w.*, CASE
+                WHEN coalesce((item->>'final')::boolean, false) OR came_reason = ANY (non_retryable)
+                     OR (of_quota AND on_quota = 'FAIL') THEN 'end'
+                WHEN far AND in_time AND (on_quota = 'PARK' OR NOT may_fail_over) THEN 'park'
+                WHEN far THEN CASE WHEN may_fail_over THEN 'fail over' ELSE 'end' END
+                WHEN retried AND starts < max_attempts
+                     AND coalesce(ts + make_interval(secs => coalesce(reset_s, own_pause)) < total_deadline, true)
+                    THEN 'retry'
+                WHEN may_fail_over THEN 'fail over' ELSE 'end' END AS leads_to
+            FROM weighed w
         ), decided AS (
-            SELECT j.*, CASE
+            SELECT j.*, CASE leads_to WHEN 'fail over' THEN 0 ELSE coalesce(reset_s, own_pause) END AS pause,
+                   CASE WHEN far AND leads_to IN ('end', 'fail over') THEN jsonb_set(item->'error', '{message}',
+                       to_jsonb(concat(item->'error'->>'message', reset_note(j.leads_to, ts + make_interval(secs => reset_s),
+                           CASE WHEN on_quota = 'FAIL' THEN 'on_quota is fail'
+                                WHEN in_time THEN '' WHEN counted >= max_attempts THEN
+                                format('no attempt is left (max_attempts is %s)', max_attempts)
+                                ELSE 'that is after its total timeout' END))))
+                       ELSE item->'error' END AS error,
+                   CASE
                 WHEN verdict = 'stale' AND is_evidence THEN 'EFFECT_SUPERSEDED'
                 WHEN verdict <> 'ok' THEN NULL
                 WHEN came = 'succeeded' THEN 'EFFECT_RESOLVED'
                 WHEN came = 'cancelled' OR cancel_reason IS NOT NULL THEN 'EFFECT_CANCELLED'
-                WHEN NOT coalesce((item->>'final')::boolean, false) AND starts < max_attempts
-                     AND came_reason <> ALL (non_retryable)
-                     AND (total_deadline IS NULL OR ts + make_interval(secs => pause) < total_deadline)
-                    THEN 'EFFECT_ATTEMPT_FAILED'
+                WHEN leads_to = 'park' THEN 'EFFECT_PARKED'
+                WHEN leads_to <> 'end' THEN 'EFFECT_ATTEMPT_FAILED'
                 ELSE 'EFFECT_RESOLVED' END AS becomes
-            FROM judged j
+            FROM led j
         ), numbered AS (
-            SELECT d.*, h.seq + row_number() OVER (ORDER BY d.ord) AS at_seq,
+            SELECT d.*, becomes IN ('EFFECT_ATTEMPT_FAILED', 'EFFECT_PARKED') AS unsettled,
+                   h.seq + row_number() OVER (ORDER BY d.ord) AS at_seq,
                    -- what no longer fits into its context will not fit the next time
-                   CASE WHEN came_reason = 'CONTEXT_OVERFLOW'
+                   CASE WHEN leads_to = 'fail over' THEN jsonb_build_object('fresh_because',
+                             format('attempt %s was one of another harness, %s', attempt, harness))
+                        WHEN came_reason = 'CONTEXT_OVERFLOW'
                         THEN jsonb_build_object('fresh_because', format('attempt %s left no room in its session', attempt))
                         ELSE item->'result'->'session' END AS goes_on, CASE becomes
                 WHEN 'EFFECT_SUPERSEDED' THEN jsonb_build_object('refused_type', 'EFFECT_RESOLVED',
-                    'refused_data', (item - '{token,run_id,effect_id,attempt,executor_id,final,retry_after_s,progress}'::text[]),
+                    'refused_data', (item - '{token,run_id,effect_id,attempt,executor_id,final,retry_after_s,park_after_s,'
+                                            'untouched,account,progress}'::text[]),
                     'cause', CASE WHEN settled_seq IS NULL THEN 'stale_attempt' ELSE 'settled' END)
                 WHEN 'EFFECT_CANCELLED' THEN
                     field('reason', coalesce(to_jsonb(cancel_reason), item->'reason'))
@@ -226,12 +259,18 @@ BEGIN
                     || field('partial', item->'result') || field('death', item->'death')
                     || field('elapsed', duration(took))
                 WHEN 'EFFECT_ATTEMPT_FAILED' THEN
-                    field('error', item->'error') || field('partial', item->'result')
+                    field('error', error) || field('partial', item->'result')
                     || field('next_attempt_at', moment(ts + make_interval(secs => pause)))
                     || field('elapsed', duration(took))
+                    || CASE WHEN leads_to = 'fail over'
+                            THEN jsonb_build_object('next_harness', harness_of(others[1])) ELSE '{}' END
+                WHEN 'EFFECT_PARKED' THEN
+                    field('until', moment(ts + make_interval(secs => pause))) || field('error', error)
+                    || field('partial', item->'result') || field('elapsed', duration(took))
+                    || CASE WHEN counted < starts THEN '{"untouched": true}'::jsonb ELSE '{}' END
                 ELSE jsonb_build_object('state', CASE came WHEN 'succeeded' THEN 'EFFECT_STATE_SUCCEEDED'
                         WHEN 'timed_out' THEN 'EFFECT_STATE_TIMED_OUT' ELSE 'EFFECT_STATE_FAILED' END)
-                    || field('result', item->'result') || field('error', item->'error')
+                    || field('result', item->'result') || field('error', error)
                     || field('death', item->'death') || field('elapsed', duration(took)) END AS new_data
             FROM decided d WHERE becomes IS NOT NULL
         ), inserted AS (
@@ -243,24 +282,32 @@ BEGIN
         ), projected AS (
             UPDATE effects x SET
                 state = CASE n.becomes WHEN 'EFFECT_CANCELLED' THEN 'CANCELLED' WHEN 'EFFECT_ATTEMPT_FAILED' THEN 'QUEUED'
+                        WHEN 'EFFECT_PARKED' THEN 'PARKED'
                         ELSE CASE n.came WHEN 'succeeded' THEN 'SUCCEEDED' WHEN 'timed_out' THEN 'TIMED_OUT'
                              ELSE 'FAILED' END END,
-                settled_seq = CASE WHEN n.becomes <> 'EFFECT_ATTEMPT_FAILED' THEN n.at_seq END,
-                settled_at = CASE WHEN n.becomes <> 'EFFECT_ATTEMPT_FAILED' THEN ts END,
-                not_before = CASE WHEN n.becomes = 'EFFECT_ATTEMPT_FAILED' THEN ts + make_interval(secs => n.pause) END,
+                settled_seq = CASE WHEN NOT n.unsettled THEN n.at_seq END,
+                settled_at = CASE WHEN NOT n.unsettled THEN ts END,
+                not_before = CASE WHEN n.unsettled THEN ts + make_interval(secs => n.pause) END,
+                queue_deadline = CASE WHEN NOT n.unsettled THEN x.queue_deadline END,  -- it has started once
+                starts = CASE WHEN NOT n.unsettled OR n.leads_to = 'retry' THEN x.starts
+                              WHEN n.leads_to = 'park' THEN n.counted ELSE 0 END,
+                capabilities = CASE WHEN n.unsettled AND n.leads_to = 'fail over' THEN n.others ELSE x.capabilities END,
+                harness = CASE WHEN n.unsettled AND n.leads_to = 'fail over' THEN harness_of(n.others[1]) ELSE x.harness END,
                 reason = nullif(replace(coalesce(n.cancel_reason, n.came_reason), 'EFFECT_REASON_', ''), ''),
                 elapsed_s = n.took, usage = coalesce(n.item->'result'->'usage', x.usage),
                 progress = coalesce(n.item->'progress', x.progress),
                 progress_ordinal = coalesce((n.item->'progress'->>'ordinal')::int, x.progress_ordinal),
-                session = coalesce(n.goes_on, x.session), continues_on = home_of(x, n.goes_on)
+                session = coalesce(n.goes_on, x.session),
+                continues_on = CASE WHEN n.unsettled AND n.leads_to = 'fail over' THEN '' ELSE home_of(x, n.goes_on) END
             FROM numbered n WHERE x.effect_id = n.effect_id AND n.becomes <> 'EFFECT_SUPERSEDED'
         ), queued AS (
             INSERT INTO dispatch_queue (effect_id, run_id, namespace, pool, capabilities, executor_labels, background,
                                         priority, group_id, group_max, enqueued_at, not_before, rank)
-                SELECT n.effect_id, bucket.run_id, n.namespace, n.pool, n.capabilities, n.executor_labels, n.background,
+                SELECT n.effect_id, bucket.run_id, n.namespace, n.pool,
+                       CASE n.leads_to WHEN 'fail over' THEN n.others ELSE n.capabilities END, n.executor_labels, n.background,
                        n.priority, n.group_id, n.group_max, ts, ts + make_interval(secs => n.pause),
                        ts - n.priority * interval '30 s'
-                FROM numbered n WHERE n.becomes = 'EFFECT_ATTEMPT_FAILED'
+                FROM numbered n WHERE n.unsettled
         )
         SELECT d.ord, d.verdict, bucket.run_id, d.asked_effect, coalesce(n.at_seq, old.seq), coalesce(n.becomes, old.type),
                coalesce(CASE WHEN n.becomes IS NOT NULL THEN ts END, old.recorded_at),
@@ -289,8 +336,14 @@ BEGIN
             IF EXISTS (SELECT FROM run_groups g WHERE g.run_id = bucket.run_id AND g.strategy = 'ADAPTIVE') THEN
                 PERFORM adapt_groups(bucket.run_id, h.seq);
             END IF;
+            IF troubled OR breaking THEN
+                news := news || provider_news(bucket.run_id, h.seq, bucket.all_items);
+            END IF;
         END IF;
     END LOOP;
+    IF news <> '[]' THEN
+        PERFORM note_provider_news(news);
+    END IF;
 END
 $$;
 

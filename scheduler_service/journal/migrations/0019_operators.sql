@@ -10,7 +10,7 @@ CREATE TABLE operator_audit (
     recorded_at timestamptz NOT NULL,
     action text NOT NULL CHECK (action IN ('SET_HOLD', 'RELEASE_HOLD', 'DRAIN_EXECUTOR', 'UNDRAIN_EXECUTOR',
                                            'EXPIRE_EXECUTOR', 'SETTLE_EFFECT', 'CANCEL_RUNS', 'HALT_RUNS',
-                                           'RESUME_RUNS', 'PRUNE_RUNS')),
+                                           'RESUME_RUNS', 'PRUNE_RUNS', 'RESET_BREAKER')),
     subject text NOT NULL,
     actor text NOT NULL,
     reason text NOT NULL,

@@ -28,8 +28,12 @@ Row = Mapping[str, Any]
 
 SETTLING: Final = ("EFFECT_RESOLVED", "EFFECT_CANCELLED", "EFFECT_REUSED")
 ENDING: Final = tuple(f"RUN_{state}" for state in RunState if state in RUN_TERMINAL)
-_OVER: Final = ("EFFECT_ATTEMPT_FAILED", "EFFECT_ATTEMPT_LOST", *SETTLING)
-_OF_ATTEMPT: Final = ("EFFECT_STARTED", "EFFECT_PROGRESS", "EFFECT_ATTEMPT_FAILED", "EFFECT_ATTEMPT_LOST")
+_OVER: Final = ("EFFECT_ATTEMPT_FAILED", "EFFECT_ATTEMPT_LOST", "EFFECT_PARKED", *SETTLING)
+_OF_ATTEMPT: Final = (
+    "EFFECT_STARTED", "EFFECT_PROGRESS", "EFFECT_ATTEMPT_FAILED", "EFFECT_ATTEMPT_LOST", "EFFECT_PARKED",
+)  # fmt: skip
+#: What waits in the queue for its dispatch.
+_WAITING: Final = ("QUEUED", "PARKED")
 
 
 class Violation(NamedTuple):
@@ -153,11 +157,21 @@ def _dispatched_before(run: Recorded) -> Found:
 
 def _bounded_starts(run: Recorded) -> Found:
     for effect in run.effects:
-        rows = run.by_effect.get(effect["effect_id"], [])
-        never = sum(bool(row["data"].get("never_started")) for row in rows if row["type"] == "EFFECT_ATTEMPT_LOST")
-        starts = sum(row["type"] == "EFFECT_DISPATCHED" for row in rows) - never
-        if starts > max(effect["max_attempts"], 0):
-            yield effect["key"], 0, f"started {starts} times, at most {effect['max_attempts']} were asked for"
+        starts = 0
+        for row in run.by_effect.get(effect["effect_id"], []):
+            starts = _starts_after(row, starts)
+            if starts > max(effect["max_attempts"], 0):
+                told = f"started {starts} times, at most {effect['max_attempts']} were asked for"
+                yield effect["key"], row["seq"], told
+
+
+def _starts_after(row: Row, starts: int) -> int:
+    """Starts of a harness that count. What was refused before anything was done does not; a fallback begins anew."""
+    if row["type"] == "EFFECT_DISPATCHED":
+        return starts + 1
+    if row["data"].get("next_harness"):
+        return 0
+    return starts - bool(row["data"].get("never_started") or row["data"].get("untouched"))
 
 
 def _effect_states(run: Recorded) -> Found:
@@ -198,10 +212,10 @@ def _projected(run: Recorded) -> Found:
 def _queue(run: Recorded) -> Found:
     """What waits for a slot is in the queue, or nobody would ever send it; what does not wait is not."""
     for effect in run.effects:
-        waits = effect["state"] == "QUEUED" and (run.head["open"] or effect["on_run_end"] == "DETACH")
+        waits = effect["state"] in _WAITING and (run.head["open"] or effect["on_run_end"] == "DETACH")
         if waits and effect["effect_id"] not in run.queued:
-            yield effect["key"], 0, "is QUEUED and not in the queue: nobody will send it"
-        if effect["effect_id"] in run.queued and effect["state"] != "QUEUED":
+            yield effect["key"], 0, f"is {effect['state']} and not in the queue: nobody will send it"
+        if effect["effect_id"] in run.queued and effect["state"] not in _WAITING:
             yield effect["key"], 0, f"is {effect['state']} and still in the queue"
 
 
@@ -294,7 +308,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "starts_bounded": Rule("no more starts than max_attempts", "I3", _bounded_starts),
     "effect_state": Rule("the effect's state is what its rows lead to", "I2", _effect_states),
     "effect_known": Rule("every effect of the journal has its row", "I6", _projected),
-    "queue": Rule("what is QUEUED is in the queue, and nothing else", "I6, I13", _queue),
+    "queue": Rule("what is QUEUED or PARKED is in the queue, and nothing else", "I6, I13", _queue),
     "timers": Rule("open timers of the journal are in `timers`", "I6", _timers),
     "not_early": Rule("nothing fires, wakes or is tried again before its time", "I12", _early),
     "run_state": Rule("the run's state is what its rows lead to", "I5", _run_state),

@@ -13,6 +13,7 @@ from typing import Any, Final
 from scheduler_service.authoring.errors import DeterminismError
 from scheduler_service.authoring.options import timestamp
 from scheduler_service.replay.harness import Clock, Journal
+from scheduler_service.replay.policies import policy_of
 from scheduler_service.replay.testing.fakes import NEVER, After, Asked, FakeMisused, Result, call
 from scheduler_service.replay.testing.given import Given, failure, progress_given, raised_given, value_given
 
@@ -89,7 +90,7 @@ class Life:
         policy = self._asked.spec.get("retry", {})
         if given.outcome not in ("FAILED", "TIMED_OUT") or number >= policy.get("max_attempts", 1):
             return None
-        if given.reason in policy.get("non_retryable", ()):
+        if given.reason in policy.get("non_retryable", ()) or not policy_of(given.reason).retried:
             return None
         pause = min(
             _seconds(policy["initial"]) * policy["backoff"] ** min(number - 1, 60), _seconds(policy["max_interval"])

@@ -131,7 +131,7 @@ async def test_an_answer_that_does_not_fit_is_an_invalid_result(
 async def test_a_failure_has_its_reason_its_session_and_its_own_pause(scheduler: FakeScheduler) -> None:
     failure = {"reason": "RATE_LIMITED", "message": "quota spent", "retry_after_s": 3600}
     settled = await scheduler.run(max_attempts=3, **ask(fail=failure))
-    assert (settled.type, settled.reason) == ("EFFECT_ATTEMPT_FAILED", "RATE_LIMITED")
+    assert (settled.type, settled.reason) == ("EFFECT_PARKED", "RATE_LIMITED")
     assert settled.data["error"]["message"] == "quota spent"
     assert session_of(settled)["harness"] == "codex"
     row = await scheduler.query("SELECT not_before > clock_timestamp() + interval '50 min' FROM backburner.effects")

@@ -204,6 +204,14 @@ def schema_newer(scene: Scene) -> None:
     scene.query("INSERT INTO backburner.schema_migrations (version, name, checksum) VALUES (9000, 'x', 'x')")
 
 
+def breaker(scene: Scene) -> str:
+    scene.query(
+        "INSERT INTO backburner.provider_breakers VALUES ('default', 'codex', 'openai:me', '', 'QUOTA_EXHAUSTED', "
+        "'spent', now(), now(), now() + interval '1 h', true, 1)"
+    )
+    return "codex"
+
+
 PROVOKED: Final[dict[str, tuple[Provoke, pb.Finding.Severity.ValueType, str]]] = {
     "PROCESS_ERRORS": (process_error, CRITICAL, "build (build v7) are parked: EXCEPTION"),
     "RUNS_HALTED": (halted, WARNING, "registry down"),
@@ -212,6 +220,7 @@ PROVOKED: Final[dict[str, tuple[Provoke, pb.Finding.Severity.ValueType, str]]] =
     "NO_EXECUTOR": (no_executor, CRITICAL, "no executor has harness shell"),
     "QUEUE_AGE": (slots_full, WARNING, "are taken"),
     "HOLD_IN_FORCE": (hold, WARNING, "everything is held by ada: drill"),
+    "BREAKER_OPEN": (breaker, WARNING, "breaker of codex (account openai:me) in namespace default: open until"),
     "APPROVALS_OPEN": (approval, INFO, "1 external effects"),
     "EXECUTOR_LOST": (expired, INFO, "declared dead"),
     "EXECUTOR_AWAY": (away, CRITICAL, "has 1 attempts"),

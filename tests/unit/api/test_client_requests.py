@@ -38,6 +38,7 @@ def test_all_violations_of_a_batch_are_named_at_once_with_their_paths() -> None:
         {"key": "b", "spec": {"name": "x"}},
         shell("c", timeouts={"total": "0s", "kill_grace": "61s"}, priority=101, group={"max_concurrency": 2}),
         shell("d", labels={"-": "x"}, continue_from="x", if_session_lost="perhaps", retry_session="no", fallbacks=[""]),
+        shell("e", on_quota=99),
         namespace="NO",
         client_epoch=0,
     )
@@ -47,7 +48,7 @@ def test_all_violations_of_a_batch_are_named_at_once_with_their_paths() -> None:
         "effects[3].spec.work", "effects[4].spec.timeouts.total", "effects[4].spec.timeouts.kill_grace",
         "effects[4].spec.priority", "effects[4].spec.group.id", "effects[5].spec.labels['-']",
         "effects[5].spec.continue_from", "effects[5].spec.if_session_lost", "effects[5].spec.retry_session",
-        "effects[5].spec.fallbacks[0]",
+        "effects[5].spec.fallbacks[0]", "effects[6].spec.on_quota",
     }  # fmt: skip
 
 
@@ -84,7 +85,7 @@ FOR_EXECUTORS: dict[str, Any] = {
     "timeouts": {"schedule_to_start": "1s", "silence": "1s", "kill_grace": "1s"}, "retry": {"max_attempts": 2},
     "priority": 1, "group": {"id": "g"}, "executor_labels": {"a": "b"}, "fallbacks": ["codex"],
     "sleep_until": "2030-01-01T00:00:00Z", "continue_from": RUN, "continue_session": {"session_id": "s"},
-    "if_session_lost": "fresh", "retry_session": "continue",
+    "if_session_lost": "fresh", "retry_session": "continue", "on_quota": "ON_QUOTA_PARK",
 }  # fmt: skip
 
 

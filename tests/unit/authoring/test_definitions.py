@@ -139,8 +139,9 @@ def test_specs_are_the_protos() -> None:
         "timeout": 3.5, "queue_timeout": 60, "silence_timeout": dt.timedelta(minutes=1), "total_timeout": 0.0005,
         "kill_grace": 5, "retry": bb.Retry(3, non_retryable=["RAISED"]), "priority": -3, "labels": {"a": "b"},
         "group": bb.group("g", max_concurrency=2, strategy="sequential"), "executor_labels": {"gpu": "1"},
-        "fallbacks": ["codex"], "sleep_until": dt.datetime(2026, 1, 1, tzinfo=dt.UTC), "on_run_end": "detach",
-        "poll_interval": 1, "continue_from": SESSION, "if_session_lost": "fail", "retry_session": "fresh",
+        "fallbacks": ["codex"], "on_quota": "fail", "sleep_until": dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
+        "on_run_end": "detach", "poll_interval": 1, "continue_from": SESSION, "if_session_lost": "fail",
+        "retry_session": "fresh",
     })  # fmt: skip
     for effect in (
         plain("x"),

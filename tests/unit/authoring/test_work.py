@@ -69,6 +69,7 @@ REFUSED_OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"labels": {"a": "v" * 256}}, "labels['a']: more than 255 bytes"),
     ({"executor_labels": ["a"]}, "executor_labels=['a']: expected a dict of at most 32 labels"),
     ({"fallbacks": ["h"] * 11}, "fallbacks=['h', "),
+    ({"on_quota": "wait"}, "on_quota='wait': expected fail_over or park or fail"),
     ({"on_run_end": []}, "on_run_end=[]: expected wait or cancel or detach"),
     ({"sleep_until": LATEST + dt.timedelta(microseconds=1)}, "sleep_until=datetime.datetime(9999, 12, 29, "),
     ({"continue_from": bb.Session(effect_id="x")}, "continue_from=Session("),
@@ -103,7 +104,9 @@ MOST = [
     spec_of(bb.run("p", x=[1]), on_run_end="detach", labels={f"a/{n}.b_c-d": "v" * 255 for n in range(32)}),
     spec_of(bb.timer(LATEST)),
     spec_of(bb.shell("x"), sleep_until=LATEST),
-    spec_of(bb.shell("x"), group=bb.group("g" * 256, 2**31 - 1, "adaptive"), fallbacks=["h" * 256] * 10),
+    spec_of(
+        bb.shell("x"), group=bb.group("g" * 256, 2**31 - 1, "adaptive"), fallbacks=["h" * 256] * 10, on_quota="park"
+    ),
     spec_of(bb.shell("x"), continue_from=bb.Session("h", "s", "x", "/w", "0190b3a0-0000-7000-8000-000000000001")),
 ]
 

@@ -3,7 +3,7 @@
 import threading
 import time
 from concurrent import futures
-from typing import Any
+from typing import Any, Final
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
@@ -25,6 +25,10 @@ from backburner.scheduler.v1 import (
 RUN = "0198f2c4-a1b2-7c3d-8e4f-0123456789ab"
 OTHER = "0198f2c4-a1b2-7c3d-8e4f-0000006789ab"
 HOLD = "01890a5d-ac96-774b-bcce-b302099a80aa"
+BREAKER: Final = op.Breaker(
+    namespace="default", harness="codex", account="openai:me", state=op.Breaker.STATE_HALF_OPEN,
+    reason=journal.EFFECT_REASON_AUTHENTICATION, message="no key",
+)  # fmt: skip
 BLOB = bytes(range(256)) * 10
 EFFECT = "2ed6657d-e927-568b-95e1-2665a8aea6a2"
 
@@ -288,6 +292,13 @@ class FakeScheduler(
         hold = op.Hold(hold_id=HOLD, harness="codex", reason="provider is down", actor="ada")
         hold.create_time.GetCurrentTime()
         return op.ListHoldsResponse(holds=[hold])
+
+    def ListBreakers(self, request: Any, context: Any) -> Any:
+        return op.ListBreakersResponse(breakers=[BREAKER])
+
+    def ResetBreakers(self, request: Any, context: Any) -> Any:
+        self.asked.append(request)
+        return op.ResetBreakersResponse(breakers=[BREAKER] if request.harness != "pi" else [])
 
     def ListAudit(self, request: Any, context: Any) -> Any:
         self.asked.append(request)

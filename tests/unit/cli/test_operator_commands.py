@@ -53,6 +53,22 @@ def test_holds_and_audit_are_listed(shell: Shell) -> None:
     assert json.loads(out)["action"] == "SET_HOLD"
 
 
+def test_breakers_are_listed_and_reset(shell: Shell) -> None:
+    code, out, _ = shell("breakers")
+    assert (code, "half-open" in out, "(a guess)" in out, "AUTHENTICATION: no key" in out) == (0, True, True, True)
+    assert json.loads(shell("breakers", "--json")[1])["account"] == "openai:me"
+    code, out, _ = shell("breakers", "reset", "--harness", "codex", "--reason", "logged in", "--by", "ada")
+    assert (code, out) == (0, "closed harness codex, namespace default, account openai:me\n")
+    assert shell("breakers", "reset", "--harness", "pi")[:2] == (0, "no breaker matches\n")
+    assert shell("breakers", "reset", "--everything")[0] == 0
+    first, _, everything = asked(shell, op.ResetBreakersRequest)
+    assert (first.namespace, first.harness, first.reason, first.actor) == ("default", "codex", "logged in", "ada")
+    assert (everything.namespace, everything.harness) == ("", "")
+    for arguments in ((), ("--everything", "--harness", "codex")):
+        code, _, err = shell("breakers", "reset", *arguments)
+        assert (code, "say which" in err) == (2, True)
+
+
 def test_drain_and_undrain(shell: Shell) -> None:
     assert shell("drain", "local", "--reason", "kernel")[:2] == (0, "executor local: draining\n")
     assert shell("undrain", "local")[:2] == (0, "executor local: connected\n")

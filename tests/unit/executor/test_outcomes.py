@@ -4,10 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import orjson
 import pytest
 
 from executor_service import outcomes
-from executor_service.outcome import Outcome
+from executor_service.outcome import Ending, Failure, Outcome, settle_item
 from executor_service.outcomes import Outcomes
 from executor_service.recording import Busy, Refused
 from tests.support.eventually import eventually
@@ -90,3 +91,14 @@ async def test_lock_timeout_holds_up_no_other_outcome() -> None:
         await eventually(lambda: holder.recorded_ == [("free", 1)])
         locked = False
         await eventually(lambda: holder.recorded_ == [("free", 1), ("locked", 1)])
+
+
+def test_what_a_provider_refused_is_told_whole_and_an_ending_of_ours_takes_it_back() -> None:
+    failure = Failure("QUOTA_EXHAUSTED", "spent", retry_after_s=90, untouched=True, account="openai:\ud800" + "x" * 300)
+    outcome, assignment = Outcome().fail_as(failure), invocation("it").assignment
+    item = orjson.loads(settle_item(assignment, "executor", outcome, 1.0, park_after_s=30))
+    assert (item["retry_after_s"], item["park_after_s"], item["untouched"]) == (90, 30, True)
+    assert len(item["account"]) == 200
+    outcome.ended_by(Ending("cancelled", "CANCELLED_BY_USER", "enough"))
+    item = orjson.loads(settle_item(assignment, "executor", outcome, 1.0, park_after_s=30))
+    assert {"retry_after_s", "park_after_s", "untouched", "account"}.isdisjoint(item)

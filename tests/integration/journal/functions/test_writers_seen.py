@@ -41,6 +41,7 @@ WRITERS: Final[dict[str, set[str]]] = {type_: {"append_v1"} for type_ in OWNERS}
     "EFFECT_STARTED": {"attempts_started_v1"},
     "EFFECT_PROGRESS": {"attempts_progress_v1"},
     "EFFECT_ATTEMPT_FAILED": {"attempts_settle_v1"},
+    "EFFECT_PARKED": {"attempts_settle_v1"},
     "EFFECT_ATTEMPT_LOST": {"attempts_lost_v1"},
     # The attempt's executor; whoever settles what no executor has; the owner, with the loss of the last attempt.
     "EFFECT_RESOLVED": {
@@ -52,8 +53,6 @@ WRITERS: Final[dict[str, set[str]]] = {type_: {"append_v1"} for type_ in OWNERS}
     },
     "EFFECT_CANCELLED": {"attempts_settle_v1", "append_v1", "request_cancels_v1", "attempts_lost_v1", "finish_runs_v1"},
     "EFFECT_SUPERSEDED": {"attempts_settle_v1", "append_v1"},
-    # Known to the protos, and written by nobody yet.
-    "EFFECT_PARKED": set(),
 }
 EXECUTORS: Final = {"attempts_started_v1", "attempts_progress_v1", "attempts_settle_v1"}
 
@@ -141,6 +140,8 @@ async def executors_rows(at: Desk) -> None:
     await at.call("attempts_started_v1", [items.attempt_of(run_id, "retried")])
     await at.call("attempts_progress_v1", [items.attempt_of(run_id, "retried") | {"ordinal": 1, "durable": True}])
     await at.settle(run_id, "retried", "failed")
+    parked = await at.running("parked", max_attempts=2)
+    await at.settle(parked, "parked", "failed", why="QUOTA_EXHAUSTED", retry_after_s=600)
     await at.lose(run_id, "lost")
     await at.claim(known=True)
     await at.settle(run_id, "retried", attempt=2)

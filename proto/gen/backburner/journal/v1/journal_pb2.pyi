@@ -389,6 +389,34 @@ ON_RUN_END_DETACH: OnRunEnd.ValueType  # 3
 """The run ends, the effect runs on and settles in the run's journal."""
 Global___OnRunEnd: _TypeAlias = OnRunEnd  # noqa: Y015
 
+class _OnQuota:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OnQuotaEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnQuota.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ON_QUOTA_UNSPECIFIED: _OnQuota.ValueType  # 0
+    """As FAIL_OVER."""
+    ON_QUOTA_FAIL_OVER: _OnQuota.ValueType  # 1
+    """The next harness of the chain takes the effect; without one it waits for a known reset, without a slot."""
+    ON_QUOTA_PARK: _OnQuota.ValueType  # 2
+    """It waits for a known reset, without a slot; when none is known, the next harness of the chain takes it."""
+    ON_QUOTA_FAIL: _OnQuota.ValueType  # 3
+    """It fails at once."""
+
+class OnQuota(_OnQuota, metaclass=_OnQuotaEnumTypeWrapper):
+    """What happens when a quota is spent: QUOTA_EXHAUSTED, or RATE_LIMITED with a reset that is known and not near."""
+
+ON_QUOTA_UNSPECIFIED: OnQuota.ValueType  # 0
+"""As FAIL_OVER."""
+ON_QUOTA_FAIL_OVER: OnQuota.ValueType  # 1
+"""The next harness of the chain takes the effect; without one it waits for a known reset, without a slot."""
+ON_QUOTA_PARK: OnQuota.ValueType  # 2
+"""It waits for a known reset, without a slot; when none is known, the next harness of the chain takes it."""
+ON_QUOTA_FAIL: OnQuota.ValueType  # 3
+"""It fails at once."""
+Global___OnQuota: _TypeAlias = OnQuota  # noqa: Y015
+
 class _EffectState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -977,7 +1005,7 @@ class EffectSpec(_message.Message):
 
     Effects that no executor takes (external, run, timer) begin with their request. They cannot have what only means
     something to one that is queued and run: timeouts.schedule_to_start, timeouts.silence, timeouts.kill_grace, retry,
-    priority, group, executor_labels, fallbacks, sleep_until, continue_from, continue_session, if_session_lost,
+    priority, group, executor_labels, fallbacks, on_quota, sleep_until, continue_from, continue_session, if_session_lost,
     retry_session.
     """
 
@@ -1046,6 +1074,7 @@ class EffectSpec(_message.Message):
     CONTINUE_SESSION_FIELD_NUMBER: _builtins.int
     BUDGET_FIELD_NUMBER: _builtins.int
     RETRY_SESSION_FIELD_NUMBER: _builtins.int
+    ON_QUOTA_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name for people and for ETA history: the function's name, the harness, argv[0], or the author's label."""
     background: _builtins.bool
@@ -1062,6 +1091,8 @@ class EffectSpec(_message.Message):
     """Whether an attempt goes on with the harness session that the attempt before it left: `continue` (default), where
     the harness can, or `fresh`: it begins as the first one did.
     """
+    on_quota: Global___OnQuota.ValueType
+    """What happens when the quota of its harness's account is spent."""
     @_builtins.property
     def shell(self) -> Global___ShellWork:
         """A child process."""
@@ -1156,10 +1187,11 @@ class EffectSpec(_message.Message):
         continue_session: Global___HarnessSession | None = ...,
         budget: Global___Budget | None = ...,
         retry_session: _builtins.str = ...,
+        on_quota: Global___OnQuota.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "budget", b"budget", "continue_session", b"continue_session", "external", b"external", "function", b"function", "group", b"group", "poll_interval", b"poll_interval", "retry", b"retry", "run", b"run", "shell", b"shell", "sleep_until", b"sleep_until", "timeouts", b"timeouts", "timer", b"timer", "work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "background", b"background", "budget", b"budget", "continue_from", b"continue_from", "continue_session", b"continue_session", "executor_labels", b"executor_labels", "external", b"external", "fallbacks", b"fallbacks", "function", b"function", "group", b"group", "if_session_lost", b"if_session_lost", "labels", b"labels", "name", b"name", "on_run_end", b"on_run_end", "poll_interval", b"poll_interval", "priority", b"priority", "retry", b"retry", "retry_session", b"retry_session", "run", b"run", "shell", b"shell", "sleep_until", b"sleep_until", "timeouts", b"timeouts", "timer", b"timer", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "background", b"background", "budget", b"budget", "continue_from", b"continue_from", "continue_session", b"continue_session", "executor_labels", b"executor_labels", "external", b"external", "fallbacks", b"fallbacks", "function", b"function", "group", b"group", "if_session_lost", b"if_session_lost", "labels", b"labels", "name", b"name", "on_quota", b"on_quota", "on_run_end", b"on_run_end", "poll_interval", b"poll_interval", "priority", b"priority", "retry", b"retry", "retry_session", b"retry_session", "run", b"run", "shell", b"shell", "sleep_until", b"sleep_until", "timeouts", b"timeouts", "timer", b"timer", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_work: _TypeAlias = _typing.Literal["shell", "function", "agent", "external", "run", "timer"]  # noqa: Y015
     _WhichOneofArgType_work: _TypeAlias = _typing.Literal["work", b"work"]  # noqa: Y015
@@ -2830,6 +2862,11 @@ class EffectAttemptFailed(_message.Message):
     PARTIAL_FIELD_NUMBER: _builtins.int
     NEXT_ATTEMPT_AT_FIELD_NUMBER: _builtins.int
     ELAPSED_FIELD_NUMBER: _builtins.int
+    NEXT_HARNESS_FIELD_NUMBER: _builtins.int
+    next_harness: _builtins.str
+    """For a failure of its provider: the harness of the chain that is preferred next. The one that failed is not tried
+    again, and the attempts of the next one are counted anew. Empty: it is tried again with the same harness.
+    """
     @_builtins.property
     def error(self) -> Global___EffectError:
         """Why."""
@@ -2853,10 +2890,11 @@ class EffectAttemptFailed(_message.Message):
         partial: Global___EffectResult | None = ...,
         next_attempt_at: _timestamp_pb2.Timestamp | None = ...,
         elapsed: _duration_pb2.Duration | None = ...,
+        next_harness: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["elapsed", b"elapsed", "error", b"error", "next_attempt_at", b"next_attempt_at", "partial", b"partial"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["elapsed", b"elapsed", "error", b"error", "next_attempt_at", b"next_attempt_at", "partial", b"partial"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["elapsed", b"elapsed", "error", b"error", "next_attempt_at", b"next_attempt_at", "next_harness", b"next_harness", "partial", b"partial"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -3032,6 +3070,9 @@ class EffectParked(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     PARTIAL_FIELD_NUMBER: _builtins.int
     ELAPSED_FIELD_NUMBER: _builtins.int
+    UNTOUCHED_FIELD_NUMBER: _builtins.int
+    untouched: _builtins.bool
+    """True when the provider refused before anything was done: the attempt does not count against max_attempts."""
     @_builtins.property
     def until(self) -> _timestamp_pb2.Timestamp:
         """Until when."""
@@ -3055,10 +3096,11 @@ class EffectParked(_message.Message):
         error: Global___EffectError | None = ...,
         partial: Global___EffectResult | None = ...,
         elapsed: _duration_pb2.Duration | None = ...,
+        untouched: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["elapsed", b"elapsed", "error", b"error", "partial", b"partial", "until", b"until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["elapsed", b"elapsed", "error", b"error", "partial", b"partial", "until", b"until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["elapsed", b"elapsed", "error", b"error", "partial", b"partial", "until", b"until", "untouched", b"untouched"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -611,6 +611,210 @@ class ListHoldsResponse(_message.Message):
 Global___ListHoldsResponse: _TypeAlias = ListHoldsResponse  # noqa: Y015
 
 @_typing.final
+class Breaker(_message.Message):
+    """A circuit breaker. It is opened by an attempt whose provider refuses the login or has no quota left, and closed by the
+    first success of an attempt that was dispatched later.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Breaker._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: Breaker._State.ValueType  # 0
+        """Unknown: a newer release than the reader's."""
+        STATE_OPEN: Breaker._State.ValueType  # 1
+        """Nothing is dispatched."""
+        STATE_HALF_OPEN: Breaker._State.ValueType  # 2
+        """One attempt a minute may try."""
+        STATE_RESET: Breaker._State.ValueType  # 3
+        """The reset has come: it stops nothing, and is gone with the first success."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """State of a breaker."""
+
+    STATE_UNSPECIFIED: Breaker.State.ValueType  # 0
+    """Unknown: a newer release than the reader's."""
+    STATE_OPEN: Breaker.State.ValueType  # 1
+    """Nothing is dispatched."""
+    STATE_HALF_OPEN: Breaker.State.ValueType  # 2
+    """One attempt a minute may try."""
+    STATE_RESET: Breaker.State.ValueType  # 3
+    """The reset has come: it stops nothing, and is gone with the first success."""
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    HARNESS_FIELD_NUMBER: _builtins.int
+    ACCOUNT_FIELD_NUMBER: _builtins.int
+    EXECUTOR_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    OPEN_TIME_FIELD_NUMBER: _builtins.int
+    FAIL_TIME_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    RESET_KNOWN_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Namespace whose effects it stops."""
+    harness: _builtins.str
+    """Harness."""
+    account: _builtins.str
+    """Account at the provider, as the harness names it. Empty: the one that the harness has in this namespace."""
+    executor_id: _builtins.str
+    """The only executor on which it stops the harness. Empty: all of the namespace."""
+    state: Global___Breaker.State.ValueType
+    """State."""
+    reason: _journal_pb2.EffectReason.ValueType
+    """Why it was opened."""
+    message: _builtins.str
+    """What the harness said, at most 500 characters."""
+    reset_known: _builtins.bool
+    """True when the provider said so; false for a guess, after which one attempt at a time tries."""
+    @_builtins.property
+    def open_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was opened."""
+
+    @_builtins.property
+    def fail_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was last failed on."""
+
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """Open until then."""
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        harness: _builtins.str = ...,
+        account: _builtins.str = ...,
+        executor_id: _builtins.str = ...,
+        state: Global___Breaker.State.ValueType = ...,
+        reason: _journal_pb2.EffectReason.ValueType = ...,
+        message: _builtins.str = ...,
+        open_time: _timestamp_pb2.Timestamp | None = ...,
+        fail_time: _timestamp_pb2.Timestamp | None = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+        reset_known: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fail_time", b"fail_time", "open_time", b"open_time", "until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "executor_id", b"executor_id", "fail_time", b"fail_time", "harness", b"harness", "message", b"message", "namespace", b"namespace", "open_time", b"open_time", "reason", b"reason", "reset_known", b"reset_known", "state", b"state", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Breaker: _TypeAlias = Breaker  # noqa: Y015
+
+@_typing.final
+class ListBreakersRequest(_message.Message):
+    """Request of ListBreakers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBreakersRequest: _TypeAlias = ListBreakersRequest  # noqa: Y015
+
+@_typing.final
+class ListBreakersResponse(_message.Message):
+    """Answer of ListBreakers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BREAKERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def breakers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Breaker]:
+        """Breakers by namespace, harness, account and executor; at most 1,000."""
+
+    def __init__(
+        self,
+        *,
+        breakers: _abc.Iterable[Global___Breaker] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breakers", b"breakers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBreakersResponse: _TypeAlias = ListBreakersResponse  # noqa: Y015
+
+@_typing.final
+class ResetBreakersRequest(_message.Message):
+    """Request of ResetBreakers. All that is given has to match; nothing given: all."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    HARNESS_FIELD_NUMBER: _builtins.int
+    ACCOUNT_FIELD_NUMBER: _builtins.int
+    EXECUTOR_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Only this namespace. Empty: all."""
+    harness: _builtins.str
+    """Only this harness. Empty: all."""
+    account: _builtins.str
+    """Only this account. Empty: all."""
+    executor_id: _builtins.str
+    """Only those of this executor. Empty: all."""
+    reason: _builtins.str
+    """Why."""
+    actor: _builtins.str
+    """Who."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        harness: _builtins.str = ...,
+        account: _builtins.str = ...,
+        executor_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        actor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "actor", b"actor", "executor_id", b"executor_id", "harness", b"harness", "namespace", b"namespace", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResetBreakersRequest: _TypeAlias = ResetBreakersRequest  # noqa: Y015
+
+@_typing.final
+class ResetBreakersResponse(_message.Message):
+    """Answer of ResetBreakers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BREAKERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def breakers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Breaker]:
+        """Breakers that were closed, as they were."""
+
+    def __init__(
+        self,
+        *,
+        breakers: _abc.Iterable[Global___Breaker] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breakers", b"breakers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResetBreakersResponse: _TypeAlias = ResetBreakersResponse  # noqa: Y015
+
+@_typing.final
 class BulkActionRequest(_message.Message):
     """Request of BulkAction."""
 

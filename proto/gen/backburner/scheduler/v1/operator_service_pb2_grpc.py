@@ -66,6 +66,16 @@ class OperatorServiceStub:
                 request_serializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.ListHoldsRequest.SerializeToString,
                 response_deserializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.ListHoldsResponse.FromString,
                 _registered_method=True)
+        self.ListBreakers = channel.unary_unary(
+                '/backburner.scheduler.v1.OperatorService/ListBreakers',
+                request_serializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.ListBreakersRequest.SerializeToString,
+                response_deserializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.ListBreakersResponse.FromString,
+                _registered_method=True)
+        self.ResetBreakers = channel.unary_unary(
+                '/backburner.scheduler.v1.OperatorService/ResetBreakers',
+                request_serializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.ResetBreakersRequest.SerializeToString,
+                response_deserializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.ResetBreakersResponse.FromString,
+                _registered_method=True)
         self.BulkAction = channel.unary_unary(
                 '/backburner.scheduler.v1.OperatorService/BulkAction',
                 request_serializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.BulkActionRequest.SerializeToString,
@@ -145,6 +155,20 @@ class OperatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListBreakers(self, request, context):
+        """Lists circuit breakers: harnesses that nothing is dispatched to, since their provider refuses.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResetBreakers(self, request, context):
+        """Closes circuit breakers: what waits for them is dispatched. Those that match nothing are no error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def BulkAction(self, request, context):
         """Cancels, halts or resumes runs by filter, newest first, in bounded steps: repeat it with the token until there is none.
         Runs that are so already (cancelled, halted) do not match.
@@ -208,6 +232,16 @@ def add_OperatorServiceServicer_to_server(servicer, server):
                     servicer.ListHolds,
                     request_deserializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.ListHoldsRequest.FromString,
                     response_serializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.ListHoldsResponse.SerializeToString,
+            ),
+            'ListBreakers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBreakers,
+                    request_deserializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.ListBreakersRequest.FromString,
+                    response_serializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.ListBreakersResponse.SerializeToString,
+            ),
+            'ResetBreakers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResetBreakers,
+                    request_deserializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.ResetBreakersRequest.FromString,
+                    response_serializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.ResetBreakersResponse.SerializeToString,
             ),
             'BulkAction': grpc.unary_unary_rpc_method_handler(
                     servicer.BulkAction,
@@ -394,6 +428,60 @@ class OperatorService:
             '/backburner.scheduler.v1.OperatorService/ListHolds',
             backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.ListHoldsRequest.SerializeToString,
             backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.ListHoldsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBreakers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/backburner.scheduler.v1.OperatorService/ListBreakers',
+            backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.ListBreakersRequest.SerializeToString,
+            backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.ListBreakersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResetBreakers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/backburner.scheduler.v1.OperatorService/ResetBreakers',
+            backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.ResetBreakersRequest.SerializeToString,
+            backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.ResetBreakersResponse.FromString,
             options,
             channel_credentials,
             insecure,

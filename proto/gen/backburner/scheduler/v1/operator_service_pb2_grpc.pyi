@@ -42,6 +42,10 @@ class OperatorServiceStub:
     """Sets or releases a hold on dispatch: the kill-switch."""
     ListHolds: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.ListHoldsRequest, _operator_service_pb2.ListHoldsResponse]
     """Lists holds."""
+    ListBreakers: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.ListBreakersRequest, _operator_service_pb2.ListBreakersResponse]
+    """Lists circuit breakers: harnesses that nothing is dispatched to, since their provider refuses."""
+    ResetBreakers: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.ResetBreakersRequest, _operator_service_pb2.ResetBreakersResponse]
+    """Closes circuit breakers: what waits for them is dispatched. Those that match nothing are no error."""
     BulkAction: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.BulkActionRequest, _operator_service_pb2.BulkActionResponse]
     """Cancels, halts or resumes runs by filter, newest first, in bounded steps: repeat it with the token until there is none.
     Runs that are so already (cancelled, halted) do not match.
@@ -120,6 +124,22 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_operator_service_pb2.ListHoldsRequest, _operator_service_pb2.ListHoldsResponse],
     ) -> _abc.Awaitable[_operator_service_pb2.ListHoldsResponse]:
         """Lists holds."""
+
+    @_abc_1.abstractmethod
+    def ListBreakers(
+        self,
+        request: _operator_service_pb2.ListBreakersRequest,
+        context: _aio.ServicerContext[_operator_service_pb2.ListBreakersRequest, _operator_service_pb2.ListBreakersResponse],
+    ) -> _abc.Awaitable[_operator_service_pb2.ListBreakersResponse]:
+        """Lists circuit breakers: harnesses that nothing is dispatched to, since their provider refuses."""
+
+    @_abc_1.abstractmethod
+    def ResetBreakers(
+        self,
+        request: _operator_service_pb2.ResetBreakersRequest,
+        context: _aio.ServicerContext[_operator_service_pb2.ResetBreakersRequest, _operator_service_pb2.ResetBreakersResponse],
+    ) -> _abc.Awaitable[_operator_service_pb2.ResetBreakersResponse]:
+        """Closes circuit breakers: what waits for them is dispatched. Those that match nothing are no error."""
 
     @_abc_1.abstractmethod
     def BulkAction(

@@ -294,6 +294,8 @@ class WaitingOn(_message.Message):
         """A cancel was asked for and has not taken effect yet."""
         CAUSE_SIGNAL: WaitingOn._Cause.ValueType  # 17
         """A signal."""
+        CAUSE_BREAKER: WaitingOn._Cause.ValueType  # 18
+        """The provider of each harness that it may have refuses: a circuit breaker is open. ListBreakers lists them."""
 
     class Cause(_Cause, metaclass=_CauseEnumTypeWrapper):
         """Kinds of causes."""
@@ -334,6 +336,8 @@ class WaitingOn(_message.Message):
     """A cancel was asked for and has not taken effect yet."""
     CAUSE_SIGNAL: WaitingOn.Cause.ValueType  # 17
     """A signal."""
+    CAUSE_BREAKER: WaitingOn.Cause.ValueType  # 18
+    """The provider of each harness that it may have refuses: a circuit breaker is open. ListBreakers lists them."""
 
     CAUSE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
