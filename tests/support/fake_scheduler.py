@@ -190,7 +190,7 @@ class FakeScheduler(pb_grpc.DispatchServiceServicer):
 
     async def settled(self, dispatch: Dispatch, timeout_s: float = 60.0) -> Settled:
         """Waits for the row that ends the attempt."""
-        kinds = ["EFFECT_RESOLVED", "EFFECT_CANCELLED", "EFFECT_ATTEMPT_FAILED"]
+        kinds = ["EFFECT_RESOLVED", "EFFECT_CANCELLED", "EFFECT_ATTEMPT_FAILED", "EFFECT_PARKED"]
 
         async def look() -> list[Settled]:
             return [row for row in await self.rows(dispatch) if row.type in kinds]

@@ -62,7 +62,7 @@ async def test_a_child_that_fails_may_say_why_and_when_to_try_again(
     settled = await scheduler.run(max_attempts=2, **sh(f"echo '::backburner {said}'; {ending}", check=check))
     assert settled.reason == reason
     if reason:
-        assert (settled.type, settled.data["error"]["message"]) == ("EFFECT_ATTEMPT_FAILED", "quota spent")
+        assert (settled.type, settled.data["error"]["message"]) == ("EFFECT_PARKED", "quota spent")
         assert (
             await scheduler.query("SELECT not_before > clock_timestamp() + interval '50 min' FROM backburner.effects")
         ) == [(True,)]

@@ -65,7 +65,7 @@ async def test_a_function_that_is_refused_says_so_and_when_to_try_again(
 ) -> None:
     settled = await scheduler.run(max_attempts=2, **call("exec.refused", kind, retry_after))
     assert (settled.type, settled.reason, settled.data["error"]["message"]) == (
-        "EFFECT_ATTEMPT_FAILED", reason, "not now",
+        "EFFECT_PARKED" if later else "EFFECT_ATTEMPT_FAILED", reason, "not now",
     )  # fmt: skip
     paused = "SELECT not_before > clock_timestamp() + interval '30 min' FROM backburner.effects"
     assert await scheduler.query(paused) == [(later,)], "a pause of its own, else the retry policy's minute"
