@@ -66,6 +66,8 @@ class Place:
     executor_id: str
 
 
+#: In a spec that an executor gives on: the workspace, when nobody has worked in it before.
+MADE_ANEW: Final = "workspace_made_anew"
 #: Does the work in a session, or in a fresh one (None); True: it is the session of an attempt that did not finish.
 Run = Callable[[Session | None, bool], Awaitable[T]]
 
@@ -79,7 +81,7 @@ async def in_a_session(spec: Mapping[str, Any], attempt: Attempt, place: Place, 
     lost = assignment.fresh_because
     for session, resumed in () if lost else _to_go_on_with(spec, assignment):
         try:
-            _check(session, place)
+            _check(session, place, spec)
             attempt.goes_on(session.stored())
             return await run(session, resumed), Begun(session)
         except SessionLost as error:
@@ -112,7 +114,9 @@ def _session(stored: Mapping[str, Any] | None) -> Session | None:
     return Session(**{field.name: str(stored.get(field.name, "")) for field in fields(Session)})
 
 
-def _check(session: Session, place: Place) -> None:
+def _check(session: Session, place: Place, spec: Mapping[str, Any]) -> None:
+    if session.workspace and session.workspace == spec.get(MADE_ANEW):
+        raise SessionLost("its workspace was removed, and the session would go on as if its work were still there")
     if session.harness != place.harness:
         raise SessionLost(f"the session to continue is one of {session.harness!r}, not of {place.harness!r}")
 

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 
 from executor_service.assignment import NotStarted
 from executor_service.harness.base import Attempt
+from executor_service.harness.continuing import MADE_ANEW
 from executor_service.harness.threads import Threads
 from executor_service.line_protocol import Report
 from executor_service.outcome import Outcome
@@ -72,7 +73,8 @@ class Workspaces:
         except (GitFailed, OSError) as error:
             return Outcome().fail("SPAWN_FAILED", f"the workspace cannot be made: {error}")
         try:
-            outcome = await work({**spec, kind: {**spec[kind], "cwd": str(tree.cwd)}})
+            anew = {} if tree.found or tree.asked.kind == records.DIRECTORY else {MADE_ANEW: str(tree.cwd)}
+            outcome = await work({**spec, **anew, kind: {**spec[kind], "cwd": str(tree.cwd)}})
             outcome.workspace = await self._result(tree, attempt, outcome)
         finally:
             tree.close()

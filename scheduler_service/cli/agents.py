@@ -29,6 +29,22 @@ def describe_cost(usage: journal.Usage) -> str:
     return text.dollars(usage.cost_usd) if usage.HasField("cost_usd") else "cost unknown"
 
 
+def describe_workspace(workspace: journal.WorkspaceResult) -> str:
+    """What became of it: `2 files, +3 -1 · commit 3f2a9c1b7d4e on backburner/x · kept in /path`."""
+    said = []
+    if workspace.files_changed:
+        files = f"{workspace.files_changed} file{'s' if workspace.files_changed > 1 else ''}"
+        said.append(f"{files}, +{workspace.insertions} -{workspace.deletions}")
+    if workspace.result_commit:
+        on = f" on {text.plain(workspace.branch)}" if workspace.branch else ""
+        said.append(f"commit {text.plain(workspace.result_commit)[:12]}{on}")
+    if workspace.kept:
+        said.append(f"kept in {text.plain(workspace.path)}")
+    if workspace.problem:
+        said.append(text.one_line(text.plain(workspace.problem), _NOW_WIDTH))
+    return " · ".join(said)
+
+
 def doing(progress: journal.Progress) -> list[str]:
     """What an agent, or any child, does now: `turn 4/20`, `Bash: pytest -q`."""
     said = []

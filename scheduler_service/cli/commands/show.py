@@ -14,7 +14,7 @@ from backburner.journal.v1 import journal_pb2 as journal
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
 from scheduler_service.cli import text
 from scheduler_service.cli.address import Target
-from scheduler_service.cli.agents import describe_usage
+from scheduler_service.cli.agents import describe_usage, describe_workspace
 from scheduler_service.cli.client import Client, connect
 from scheduler_service.cli.complete import effect_names
 from scheduler_service.cli.ending import blamed
@@ -142,6 +142,7 @@ def _effect_details(effect: pb.Effect) -> list[tuple[str, object]]:
         ("waiting on", effect.waiting_on.message),
         ("progress", describe_progress(effect.progress)),
         ("used", describe_usage(effect.result.usage if result.HasField("usage") else effect.usage)),
+        ("workspace", describe_workspace(result.workspace)),
         ("last heard", last_heard(effect, dt.datetime.now(dt.UTC))),
         ("attempt", f"{effect.attempt} on {effect.executor_id}" if effect.attempt else ""),
         ("requested", f"{text.local_time(effect.request_time)} (seq {effect.request_seq})"),
