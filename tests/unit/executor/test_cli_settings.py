@@ -1,0 +1,197 @@
+"""What users give the agent CLIs of an executor: prices, commands, options, programs; and what they are told."""
+
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backburner.scheduler.v1 import dispatch_service_pb2 as pb
+from executor_service.assignment import InvalidWork
+from executor_service.errors import StartError
+from executor_service.harness.cli.adapter import Program, Task
+from executor_service.harness.cli.builtin import ADAPTERS, find_builtin
+from executor_service.harness.cli.claude_code import ClaudeCode
+from executor_service.harness.cli.codex import Codex
+from executor_service.harness.cli.command import CommandAdapter, load_commands
+from executor_service.harness.cli.discovery import discover, is_known
+from executor_service.harness.cli.events import Ended, SessionKnown, Spent, Tokens, Trouble
+from executor_service.harness.cli.prices import load_prices
+from executor_service.settings import Settings
+
+
+def task(folder: Path, **given: Any) -> Task:
+    return Task(**{"prompt": "p", "workspace": folder, "scratch": folder, "home": folder, "env": {}, **given})
+
+
+def test_a_model_has_its_price_with_and_without_a_date_and_an_unknown_one_has_none() -> None:
+    prices = load_prices("")
+    tokens = Tokens(input=1_000_000, output=100_000, cached=400_000)
+    assert prices.cost("gpt-5", tokens) == pytest.approx(0.6 * 1.25 + 0.4 * 0.125 + 0.1 * 10)
+    assert prices.cost("gpt-5-2025-08-07", tokens) == prices.cost("gpt-5", tokens)
+    assert prices.cost("gpt-5-enormous", tokens) is None
+
+
+def test_a_table_of_the_user_goes_over_the_shipped_one(tmp_path: Path) -> None:
+    path = tmp_path / "prices.json"
+    path.write_text(json.dumps({"models": {"gpt-5": [10, 10, 10, 10], "ours": [1, 2, 3, 4]}}))
+    prices = load_prices(str(path))
+    assert prices.cost("gpt-5", Tokens(1_000_000)) == 10
+    assert prices.cost("ours", Tokens(1_000_000, 1_000_000)) == 3
+    assert prices.cost("gpt-5-mini", Tokens(1_000_000)) == 0.25
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "cannot be read"),
+        ("[]", "has no object `models`"),
+        ('{"models": {"m": [1, 2, 3]}}', "has no prices for 'm': expected four numbers"),
+        ('{"models": {"m": [1, 2, 3, -4]}}', "has no prices for 'm'"),
+        ('{"models": {"m": [1, 2, 3, true]}}', "has no prices for 'm'"),
+    ],
+)
+def test_a_table_that_is_none_is_named(tmp_path: Path, content: str, said: str) -> None:
+    path = tmp_path / "prices.json"
+    path.write_text(content)
+    with pytest.raises(StartError, match="price table") as refused:
+        load_prices(str(path))
+    assert said in str(refused.value)
+
+
+LINES: dict[str, Any] = {
+    "argv": ["my-agent", "--model", "{model}", "--dir={workspace}", "--fast"], "resume": ["--resume", "{session}"],
+    "session": "sid", "text": "message.text", "usage": {"input": "u.in", "output": "u.out", "cost_usd": "u.cost"},
+    "success": {"type": "done", "ok": True}, "failure": {"type": "done", "ok": False}, "error": "error.message",
+}  # fmt: skip
+
+
+def test_places_are_filled_in_and_an_empty_one_goes_with_its_flag(tmp_path: Path) -> None:
+    adapter = CommandAdapter("my-agent", LINES)
+    program = Program("/bin/my-agent", ["/bin/my-agent"])
+    plain = adapter.launch(program, task(tmp_path))
+    assert plain.argv == ["/bin/my-agent", f"--dir={tmp_path}", "--fast"]
+    assert plain.stdin == "p"
+    full = adapter.launch(program, task(tmp_path, model="m", session_id="s", options={"args": ["-v"]}))
+    assert full.argv == ["/bin/my-agent", "--model", "m", f"--dir={tmp_path}", "--fast", "--resume", "s", "-v"]
+
+
+def test_named_fields_of_json_lines_are_read(tmp_path: Path) -> None:
+    parser = CommandAdapter("my-agent", LINES).parser(task(tmp_path), Tokens())
+    assert list(parser.take({"sid": "s-1"})) == [SessionKnown("s-1")]
+    assert list(parser.take({"u": {"in": 7, "out": 2, "cost": 0.5}})) == [
+        Spent(Tokens(7.0, 2.0, cost_usd=0.5), total=True)
+    ]
+    assert list(parser.take({"error": {"message": "hm"}})) == [Trouble("hm")]
+    assert list(parser.take({"type": "done", "ok": True})) == [Ended(True)]
+    [failed] = parser.take({"type": "done", "ok": False, "error": {"message": "429 too many requests"}})
+    assert isinstance(failed, Ended)
+    assert failed.failure is not None
+    assert failed.failure.reason == "RATE_LIMITED"
+    for nothing in ({"type": "done", "ok": 1}, {"type": "done"}, "done", None, [1], {"type": "done", "ok": "true"}):
+        assert list(parser.take(nothing)) == []
+
+
+def test_all_of_a_plain_text_is_the_answer_when_it_exits_well(tmp_path: Path) -> None:
+    for status, ended in ((0, [Ended(True, "one\n2")]), (1, [])):
+        parser = CommandAdapter("t", {"argv": ["t"], "output": "text"}).parser(task(tmp_path), Tokens())
+        list(parser.take("one"))
+        list(parser.take(2))
+        assert list(parser.close(status)) == ended
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "said"),
+    [
+        ("My Agent", {}, "a harness's name has small letters"),
+        ("a", {"argv": []}, "argv: expected a list of texts, the program first"),
+        ("a", {"argv": "a"}, "argv: expected a list of texts"),
+        ("a", {"success": {}}, "success: without the fields of the line"),
+        ("a", {"prompts": "stdin"}, "unknown fields ['prompts']; there are: argv"),
+        ("a", {"prompt": "file"}, "prompt: expected one of stdin, argument, argv"),
+        ("a", {"signal": "SIGKILL"}, "signal: expected one of SIGTERM"),
+        ("a", {"usage": {"tokens": "t"}}, "usage: expected an object of texts with input, output, cached, cost_usd"),
+        ("a", {"exits": {"x": "MAX_TURNS"}}, "exits: expected classes by exit code"),
+        ("a", {"silence_s": 0}, "silence_s: expected seconds above 0"),
+    ],
+)
+def test_a_configuration_that_cannot_work_is_named(
+    tmp_path: Path, name: str, changed: dict[str, Any], said: str
+) -> None:
+    path = tmp_path / "commands.json"
+    path.write_text(json.dumps({name: LINES | changed}))
+    with pytest.raises(StartError) as refused:
+        load_commands(str(path))
+    assert f"{path!s}': {name!r}: {said}" in str(refused.value)
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda adapter: adapter.name)
+def test_an_option_that_there_is_not_is_refused(tmp_path: Path, adapter: Any) -> None:
+    with pytest.raises(InvalidWork, match=r"unknown options \['retrys'\]; there are: account, args"):
+        adapter.launch(Program("x", ["x"]), task(tmp_path, options={"retrys": 1}))
+
+
+def test_a_long_prompt_goes_to_stdin(tmp_path: Path) -> None:
+    program = Program("claude", ["claude"])
+    short = ClaudeCode().launch(program, task(tmp_path, prompt="short"))
+    assert (short.argv[-2:], short.stdin) == (["--", "short"], None)
+    long = ClaudeCode().launch(program, task(tmp_path, prompt="x" * 200_000))
+    assert "x" * 200_000 not in long.argv
+    assert long.stdin == "x" * 200_000
+    assert Codex().launch(program, task(tmp_path, prompt="short")).stdin == "short"
+
+
+def test_settings_of_codex_are_toml(tmp_path: Path) -> None:
+    config = {"model_providers.ours": {"base_url": "http://x", "n": 2.0, "on": True, "list": ["a", 1]}}
+    argv = Codex().launch(Program("codex", ["codex"]), task(tmp_path, options={"config": config})).argv
+    assert 'model_providers.ours={"base_url"="http://x","n"=2,"on"=true,"list"=["a",1]}' in argv
+
+
+async def test_discovery_says_what_is_there_and_what_to_do(tmp_path: Path) -> None:
+    for name, says in (("claude", "2.5.0 (Claude Code)"), ("codex", "codex-cli 99.0.1")):
+        program = tmp_path / name
+        program.write_text(f"#!/bin/sh\necho '{says}'\n")
+        program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    missing = tmp_path / "missing"
+    paths = {"claude-code": str(tmp_path / "claude"), "codex": str(tmp_path / "codex")}
+    claude, codex = await discover([ClaudeCode(), Codex()], paths, tmp_path)
+    assert claude.program is not None
+    assert (claude.check.found, claude.check.version, claude.check.version_known) == (True, "2.5.0", True)
+    assert claude.check.login == pb.HARNESS_LOGIN_MISSING
+    assert claude.check.remedy == f"not logged in: {ClaudeCode.login_remedy}"
+    assert (codex.check.version, codex.check.version_known) == ("99.0.1", False)
+    assert codex.program is not None, "it is used all the same"
+    assert "version 99.0.1 is used, but not known to work (known: 0.100.0 and later, below 1)" in codex.check.remedy
+    [gone] = await discover([Codex()], {"codex": str(missing)}, tmp_path)
+    assert (gone.program, gone.check.found) == (None, False)
+    assert (
+        gone.check.remedy
+        == f"{str(missing)!r} is no program: install it, or name it with --harness-path codex=/path/to/it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("script", "said"), [("exit 3", "ended with 3"), ("echo hm", "said 'hm'"), ("kill -9 $$", "-9")]
+)
+async def test_a_program_that_does_not_run_is_not_offered(tmp_path: Path, script: str, said: str) -> None:
+    program = tmp_path / "codex"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    [found] = await discover([Codex()], {"codex": str(program)}, tmp_path)
+    assert found.program is None
+    assert said in found.check.remedy
+
+
+async def test_names_that_there_are_not_are_refused() -> None:
+    with pytest.raises(StartError, match="BACKBURNER_AGENTS: there is no harness 'cluade'; there are: claude-code"):
+        await find_builtin(Settings(database_url="x", agents=("cluade",)))
+    with pytest.raises(StartError, match="BACKBURNER_HARNESS_PATHS: there is no harness 'cluade'"):
+        await find_builtin(Settings(database_url="x", agents=("none",), harness_paths=("cluade=/x",)))
+
+
+@pytest.mark.parametrize(
+    ("version", "known"), [("2.0.0", True), ("2.9", True), ("1.9.9", False), ("3.0.0", False), ("", False)]
+)
+def test_a_version_is_known_in_its_range(version: str, known: bool) -> None:
+    assert is_known(version, ("2.0.0", "3")) is known
