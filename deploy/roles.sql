@@ -48,6 +48,8 @@ BEGIN
     GRANT EXECUTE ON FUNCTION prune_runs_v1(jsonb), reset_breakers_v1(jsonb) TO backburner_scheduler;
     GRANT EXECUTE ON FUNCTION audit_v1(jsonb), set_holds_v1(jsonb), drain_executors_v1(jsonb), expire_executors_v1(jsonb),
         order_settlements_v1(jsonb), settle_by_hand_v1(jsonb) TO backburner_scheduler;
+    GRANT EXECUTE ON FUNCTION add_usage(jsonb, jsonb), spent_effects_v1(int[]), budget_awaited_v1(uuid),
+        set_budgets_v1(jsonb) TO backburner_scheduler;
     GRANT EXECUTE ON FUNCTION renew_shards_v2(text, text, text, double precision, boolean),
         renew_shards_v3(text, text, text, double precision, boolean, jsonb),
         release_shards_v2(text, int[]), adopt_created_v1(text, uuid[]), report_missing_v1(jsonb),

@@ -34,6 +34,19 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Bound:
+    """What one budget leaves to an attempt. `what` is TOKENS, COST_USD, WALL_SECONDS or TURNS."""
+
+    #: Whose budget: `effect <key>`, `run <id>`, `label <name>=<value>`.
+    of: str
+    what: str
+    limit: float
+    left: float
+    #: True: at the bound the effect waits for somebody to raise it.
+    asks: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Assignment:
     """One attempt as the scheduler assigned it."""
 
@@ -56,6 +69,8 @@ class Assignment:
     resume: Mapping[str, str] | None = None
     #: Why it must not go on with any session. Empty: it may.
     fresh_because: str = ""
+    #: What budgets leave to it.
+    bounds: tuple[Bound, ...] = ()
 
     @property
     def ref(self) -> Ref:
@@ -90,7 +105,13 @@ def assignment_from(start: pb.StartAttempt, session_no: int) -> Assignment:
         spec_json=start.spec_json,
         resume=_session(start.resume) if start.HasField("resume") else None,
         fresh_because=start.fresh_because,
+        bounds=tuple(_bound(bound) for bound in start.budget_bounds),
     )
+
+
+def _bound(bound: pb.BudgetBound) -> Bound:
+    asks = bound.on_spent == journal_pb2.BUDGET_ACTION_ASK
+    return Bound(bound.of, bound.what, bound.limit, bound.left, asks)
 
 
 def _duration(start: pb.StartAttempt, name: Any) -> float | None:

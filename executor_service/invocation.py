@@ -10,6 +10,7 @@ from typing import Final, Protocol
 from google.protobuf import timestamp_pb2
 
 from backburner.executor.v1 import executor_service_pb2 as pb
+from executor_service import budgets
 from executor_service.assignment import Assignment, InvalidWork, Limits, NotStarted
 from executor_service.harness.base import Harness
 from executor_service.harness.registry import Harnesses
@@ -107,10 +108,10 @@ class Invocation:
     def end(self, ending: Ending) -> None:
         """Asks the work to end; the first reason counts.
 
-        What has ended by itself no timeout ends any more: its own end stands, though it waits for the proof of death,
-        or for this process, which was stopped for a while and finds both at once.
+        What has ended by itself no timeout and no budget ends any more: its own end stands, though it waits for the
+        proof of death, or for this process, which was stopped for a while and finds both at once.
         """
-        if not self.may_end or (ending.kind == "timed_out" and self._work_is_over()):
+        if not self.may_end or ((ending.kind == "timed_out" or ending.reason == "BUDGET") and self._work_is_over()):
             return
         self._ending = ending
         self.state = pb.Attempt.STATE_ENDING
@@ -153,6 +154,9 @@ class Invocation:
             self._after(limits.start_to_close_s, self.end, ending, name="start to close")
         if limits.total_s is not None:
             self._after(limits.total_s, self.end, TOTAL, name="total")
+        wall = budgets.wall_bound(self.assignment.bounds)
+        if wall is not None:
+            self._after(wall.left, self.end, budgets.ending(wall, wall.left), name="budget")
         if limits.silence_s is not None:
             self._after(limits.silence_s, self._check_silence, limits.silence_s, name="silence")
 
@@ -160,7 +164,7 @@ class Invocation:
         if self.outcome is not None:
             return  # it was given up before
         self._stop_timers()
-        if self._ending is not None:
+        if self._ending is not None and not self._is_done_all_the_same(outcome):
             outcome.ended_by(self._ending)
         outcome.usage = self.progress.usage
         outcome.progress = self.progress.last_words()
@@ -173,6 +177,11 @@ class Invocation:
     def _stop_timers(self) -> None:
         for timer in self._timers.values():
             timer.cancel()
+
+    def _is_done_all_the_same(self, outcome: Outcome) -> bool:
+        """An agent that has answered when its budget ends: the answer is paid for."""
+        assert self._ending is not None  # noqa: S101 - the caller has looked
+        return (self._ending.reason, self.assignment.pool, outcome.kind) == ("BUDGET", "agents", "succeeded")
 
     def _give_up(self) -> None:
         log.error("attempt %s did not end when asked to: given up, not proven dead", self.assignment.ref)
@@ -223,6 +232,9 @@ class Invocation:
             self.log.add_progress(self.progress)
         if report.usage is not None:
             self.log.add_usage(self.progress)
+            spent = budgets.reached(self.assignment.bounds, budgets.consumed(report.usage))
+            if spent is not None:
+                self.end(spent)
         self._listener.dirty_progress(self)
 
     def capture(self, stream: int, bytes_max: int) -> Capture:

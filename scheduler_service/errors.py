@@ -421,6 +421,24 @@ class TooManyHolds(ServiceError):
         super().__init__("as many holds are in force as there may be: release some, or set a wider one in their place")
 
 
+class BudgetNotFound(ServiceError):
+    """No such budget."""
+
+    def __init__(self, of: str) -> None:
+        super().__init__(
+            f"{of} has no budget that can be changed: it was given none when it was asked for, or it has settled; "
+            "ListBudgets names those of labels",
+            of=of,
+        )
+
+
+class TooManyBudgets(ServiceError):
+    """As many labels have a budget as may."""
+
+    def __init__(self) -> None:
+        super().__init__("as many labels have a budget as may: clear some")
+
+
 class ContractUnsupported(ServiceError):
     """The executor calls journal functions of a contract that this schema does not serve."""
 
@@ -500,6 +518,8 @@ STATUS: Final[Mapping[type[ServiceError], tuple[grpc.StatusCode, str]]] = {
     AttemptSuperseded: (grpc.StatusCode.FAILED_PRECONDITION, "ATTEMPT_SUPERSEDED"),
     EffectWithoutExecutor: (grpc.StatusCode.FAILED_PRECONDITION, "EFFECT_WITHOUT_EXECUTOR"),
     HoldNotFound: (grpc.StatusCode.NOT_FOUND, "HOLD_NOT_FOUND"),
+    BudgetNotFound: (grpc.StatusCode.NOT_FOUND, "BUDGET_NOT_FOUND"),
+    TooManyBudgets: (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_BUDGETS"),
     TooManyHolds: (grpc.StatusCode.FAILED_PRECONDITION, "TOO_MANY_HOLDS"),
     ContractUnsupported: (grpc.StatusCode.FAILED_PRECONDITION, "CONTRACT_UNSUPPORTED"),
     CursorAhead: (grpc.StatusCode.OUT_OF_RANGE, "CURSOR_AHEAD"),

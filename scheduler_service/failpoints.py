@@ -46,6 +46,7 @@ WRITES: Final[Mapping[str, str]] = {
     "strike": "a replay that is about to begin",
     "clients_seen": "signs of life of clients",
     "hold": "a hold on dispatch, or its end",
+    "set_budget": "a budget",
     "drain": "the order to drain an executor",
     "expire": "the order to take an executor for dead",
     "order_settlement": "the order to settle an effect by hand",

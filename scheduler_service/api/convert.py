@@ -51,6 +51,7 @@ def run_message(view: RunView) -> pb.Run:
         ("result", view.result),
         ("report", view.report),
         ("error", view.error),
+        ("usage", view.usage),
     ):
         fill(run, field, stored)
     if view.counts is not None:

@@ -13,12 +13,13 @@ from google.protobuf.message import Message
 
 from backburner.journal.v1 import journal_pb2
 from scheduler_service.api import inputs, limits
+from scheduler_service.api.budget_checks import check_budget
 from scheduler_service.api.checks import Checks
+from scheduler_service.authoring.durations import DURATION_SECONDS_MAX
 from scheduler_service.authoring.errors import REASONS
 from scheduler_service.authoring.options import (
     ATTEMPTS_MAX,
     BACKOFF_MAX,
-    DURATION_SECONDS_MAX,
     FALLBACKS_MAX,
     KILL_GRACE_SECONDS_MAX,
     KINDS_WITHOUT_EXECUTOR,
@@ -52,6 +53,8 @@ def check_spec(check: Checks, path: str, spec: Spec) -> None:
     if spec.HasField("group"):
         _group(check, f"{path}.group", spec.group)
     _hints(check, path, spec)
+    if spec.HasField("budget"):
+        check_budget(check, f"{path}.budget", spec.budget)
     if kind in KINDS_WITHOUT_EXECUTOR:
         _no_executor(check, path, kind, spec)
 

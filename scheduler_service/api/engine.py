@@ -30,6 +30,7 @@ from scheduler_service.journal import (
     ResetBreakers,
     ResolveOutcome,
     ResolveRequest,
+    SetBudget,
     SetHold,
     SetHoldOutcome,
     SettleOrder,
@@ -106,6 +107,9 @@ class ClientApi(Protocol):
 
 class OperatorApi(Protocol):
     """What operators order. Each is durable when it returns, and obeyed on every replica."""
+
+    async def set_budget(self, request: SetBudget) -> str:
+        """Sets, changes or clears a budget: `ok`, `not_found` or `too_many`."""
 
     async def set_hold(self, request: SetHold) -> SetHoldOutcome:
         """Sets or releases a hold on dispatch."""

@@ -8,9 +8,10 @@ import grpc
 
 from backburner.scheduler.v1 import operator_service_pb2 as pb
 from backburner.scheduler.v1 import operator_service_pb2_grpc as pb_grpc
-from scheduler_service.api import audit, breakers, bulk, executors, holds, retention, settlements
+from scheduler_service.api import audit, breakers, budgets, bulk, executors, holds, retention, settlements
 from scheduler_service.api.audit import Audit
 from scheduler_service.api.breakers import Breakers
+from scheduler_service.api.budgets import Budgets
 from scheduler_service.api.bulk import BulkActions
 from scheduler_service.api.diagnosis import diagnose
 from scheduler_service.api.engine import EngineApi
@@ -32,6 +33,7 @@ class OperatorServicer(pb_grpc.OperatorServiceServicer):
         settlements: Settlements,
         holds: Holds,
         breakers: Breakers,
+        budgets: Budgets,
         bulk: BulkActions,
         audit: Audit,
         diagnosis: DiagnosisReads,
@@ -41,6 +43,7 @@ class OperatorServicer(pb_grpc.OperatorServiceServicer):
         self._settlements = settlements
         self._holds = holds
         self._breakers = breakers
+        self._budgets = budgets
         self._bulk = bulk
         self._audit = audit
         self._diagnosis = diagnosis
@@ -69,6 +72,18 @@ class OperatorServicer(pb_grpc.OperatorServiceServicer):
 
     async def ResetBreakers(self, request: pb.ResetBreakersRequest, context: Context) -> pb.ResetBreakersResponse:
         return await self._breakers.reset(breakers.parse(request))
+
+    async def SetBudget(self, request: pb.SetBudgetRequest, context: Context) -> pb.SetBudgetResponse:
+        return await self._budgets.set(budgets.parse_set(request))
+
+    async def ListBudgets(self, request: pb.ListBudgetsRequest, context: Context) -> pb.ListBudgetsResponse:
+        return await self._budgets.list(*budgets.parse_list(request))
+
+    async def ClearBudget(self, request: pb.ClearBudgetRequest, context: Context) -> pb.ClearBudgetResponse:
+        return await self._budgets.clear(budgets.parse_clear(request))
+
+    async def RaiseBudget(self, request: pb.RaiseBudgetRequest, context: Context) -> pb.RaiseBudgetResponse:
+        return await self._budgets.raise_(budgets.parse_raise(request))
 
     async def ListAudit(self, request: pb.ListAuditRequest, context: Context) -> pb.ListAuditResponse:
         return await self._audit.page(audit.parse(request))

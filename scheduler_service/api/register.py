@@ -8,6 +8,7 @@ from backburner.scheduler.v1 import operator_service_pb2_grpc, scheduler_service
 from scheduler_service.api.audit import Audit
 from scheduler_service.api.blobs import Blobs
 from scheduler_service.api.breakers import Breakers
+from scheduler_service.api.budgets import Budgets
 from scheduler_service.api.bulk import BulkActions
 from scheduler_service.api.callers import Callers
 from scheduler_service.api.clients import Clients
@@ -23,6 +24,7 @@ from scheduler_service.api.presence import Presence
 from scheduler_service.api.runs import Runs
 from scheduler_service.api.servicer import SchedulerServicer
 from scheduler_service.api.settlements import Settlements
+from scheduler_service.api.usage import UsageReport
 from scheduler_service.api.waiting import Situations
 from scheduler_service.api.watchers import Pace, Watchers
 from scheduler_service.api.watching import Watching
@@ -85,12 +87,14 @@ def client_api(engine: EngineApi, *, version: str, watchers_max: int = 1000, pac
         outputs=outputs,
         blobs=Blobs(reads, runs),
         info=info,
+        usage=UsageReport(reads),
     )
     operator = OperatorServicer(
         executors=Executors(engine, reads),
         settlements=Settlements(engine, effects),
         holds=Holds(engine, reads),
         breakers=Breakers(engine, reads),
+        budgets=Budgets(engine, reads, runs),
         bulk=BulkActions(engine, reads),
         audit=Audit(reads),
         diagnosis=DiagnosisReads(engine.journal, engine.journal.clock),

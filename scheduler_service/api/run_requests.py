@@ -9,6 +9,7 @@ from backburner.executor.v1 import executor_service_pb2 as executor_pb
 from backburner.journal.v1 import journal_pb2
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
 from scheduler_service.api import inputs, limits, pages
+from scheduler_service.api.budget_checks import check_budget, stored_budget
 from scheduler_service.api.checks import Checks, checked
 
 #: A position in an attempt's output: effect, attempt, stream.
@@ -39,6 +40,8 @@ class NewRun:
     reuse_from: str = ""
     #: Set for a client-driven run: how long its client may be silent.
     idle_timeout_s: float | None = None
+    #: Budget as proto3 JSON; None: no bound.
+    budget: dict[str, Any] | None = None
 
     @property
     def client_driven(self) -> bool:
@@ -112,7 +115,15 @@ def new_run(request: pb.CreateRunRequest) -> NewRun:
             cleanup_timeout_s=_cleanup(check, request),
             reuse_from=check.optional_uuid("reuse_from", request.reuse_from),
             idle_timeout_s=_idle(check, request.client) if client else None,
+            budget=_budget(check, request),
         )
+
+
+def _budget(check: Checks, request: pb.CreateRunRequest) -> dict[str, Any] | None:
+    if not request.HasField("budget"):
+        return None
+    check_budget(check, "budget", request.budget)
+    return stored_budget(request.budget)
 
 
 def run_query(request: pb.GetRunRequest) -> tuple[RunRef, bool]:

@@ -241,4 +241,6 @@ def _run_created(new: NewRun, digest: str) -> dict[str, Any]:
     if new.idle_timeout_s is not None:
         data |= {"client_driven": True, "idle_timeout": f"{new.idle_timeout_s:.6f}s"}
     data["reuse_from"] = new.reuse_from
+    if new.budget is not None:
+        data["budget"] = new.budget
     return {name: value for name, value in data.items() if value or name == "input"}

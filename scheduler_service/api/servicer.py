@@ -9,7 +9,7 @@ import grpc
 
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
 from backburner.scheduler.v1 import scheduler_service_pb2_grpc as pb_grpc
-from scheduler_service.api import client_requests, effect_requests, run_requests
+from scheduler_service.api import client_requests, effect_requests, run_requests, usage
 from scheduler_service.api.blobs import Blobs, blob_query
 from scheduler_service.api.clients import Clients
 from scheduler_service.api.control import Control
@@ -17,6 +17,7 @@ from scheduler_service.api.effects import Effects
 from scheduler_service.api.info import ServerInfo
 from scheduler_service.api.output import Outputs
 from scheduler_service.api.runs import Runs
+from scheduler_service.api.usage import UsageReport
 from scheduler_service.api.waits import wait_seconds
 from scheduler_service.api.watching import Watching
 
@@ -37,6 +38,7 @@ class SchedulerServicer(pb_grpc.SchedulerServiceServicer):
         outputs: Outputs,
         blobs: Blobs,
         info: ServerInfo,
+        usage: UsageReport,
     ) -> None:
         self._runs = runs
         self._control = control
@@ -46,6 +48,7 @@ class SchedulerServicer(pb_grpc.SchedulerServiceServicer):
         self._outputs = outputs
         self._blobs = blobs
         self._info = info
+        self._usage = usage
 
     async def CreateRun(self, request: pb.CreateRunRequest, context: Context) -> pb.CreateRunResponse:
         return await self._runs.create(run_requests.new_run(request))
@@ -125,3 +128,6 @@ class SchedulerServicer(pb_grpc.SchedulerServiceServicer):
     async def ReadBlob(self, request: pb.ReadBlobRequest, context: Context) -> AsyncIterator[pb.ReadBlobResponse]:
         async for frame in self._blobs.stream(blob_query(request)):
             yield frame
+
+    async def ListUsage(self, request: pb.ListUsageRequest, context: Context) -> pb.ListUsageResponse:
+        return await self._usage.list(usage.parse(request))

@@ -15,6 +15,7 @@ from scheduler_service.api.convert import RUN_ENDED, duration, timestamp
 from scheduler_service.api.eta import Eta, Expected, eta_of, no_history
 from scheduler_service.api.holds import described, hold_on
 from scheduler_service.clock import DatabaseClock
+from scheduler_service.dispatch.budgets import budget_awaited
 from scheduler_service.journal import Breaker, Hold
 from scheduler_service.journal.client_reads import ClientReads
 from scheduler_service.journal.client_views import EffectView, ExecutorView, RunView
@@ -150,6 +151,8 @@ def _queued(effect: EffectView, situation: Situation) -> pb.WaitingOn:
     hold = hold_on(effect, ready, situation.holds)
     if hold is not None:
         return pb.WaitingOn(cause=_Cause.CAUSE_HOLD, message=described(hold), until=timestamp(hold.until))
+    if effect.budget is not None:
+        return pb.WaitingOn(cause=_Cause.CAUSE_BUDGET, message=budget_awaited(effect.run_id, effect.budget))
     breaker = breakers.breaker_on(effect, ready, situation.breakers, now)
     if breaker is not None:
         message = breakers.described(breaker, now)

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from scheduler_service.authoring.agents import AgentOptions, agent
+from scheduler_service.authoring.budgets import Budget, budget
 from scheduler_service.authoring.context import Context, EffectHandle, Log, current
 from scheduler_service.authoring.definitions import (
     FunctionDefinition,
@@ -60,6 +61,7 @@ __all__ = [
     "AgentResult",
     "AllFailed",
     "Approval",
+    "Budget",
     "Conflict",
     "Context",
     "DeterminismError",
@@ -98,6 +100,7 @@ __all__ = [
     "approval",
     "as_completed",
     "best_effort",
+    "budget",
     "copy_of",
     "current",
     "exclusive",

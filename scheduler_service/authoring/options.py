@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import datetime as dt
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypedDict, get_args
 
 from scheduler_service.authoring.bounds import LABEL_NAME_BYTES_MAX, LABEL_VALUE_BYTES_MAX, LABELS_MAX
+from scheduler_service.authoring.budgets import Budget, budget_fields
+from scheduler_service.authoring.durations import Seconds, duration
 from scheduler_service.authoring.errors import REASONS, OptionError
 from scheduler_service.authoring.results import SESSION_FIELDS, Session
 from scheduler_service.authoring.values import encode
 from scheduler_service.authoring.work import check_name, check_text
 
-Seconds = float | dt.timedelta
-
 KEY_BYTES_MAX: Final = 256
 CLEANUP_SECONDS_DEFAULT: Final = 60.0
 PRIORITY_MAX: Final = 100
-DURATION_SECONDS_MAX: Final = 10 * 365 * 86_400
 KILL_GRACE_SECONDS_MAX: Final = 60
 ATTEMPTS_MAX: Final = 1_000
 FALLBACKS_MAX: Final = 10
@@ -87,6 +85,7 @@ class EffectOptions(TypedDict, total=False):
     fallbacks: Sequence[str]
     on_quota: Literal["fail_over", "park", "fail"]
     sleep_until: dt.datetime
+    budget: Budget
     on_run_end: Literal["wait", "cancel", "detach"]
     poll_interval: Seconds
     continue_from: Any  # EffectHandle[Any] | Session
@@ -104,19 +103,6 @@ def check_key(key: str) -> str:
 def key_name(name: str) -> str:
     """A name as part of a generated key: characters that keys cannot have become `_`."""
     return _NOT_KEY.sub("_", name)[:128] or "_"
-
-
-def duration(value: Seconds, option: str, *, zero: bool = False, most: float = DURATION_SECONDS_MAX) -> str:
-    """A proto3-JSON Duration with at most 3 decimals. Raises OptionError unless positive and at most 10 years."""
-    seconds = value.total_seconds() if isinstance(value, dt.timedelta) else value
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not math.isfinite(seconds):
-        raise OptionError(f"{option}={value!r}: expected seconds or a timedelta")
-    if seconds < 0 or (seconds == 0 and not zero) or seconds > most:
-        raise OptionError(
-            f"{option}={value!r}: expected {'0 to' if zero else 'more than 0 and at most'} {most} seconds"
-        )
-    millis = max(math.ceil(round(seconds * 1000, 6)), 0 if zero else 1)
-    return f"{millis // 1000}s" if millis % 1000 == 0 else f"{millis // 1000}.{millis % 1000:03d}s"
 
 
 def timestamp(value: dt.datetime) -> str:
@@ -171,6 +157,7 @@ OF_EXECUTORS: Final[Mapping[str, str]] = {
     "sleep_until": "sleep_until",
     "continue_from": "continue_from", "continue_session": "continue_from", "if_session_lost": "if_session_lost",
     "retry_session": "retry_session",
+    "budget": "budget",
 }  # fmt: skip
 
 
@@ -328,6 +315,7 @@ _WRITERS: Final[Mapping[str, Any]] = {
     "fallbacks": _fallbacks,
     "on_quota": _choice("on_quota", {name: f"ON_QUOTA_{name.upper()}" for name in ("fail_over", "park", "fail")}),
     "sleep_until": _sleep_until,
+    "budget": lambda value: {"budget": budget_fields(value)},
     "on_run_end": _choice("on_run_end", {name: f"ON_RUN_END_{name.upper()}" for name in ("wait", "cancel", "detach")}),
     "poll_interval": lambda value: {"poll_interval": duration(value, "poll_interval")},
     "continue_from": _continue_from,

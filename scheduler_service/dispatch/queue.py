@@ -22,6 +22,7 @@ from google.protobuf import json_format
 from backburner.scheduler.v1 import dispatch_service_pb2 as pb
 from scheduler_service import failpoints
 from scheduler_service.clock import DatabaseClock
+from scheduler_service.dispatch.budgets import bounds_of, least
 from scheduler_service.dispatch.durations import Durations
 from scheduler_service.dispatch.peers import Kind
 from scheduler_service.dispatch.sessions import LATE_SECONDS, Held, Pool, Reservation, Session, Sessions, duration_of
@@ -301,6 +302,9 @@ class Dispatcher:
             namespace=session.namespace,
             name=attempt.name,
         )
+        if attempt.budget is not None and (bounds := bounds_of(attempt.budget)):
+            start.budget_bounds.extend(bounds)
+            start.budget_left.CopyFrom(least(bounds))
         if attempt.total_remaining_s is not None:
             start.total_remaining.CopyFrom(duration_of(max(0.0, attempt.total_remaining_s)))
         _note_session(start, attempt.resume or {})

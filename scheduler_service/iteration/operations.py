@@ -16,6 +16,7 @@ from scheduler_service.journal import (
     Prune,
     Pruned,
     ResetBreakers,
+    SetBudget,
     SetHold,
     SetHoldOutcome,
     SettleOrder,
@@ -49,6 +50,12 @@ class Operations:
         if closed:
             self._dispatcher.released_everywhere()
         return closed
+
+    async def set_budget(self, request: SetBudget) -> str:
+        """Sets, changes or clears a budget. What waits for it starts at once."""
+        outcome = await self._writes.set_budget(request)
+        self._dispatcher.released_everywhere()
+        return outcome
 
     async def note(self, note: AuditNote) -> None:
         """Writes into the audit what is about to be done."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from backburner.scheduler.v1 import dispatch_service_pb2 as pb
+from scheduler_service.dispatch.budgets import spent
 from scheduler_service.dispatch.sessions import Session, Sessions
 from scheduler_service.iteration.clients import ClientRuns
 from scheduler_service.iteration.loop import Loop
@@ -73,6 +74,8 @@ class Polls:
         await self._shards.adoption.sweep()
         await self.deliver_cancels([session.executor_id for session in self._sessions])
         for due in await self._journal.deadlines_due(sorted(self._shards.epochs)):
+            await self._time_out(due)
+        for due in await self._journal.spent_effects(sorted(self._shards.epochs)):
             await self._time_out(due)
         await self._orders.turn()
         await self._losses.turn()
@@ -155,6 +158,9 @@ class Polls:
 def _outcome(due: DeadlineDue) -> tuple[str, dict[str, Any]]:
     if not due.reason:
         return "EFFECT_RESOLVED", {"state": "EFFECT_STATE_SUCCEEDED"}
+    if due.spent is not None:
+        error = {"reason": "EFFECT_REASON_BUDGET", "message": spent(due.spent)}
+        return "EFFECT_RESOLVED", {"state": "EFFECT_STATE_FAILED", "error": error}
     error = {"reason": f"EFFECT_REASON_{due.reason}", "message": _MESSAGES[due.reason]}
     if due.kind == "RUN":  # it is asked to end, and its end settles the effect
         return "EFFECT_CANCEL_REQUESTED", error

@@ -68,6 +68,7 @@ def projection(spec: Mapping[str, Any]) -> dict[str, Any]:
         "continues_on": spec.get("continue_session", {}).get("executor_id", ""),
         "resumes": spec.get("retry_session") != "fresh",
         "dispatch": None,
+        "budget": spec.get("budget"),
     }
 
 

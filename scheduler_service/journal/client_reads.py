@@ -142,6 +142,18 @@ class ClientReads:
         """Circuit breakers by namespace, harness, account and executor."""
         return [breaker_of(row) for row in await self._rows("breakers", {})]
 
+    async def usage(self, **which: Any) -> list[Row]:
+        """What attempts consumed, by a group, at most `limit` rows; the first is the total, its key None.
+
+        Parameters: namespace, group_by, label, run_id, since, until, labels, limit.
+        """
+        labels = which["labels"]
+        return await self._rows("usage", which | {"labels": Jsonb(labels) if labels else None})
+
+    async def budgets(self, namespace: str | None, run_id: str | None) -> list[Row]:
+        """Budgets of labels, of a namespace or of all, and of a run when it is named."""
+        return await self._rows("label_budgets", {"namespace": namespace, "run_id": run_id})
+
     async def audit(self, *, before: int | None, subject: str, limit: int) -> Sequence[AuditEntry]:
         """What operators did, newest first; of one subject, or with an empty one of all."""
         parameters = {"before": before, "subject": subject or None, "limit": limit}

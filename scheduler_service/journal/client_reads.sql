@@ -8,6 +8,19 @@ SELECT r.run_id, r.namespace, r.key, r.process, r.client_driven, r.state, r.labe
        r.previous_run_id, r.next_run_id, r.unobserved_failures, h.seq AS head_seq, h.shard, h.recorded_at AS updated_at,
        coalesce(c.epoch, 0) AS client_epoch, coalesce(c.idle_halt AND r.state = 'HALTED', false) AS client_idle,
        created.data -> 'input' AS input, ended.result,
+       (SELECT CASE WHEN count(*) > 0 THEN jsonb_strip_nulls(jsonb_build_object(
+            'input_tokens', sum(u.input_tokens), 'output_tokens', sum(u.output_tokens),
+            'cached_input_tokens', sum(u.cached_input_tokens), 'cost_usd', sum(u.cost_usd), 'turns', sum(u.turns),
+            'costs_unknown', count(*) FILTER (WHERE u.cost_unknown))) END
+        FROM (SELECT a.input_tokens, a.output_tokens, a.cached_input_tokens, a.cost_usd, a.turns, a.cost_unknown
+              FROM backburner.attempt_usage a WHERE a.run_id = r.run_id
+                  AND (a.input_tokens + a.output_tokens + a.turns + coalesce(a.cost_usd, 0) > 0 OR a.cost_unknown)
+              UNION ALL
+              SELECT coalesce((o.usage->>'input_tokens')::float8, 0), coalesce((o.usage->>'output_tokens')::float8, 0),
+                     coalesce((o.usage->>'cached_input_tokens')::float8, 0), (o.usage->>'cost_usd')::float8,
+                     coalesce((o.usage->>'turns')::int, 0), NOT o.usage ? 'cost_usd'
+              FROM backburner.effects o WHERE o.run_id = r.run_id AND o.settled_seq IS NULL AND o.usage IS NOT NULL
+                  AND o.state IN ('DISPATCHED', 'RUNNING', 'CANCELLING')) u) AS usage,
        (SELECT jsonb_object_agg(s.state, s.n) FROM (
            SELECT e.state, count(*) AS n FROM backburner.effects e WHERE e.run_id = r.run_id GROUP BY e.state
        ) s) AS counts
@@ -63,6 +76,19 @@ SELECT s.run_id, s.namespace, s.key, s.process, s.client_driven, s.state, s.labe
        s.parent_effect_id, s.created_at, s.ended_at, s.cancel_requested_at, s.cancel_reason, s.halt_reason, s.report, s.error,
        s.previous_run_id, s.next_run_id, s.unobserved_failures, h.seq AS head_seq, h.shard, h.recorded_at AS updated_at, s.input, s.result,
        coalesce(c.epoch, 0) AS client_epoch, coalesce(c.idle_halt AND s.state = 'HALTED', false) AS client_idle,
+       (SELECT CASE WHEN count(*) > 0 THEN jsonb_strip_nulls(jsonb_build_object(
+            'input_tokens', sum(u.input_tokens), 'output_tokens', sum(u.output_tokens),
+            'cached_input_tokens', sum(u.cached_input_tokens), 'cost_usd', sum(u.cost_usd), 'turns', sum(u.turns),
+            'costs_unknown', count(*) FILTER (WHERE u.cost_unknown))) END
+        FROM (SELECT a.input_tokens, a.output_tokens, a.cached_input_tokens, a.cost_usd, a.turns, a.cost_unknown
+              FROM backburner.attempt_usage a WHERE a.run_id = s.run_id
+                  AND (a.input_tokens + a.output_tokens + a.turns + coalesce(a.cost_usd, 0) > 0 OR a.cost_unknown)
+              UNION ALL
+              SELECT coalesce((o.usage->>'input_tokens')::float8, 0), coalesce((o.usage->>'output_tokens')::float8, 0),
+                     coalesce((o.usage->>'cached_input_tokens')::float8, 0), (o.usage->>'cost_usd')::float8,
+                     coalesce((o.usage->>'turns')::int, 0), NOT o.usage ? 'cost_usd'
+              FROM backburner.effects o WHERE o.run_id = s.run_id AND o.settled_seq IS NULL AND o.usage IS NOT NULL
+                  AND o.state IN ('DISPATCHED', 'RUNNING', 'CANCELLING')) u) AS usage,
        NULL::jsonb AS counts, s.found
 FROM sized s
 JOIN backburner.run_heads h USING (run_id)
@@ -108,7 +134,11 @@ WITH page AS (
 SELECT s.effect_id, s.run_id, s.key, s.namespace, s.kind, s.name, s.harness, s.pool, s.background, s.state,
        s.attempt, s.capabilities, s.executor_id, s.incarnation, s.executor_labels, s.cancel_reason, s.requested_seq,
        s.settled_seq, s.requested_at, s.dispatched_at, s.started_at, s.settled_at, s.not_before, s.group_id,
-       s.group_max, s.continues_on, s.labels, s.poll_interval_s, s.progress, s.usage, s.last_activity_at, s.elapsed_s,
+       s.group_max, s.continues_on, s.labels, s.poll_interval_s, s.progress, backburner.add_usage(s.usage_before, s.usage) AS usage,
+       s.usage_before, CASE WHEN s.state IN ('QUEUED', 'PARKED') AND (s.budget IS NOT NULL OR EXISTS (
+           SELECT FROM backburner.label_budgets l WHERE l.namespace = s.namespace
+       )) THEN backburner.budget_awaited_v1(s.effect_id) END AS budget,
+       s.last_activity_at, s.elapsed_s,
        s.run_state, s.shard, s.spec, s.settled, s.settled_type, s.found, child.run_id AS child_run_id,
        child.state AS child_state,
        CASE WHEN s.group_id IS NOT NULL AND s.state = 'QUEUED' THEN least(s.group_max, (
@@ -128,7 +158,11 @@ ORDER BY s.n;
 SELECT e.effect_id, e.run_id, e.key, e.namespace, e.kind, e.name, e.harness, e.pool, e.background, e.state,
        e.attempt, e.capabilities, e.executor_id, e.incarnation, e.executor_labels, e.cancel_reason, e.requested_seq,
        e.settled_seq, e.requested_at, e.dispatched_at, e.started_at, e.settled_at, e.not_before, e.group_id,
-       e.group_max, e.continues_on, e.labels, e.poll_interval_s, e.progress, e.usage, e.last_activity_at, e.elapsed_s,
+       e.group_max, e.continues_on, e.labels, e.poll_interval_s, e.progress, backburner.add_usage(e.usage_before, e.usage) AS usage,
+       e.usage_before, CASE WHEN e.state IN ('QUEUED', 'PARKED') AND (e.budget IS NOT NULL OR EXISTS (
+           SELECT FROM backburner.label_budgets l WHERE l.namespace = e.namespace
+       )) THEN backburner.budget_awaited_v1(e.effect_id) END AS budget,
+       e.last_activity_at, e.elapsed_s,
        h.state AS run_state, h.shard, NULL::jsonb AS spec, NULL::jsonb AS settled, NULL::text AS settled_type,
        CASE WHEN e.group_id IS NOT NULL AND e.state = 'QUEUED' THEN least(e.group_max, (
            SELECT l.limit_ FROM backburner.run_groups l WHERE l.run_id = e.run_id AND l.group_id = e.group_id
@@ -239,6 +273,61 @@ WHERE (%(before)s::bigint IS NULL OR audit_id < %(before)s::bigint)
   AND (%(subject)s::text IS NULL OR subject = %(subject)s::text)
 ORDER BY audit_id DESC
 LIMIT %(limit)s;
+
+-- usage --
+-- What attempts consumed, by a group; the row whose key is NULL is the total. Of what retention has removed, days.
+WITH counted AS (
+    SELECT a.run_id, a.process, a.harness, a.model, a.labels, 1::bigint AS attempts, 0 AS open, a.input_tokens,
+           a.output_tokens, a.cached_input_tokens, a.cost_usd, a.cost_unknown::int::bigint AS unknown, a.turns::bigint, a.wall_s
+    FROM backburner.attempt_usage a
+    WHERE a.namespace = %(namespace)s AND (%(run_id)s::uuid IS NULL OR a.run_id = %(run_id)s::uuid)
+      AND (%(since)s::timestamptz IS NULL OR a.ended_at >= %(since)s::timestamptz)
+      AND (%(until)s::timestamptz IS NULL OR a.ended_at < %(until)s::timestamptz)
+    UNION ALL
+    SELECT e.run_id, r.process, e.harness, coalesce(e.usage->>'model', ''), r.labels || e.labels, 0, 1,
+           coalesce((e.usage->>'input_tokens')::float8, 0), coalesce((e.usage->>'output_tokens')::float8, 0),
+           coalesce((e.usage->>'cached_input_tokens')::float8, 0), (e.usage->>'cost_usd')::float8,
+           (e.usage IS NOT NULL AND NOT e.usage ? 'cost_usd')::int, coalesce((e.usage->>'turns')::int, 0),
+           extract(epoch FROM clock_timestamp() - coalesce(e.started_at, e.dispatched_at))::float8
+    FROM backburner.effects e JOIN backburner.runs r ON r.run_id = e.run_id
+    WHERE %(until)s::timestamptz IS NULL AND e.namespace = %(namespace)s AND e.executor_id IS NOT NULL
+      AND e.state IN ('DISPATCHED', 'RUNNING', 'CANCELLING') AND (e.kind <> 'FUNCTION' OR e.usage IS NOT NULL)
+      AND (%(run_id)s::uuid IS NULL OR e.run_id = %(run_id)s::uuid)
+    UNION ALL
+    SELECT NULL, d.process, d.harness, d.model, d.labels, d.attempts, 0, d.input_tokens, d.output_tokens,
+           d.cached_input_tokens, d.cost_usd, d.costs_unknown, d.turns, d.wall_s
+    FROM backburner.usage_daily d
+    WHERE d.namespace = %(namespace)s AND %(run_id)s::uuid IS NULL
+      AND (%(since)s::timestamptz IS NULL OR d.day >= (%(since)s::timestamptz AT TIME ZONE 'UTC')::date)
+      AND (%(until)s::timestamptz IS NULL OR d.day < (%(until)s::timestamptz AT TIME ZONE 'UTC')::date)
+), keyed AS (
+    SELECT c.*, coalesce(CASE %(group_by)s::text WHEN 'RUN' THEN c.run_id::text WHEN 'PROCESS' THEN c.process
+                         WHEN 'HARNESS' THEN c.harness WHEN 'MODEL' THEN c.model
+                         WHEN 'LABEL' THEN c.labels->>%(label)s::text END, '') AS key
+    FROM counted c WHERE %(labels)s::jsonb IS NULL OR c.labels @> %(labels)s::jsonb
+), summed AS (
+    SELECT k.key, coalesce(sum(k.attempts), 0)::bigint AS attempts, coalesce(sum(k.open), 0)::bigint AS open,
+           coalesce(sum(k.input_tokens), 0) AS input_tokens, coalesce(sum(k.output_tokens), 0) AS output_tokens,
+           coalesce(sum(k.cached_input_tokens), 0) AS cached_input_tokens, sum(k.cost_usd) AS cost_usd,
+           coalesce(sum(k.unknown), 0)::bigint AS costs_unknown, coalesce(sum(k.turns), 0)::bigint AS turns,
+           coalesce(sum(k.wall_s), 0) AS wall_s
+    FROM keyed k GROUP BY GROUPING SETS ((k.key), ())
+)
+SELECT s.*, count(*) OVER () - 1 AS groups FROM summed s
+ORDER BY s.key IS NOT NULL, s.cost_usd DESC NULLS LAST, s.input_tokens + s.output_tokens DESC, s.key
+LIMIT %(limit)s;
+
+-- label_budgets --
+-- Budgets of labels, and of one run when it is named.
+SELECT l.namespace, l.label || '=' || l.value AS label, NULL::uuid AS run_id, l.limits,
+       CASE WHEN l.per_day AND l.day < (clock_timestamp() AT TIME ZONE 'UTC')::date
+            THEN '{0,0,0,0}'::float8[] ELSE l.used END AS used,
+       l.costs_unknown, l.asks, l.per_day, l.reason, l.actor, l.created_at
+FROM backburner.label_budgets l WHERE %(namespace)s::text IS NULL OR l.namespace = %(namespace)s::text
+UNION ALL
+SELECT r.namespace, '', b.run_id, b.limits, b.used, b.costs_unknown, b.asks, false, '', '', r.created_at
+FROM backburner.run_budgets b JOIN backburner.runs r ON r.run_id = b.run_id WHERE b.run_id = %(run_id)s::uuid
+ORDER BY 1, 2;
 
 -- live_shards --
 -- Shards whose lease has not run out.

@@ -40,6 +40,8 @@ class RunView:
     cancel_reason: str
     unobserved_failures: int
     counts: Mapping[str, int] | None
+    #: What its effects have consumed; None: nothing was reported.
+    usage: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +81,10 @@ class EffectView:
     poll_interval_s: float
     progress: Mapping[str, Any] | None
     usage: Mapping[str, Any] | None
+    #: What the attempts before the newest one consumed, which `usage` includes.
+    usage_before: Mapping[str, Any] | None
+    #: The budget that it waits for: see the SQL function `budget_awaited_v1`.
+    budget: Mapping[str, Any] | None
     last_activity_at: datetime | None
     elapsed_s: float | None
     run_state: str

@@ -198,6 +198,8 @@ class ClaimedAttempt:
     data: Mapping[str, Any]
     head_seq: int
     resume: Mapping[str, Any] | None = None
+    #: JSON of what budgets leave it: see `dispatch/budgets.py`; None: no budget holds for it.
+    budget: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,6 +314,8 @@ class DeadlineDue:
     open: bool
     epoch: int
     iteration: int
+    #: Of a budget that is spent: its figures.
+    spent: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,6 +180,22 @@ class Pruned:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SetBudget:
+    """Sets or clears the budget of a label, or changes that of a run or of an effect. `budget` is proto3 JSON."""
+
+    budget: Mapping[str, Any]
+    reason: str
+    actor: str
+    namespace: str
+    label: str = ""
+    value: str = ""
+    per_day: bool = False
+    clear: bool = False
+    run_id: str | None = None
+    effect_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AuditNote:
     """What an operator is about to do in many commits."""
 
@@ -214,14 +230,20 @@ class Operators:
         self._settle = GroupWriter(link, _SQL["settle_by_hand"], "settle_by_hand")
         self._audit = GroupWriter(link, _SQL["audit"], "audit")
         self._breakers = GroupWriter(link, _SQL["reset_breakers"], "reset_breakers")
+        self._budgets = GroupWriter(link, _SQL["set_budgets"], "set_budget")
         self.writers = (
             self._holds, self._drains, self._expiries, self._settle_orders, self._settle, self._audit, self._breakers,
+            self._budgets,
         )  # fmt: skip
 
     async def set_hold(self, request: SetHold) -> SetHoldOutcome:
         """Sets or releases a hold. When this returns, nothing is dispatched past it any more, on any replica."""
         row = await self._holds.submit(dataclasses.asdict(request))
         return SetHoldOutcome(row["outcome"], hold_of(row) if row["hold_id"] else None)
+
+    async def set_budget(self, asked: SetBudget) -> str:
+        """Sets, changes or clears a budget: `ok`, `not_found` or `too_many`."""
+        return str((await self._budgets.submit(dataclasses.asdict(asked)))["outcome"])
 
     async def note(self, note: AuditNote) -> None:
         """Writes into the audit what is about to be done."""

@@ -206,6 +206,13 @@ WHERE f.kind = 'TIMER' AND f.state = 'WAITING' AND f.not_before <= clock_timesta
   AND h.shard = ANY (%(shards)s) AND NOT h.open
 ORDER BY f.not_before LIMIT 500)
 
+-- spent_effects --
+-- Queued effects in these shards whose budget is spent and is none that asks.
+SELECT * FROM backburner.spent_effects_v1(%(shards)s::int[])
+
+-- set_budgets --
+SELECT * FROM backburner.set_budgets_v1(%(items)s::jsonb)
+
 -- idle_clients --
 -- Client-driven runs in these shards whose client has been silent for too long, or that are watched for nothing.
 SELECT c.run_id FROM backburner.client_runs c JOIN backburner.run_heads h USING (run_id)

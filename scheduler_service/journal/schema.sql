@@ -6,6 +6,33 @@ SET search_path = backburner, pg_catalog;
 
 CREATE TYPE attempt_item AS (ord integer, run_id uuid, effect_id uuid, attempt integer, token bytea, item jsonb);
 
+CREATE TYPE budget_scope AS (of text, limits double precision[], used double precision[], open_ double precision[], reserved boolean[], asks boolean);
+
+CREATE TABLE attempt_usage (
+    effect_id uuid NOT NULL,
+    attempt integer NOT NULL,
+    run_id uuid NOT NULL,
+    namespace text NOT NULL,
+    process text NOT NULL,
+    harness text NOT NULL,
+    model text NOT NULL,
+    labels jsonb NOT NULL,
+    input_tokens double precision NOT NULL,
+    output_tokens double precision NOT NULL,
+    cached_input_tokens double precision NOT NULL,
+    cost_usd double precision,
+    cost_unknown boolean NOT NULL,
+    turns integer NOT NULL,
+    wall_s double precision NOT NULL,
+    ended_at timestamp with time zone NOT NULL,
+    CONSTRAINT attempt_usage_pkey PRIMARY KEY (effect_id, attempt)
+);
+COMMENT ON TABLE attempt_usage IS 'What each attempt consumed that has ended. Functions that reported nothing are left out where no budget counts them.';
+COMMENT ON COLUMN attempt_usage.labels IS 'Those of the run, and of the effect, which come first.';
+COMMENT ON COLUMN attempt_usage.cost_unknown IS 'It consumed something whose price is not known.';
+CREATE INDEX attempt_usage_ended ON backburner.attempt_usage USING btree (namespace, ended_at);
+CREATE INDEX attempt_usage_run ON backburner.attempt_usage USING btree (run_id);
+
 CREATE TABLE blobs (
     run_id uuid NOT NULL,
     digest text NOT NULL,
@@ -125,6 +152,8 @@ CREATE TABLE effects (
     poll_interval_s double precision NOT NULL,
     progress jsonb,
     usage jsonb,
+    usage_before jsonb,
+    budget jsonb,
     progress_ordinal integer NOT NULL DEFAULT 0,
     progress_rows integer NOT NULL DEFAULT 0,
     reason text,
@@ -145,9 +174,13 @@ COMMENT ON TABLE effects IS 'One row an effect: its state now. Spec and result l
 COMMENT ON COLUMN effects.starts IS 'Starts that count against max_attempts, with the harness that it is at now.';
 COMMENT ON COLUMN effects.capabilities IS 'Alternatives, the preferred one first; without the harnesses that have failed for a reason of their provider.';
 COMMENT ON COLUMN effects.past_tokens IS 'Hashes of the tokens of attempts 1, 2, ... that are over, at most 100 of them.';
+COMMENT ON COLUMN effects.usage IS 'Of the newest attempt; usage_before is that of the ones before it.';
+COMMENT ON COLUMN effects.budget IS 'Its own budget: limits (see 0030) and asks; empty when only its run has one, NULL when neither has.';
 COMMENT ON COLUMN effects.session IS 'HarnessSession that its attempts left last, for the next one to go on with; or `fresh_because`: why not.';
 COMMENT ON COLUMN effects.continues_on IS 'Executor that has the session which the next attempt goes on with; empty: any.';
 COMMENT ON COLUMN effects.resumes IS 'False: each attempt begins as the first one did (retry_session).';
+CREATE INDEX effects_budgeted ON backburner.effects USING btree (run_id) WHERE ((budget IS NOT NULL) AND (state = ANY (ARRAY['DISPATCHED'::text, 'RUNNING'::text, 'CANCELLING'::text])));
+CREATE INDEX effects_budgeted_queued ON backburner.effects USING btree (run_id) WHERE ((budget IS NOT NULL) AND (state = ANY (ARRAY['QUEUED'::text, 'PARKED'::text])));
 CREATE INDEX effects_deadlines ON backburner.effects USING btree (LEAST(queue_deadline, total_deadline)) WHERE ((state = ANY (ARRAY['QUEUED'::text, 'WAITING'::text, 'PARKED'::text])) AND (LEAST(queue_deadline, total_deadline) IS NOT NULL));
 CREATE INDEX effects_durations ON backburner.effects USING btree (settled_at) WHERE ((state = 'SUCCEEDED'::text) AND (elapsed_s IS NOT NULL) AND (kind <> 'FUNCTION'::text));
 CREATE INDEX effects_grouped ON backburner.effects USING btree (run_id, group_id) WHERE ((group_id IS NOT NULL) AND (state = ANY (ARRAY['DISPATCHED'::text, 'RUNNING'::text, 'CANCELLING'::text])));
@@ -224,6 +257,25 @@ CREATE TRIGGER journal_deletes_whole_runs AFTER DELETE ON backburner.journal REF
 CREATE TRIGGER journal_is_append_only BEFORE UPDATE OR TRUNCATE ON backburner.journal FOR EACH STATEMENT EXECUTE FUNCTION journal_is_append_only();
 CREATE TRIGGER journal_is_pruned_only BEFORE DELETE ON backburner.journal FOR EACH STATEMENT EXECUTE FUNCTION journal_is_pruned_only();
 
+CREATE TABLE label_budgets (
+    budget_id uuid NOT NULL,
+    namespace text NOT NULL,
+    label text NOT NULL,
+    value text NOT NULL,
+    per_day boolean NOT NULL,
+    limits double precision[] NOT NULL,
+    used double precision[] NOT NULL,
+    costs_unknown integer NOT NULL DEFAULT 0,
+    asks boolean NOT NULL,
+    day date NOT NULL,
+    reason text NOT NULL,
+    actor text NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    CONSTRAINT label_budgets_namespace_label_value_key UNIQUE (namespace, label, value),
+    CONSTRAINT label_budgets_pkey PRIMARY KEY (budget_id)
+) WITH (fillfactor=50);
+COMMENT ON TABLE label_budgets IS 'Budgets of labels, as operators set them, and what is used of them: since they were set, or on their day.';
+
 CREATE TABLE missing_attempts (
     effect_id uuid NOT NULL,
     attempt integer NOT NULL,
@@ -242,7 +294,7 @@ CREATE TABLE operator_audit (
     actor text NOT NULL,
     reason text NOT NULL,
     detail jsonb NOT NULL,
-    CONSTRAINT operator_audit_action_check CHECK ((action = ANY (ARRAY['SET_HOLD'::text, 'RELEASE_HOLD'::text, 'DRAIN_EXECUTOR'::text, 'UNDRAIN_EXECUTOR'::text, 'EXPIRE_EXECUTOR'::text, 'SETTLE_EFFECT'::text, 'CANCEL_RUNS'::text, 'HALT_RUNS'::text, 'RESUME_RUNS'::text, 'PRUNE_RUNS'::text, 'RESET_BREAKER'::text]))),
+    CONSTRAINT operator_audit_action_check CHECK ((action = ANY (ARRAY['SET_HOLD'::text, 'RELEASE_HOLD'::text, 'DRAIN_EXECUTOR'::text, 'UNDRAIN_EXECUTOR'::text, 'EXPIRE_EXECUTOR'::text, 'SETTLE_EFFECT'::text, 'CANCEL_RUNS'::text, 'HALT_RUNS'::text, 'RESUME_RUNS'::text, 'PRUNE_RUNS'::text, 'RESET_BREAKER'::text, 'SET_BUDGET'::text, 'CLEAR_BUDGET'::text, 'RAISE_BUDGET'::text]))),
     CONSTRAINT operator_audit_pkey PRIMARY KEY (audit_id)
 );
 COMMENT ON TABLE operator_audit IS 'What operators did, who and why. Append-only. What is about one run is in its journal too.';
@@ -298,6 +350,17 @@ CREATE TABLE requests (
 );
 COMMENT ON TABLE requests IS 'Answers of calls that carry a request id, for 24 hours.';
 CREATE INDEX requests_age ON backburner.requests USING btree (created_at);
+
+CREATE TABLE run_budgets (
+    run_id uuid NOT NULL,
+    limits double precision[] NOT NULL,
+    used double precision[] NOT NULL DEFAULT '{0,0,0,0}'::double precision[],
+    costs_unknown integer NOT NULL DEFAULT 0,
+    asks boolean NOT NULL,
+    CONSTRAINT run_budgets_pkey PRIMARY KEY (run_id)
+) WITH (fillfactor=50);
+COMMENT ON TABLE run_budgets IS 'Budgets of runs, and what ended attempts have used of them. Written under the lock of the head.';
+COMMENT ON COLUMN run_budgets.asks IS 'What is over the limit waits for a raise, instead of failing.';
 
 CREATE TABLE run_groups (
     run_id uuid NOT NULL,
@@ -433,6 +496,25 @@ CREATE TABLE timers (
 );
 COMMENT ON TABLE timers IS 'Durable timers that were set and have not fired. Projection of TIMER_SET and TIMER_FIRED.';
 
+CREATE TABLE usage_daily (
+    day date NOT NULL,
+    namespace text NOT NULL,
+    process text NOT NULL,
+    harness text NOT NULL,
+    model text NOT NULL,
+    labels jsonb NOT NULL,
+    attempts bigint NOT NULL,
+    input_tokens double precision NOT NULL,
+    output_tokens double precision NOT NULL,
+    cached_input_tokens double precision NOT NULL,
+    cost_usd double precision,
+    costs_unknown bigint NOT NULL,
+    turns bigint NOT NULL,
+    wall_s double precision NOT NULL,
+    CONSTRAINT usage_daily_pkey PRIMARY KEY (namespace, day, process, harness, model, labels)
+);
+COMMENT ON TABLE usage_daily IS 'What runs consumed that retention has removed, by days (UTC).';
+
 CREATE VIEW v_executors AS
  SELECT executor_id,
     incarnation,
@@ -539,6 +621,54 @@ BEGIN
                 WHERE g.run_id = p_run AND g.group_id = r.group_id;
         END IF;
     END LOOP;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.add_usage(a jsonb, b jsonb)
+ RETURNS jsonb
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+AS $function$
+    SELECT CASE WHEN a IS NULL THEN b WHEN b IS NULL THEN a ELSE
+        jsonb_strip_nulls(jsonb_build_object(
+            'input_tokens', coalesce((a->>'input_tokens')::float8, 0) + coalesce((b->>'input_tokens')::float8, 0),
+            'output_tokens', coalesce((a->>'output_tokens')::float8, 0) + coalesce((b->>'output_tokens')::float8, 0),
+            'cached_input_tokens', coalesce((a->>'cached_input_tokens')::float8, 0)
+                                   + coalesce((b->>'cached_input_tokens')::float8, 0),
+            'reasoning_tokens', coalesce((a->>'reasoning_tokens')::float8, 0)
+                                + coalesce((b->>'reasoning_tokens')::float8, 0),
+            'cache_write_tokens', coalesce((a->>'cache_write_tokens')::float8, 0)
+                                  + coalesce((b->>'cache_write_tokens')::float8, 0),
+            'turns', coalesce((a->>'turns')::int, 0) + coalesce((b->>'turns')::int, 0),
+            'cost_usd', CASE WHEN a ? 'cost_usd' OR b ? 'cost_usd'
+                             THEN coalesce((a->>'cost_usd')::float8, 0) + coalesce((b->>'cost_usd')::float8, 0) END,
+            'costs_unknown', coalesce((a->>'costs_unknown')::int, (NOT a ? 'cost_usd')::int)
+                             + coalesce((b->>'costs_unknown')::int, (NOT b ? 'cost_usd')::int),
+            'model', coalesce(b->>'model', a->>'model'))) END
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.admit_by_budget(ids uuid[])
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+DECLARE
+    e effects; v record; b jsonb; admitted jsonb := '{}'; taken jsonb := '{}'; was jsonb;
+BEGIN
+    FOR e IN SELECT f.* FROM effects f WHERE f.effect_id = ANY (ids) ORDER BY f.background, f.requested_seq LOOP
+        SELECT * INTO v FROM budget_verdict(e, taken);
+        CONTINUE WHEN v.verdict <> 'ok';
+        admitted := admitted || jsonb_build_object(e.effect_id, v.bounds);
+        FOR b IN SELECT DISTINCT x->'of' FROM jsonb_array_elements(v.bounds) x WHERE v.own <> '{NULL,NULL,NULL,NULL}' LOOP
+            was := coalesce(taken->(b #>> '{}'), '[0,0,0,0]');
+            taken := taken || jsonb_build_object(b #>> '{}', (
+                SELECT jsonb_agg(coalesce(n.own, 0) + coalesce((was->>(n.o::int - 1))::float8, 0) ORDER BY n.o)
+                FROM unnest(v.own) WITH ORDINALITY n(own, o)));
+        END LOOP;
+    END LOOP;
+    RETURN admitted;
 END
 $function$;
 
@@ -757,6 +887,7 @@ AS $function$
 DECLARE
     it record; h run_heads; e effects; ts timestamptz; wait double precision; again timestamptz; rws jsonb; ending jsonb;
     counted int; never boolean; many boolean := jsonb_array_length(items) > 1;
+    ended uuid[] := '{}'; ended_after bigint[] := '{}';
 BEGIN
     FOR it IN
         SELECT (t.n - 1)::int AS ord, i.* FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n),
@@ -829,8 +960,13 @@ BEGIN
         UPDATE run_heads u SET seq = h.seq + jsonb_array_length(rws), recorded_at = ts,
                 open_effects = u.open_effects - (jsonb_array_length(rws) - 1)
             WHERE u.run_id = it.run_id;
+        ended := ended || it.run_id;
+        ended_after := ended_after || h.seq;
         RETURN QUERY SELECT it.ord, 'ok', h.seq + jsonb_array_length(rws), ts, rws;
     END LOOP;
+    IF cardinality(ended) > 0 THEN
+        PERFORM count_usage(ended, ended_after);
+    END IF;
 END
 $function$;
 
@@ -910,6 +1046,7 @@ DECLARE
     bucket record; h run_heads; ts timestamptz; written int; settled int; many boolean; largest int;
     refers boolean; large boolean; troubled boolean; news jsonb := '[]';
     breaking boolean := EXISTS (SELECT FROM provider_breakers);
+    budgeted boolean := EXISTS (SELECT FROM label_budgets); ended uuid[] := '{}'; ended_after bigint[] := '{}';
 BEGIN
     SELECT count(DISTINCT i->>'run_id') > 1, max(pg_column_size(i)), bool_or(i #> '{result,value,blob}' IS NOT NULL),
            bool_or(i ? 'blob_text'), bool_or(opens_breaker(i))
@@ -985,6 +1122,7 @@ BEGIN
             SELECT w.*, CASE
                 WHEN coalesce((item->>'final')::boolean, false) OR came_reason = ANY (non_retryable)
                      OR (of_quota AND on_quota = 'FAIL') THEN 'end'
+                WHEN came_reason = 'BUDGET' THEN 'park'  -- and it is claimed when the budget is raised
                 WHEN far AND in_time AND (on_quota = 'PARK' OR NOT may_fail_over) THEN 'park'
                 WHEN far THEN CASE WHEN may_fail_over THEN 'fail over' ELSE 'end' END
                 WHEN retried AND starts < max_attempts
@@ -993,7 +1131,7 @@ BEGIN
                 WHEN may_fail_over THEN 'fail over' ELSE 'end' END AS leads_to
             FROM weighed w
         ), decided AS (
-            SELECT j.*, CASE leads_to WHEN 'fail over' THEN 0 ELSE coalesce(reset_s, own_pause) END AS pause,
+            SELECT j.*, CASE WHEN leads_to = 'fail over' OR came_reason = 'BUDGET' THEN 0 ELSE coalesce(reset_s, own_pause) END AS pause,
                    CASE WHEN far AND leads_to IN ('end', 'fail over') THEN jsonb_set(item->'error', '{message}',
                        to_jsonb(concat(item->'error'->>'message', reset_note(j.leads_to, ts + make_interval(secs => reset_s),
                            CASE WHEN on_quota = 'FAIL' THEN 'on_quota is fail'
@@ -1035,7 +1173,8 @@ BEGIN
                     || CASE WHEN leads_to = 'fail over'
                             THEN jsonb_build_object('next_harness', harness_of(others[1])) ELSE '{}' END
                 WHEN 'EFFECT_PARKED' THEN
-                    field('until', moment(ts + make_interval(secs => pause))) || field('error', error)
+                    field('until', CASE WHEN came_reason <> 'BUDGET' THEN moment(ts + make_interval(secs => pause)) END)
+                    || field('error', error)
                     || field('partial', item->'result') || field('elapsed', duration(took))
                     || CASE WHEN counted < starts THEN '{"untouched": true}'::jsonb ELSE '{}' END
                 ELSE jsonb_build_object('state', CASE came WHEN 'succeeded' THEN 'EFFECT_STATE_SUCCEEDED'
@@ -1109,10 +1248,19 @@ BEGIN
             IF troubled OR breaking THEN
                 news := news || provider_news(bucket.run_id, h.seq, bucket.all_items);
             END IF;
+            -- functions that report nothing, and that no budget counts, are many
+            IF budgeted OR EXISTS (SELECT FROM effects x WHERE x.effect_id = ANY (bucket.ids)
+                    AND (x.kind <> 'FUNCTION' OR x.usage IS NOT NULL OR x.budget IS NOT NULL)) THEN
+                ended := ended || bucket.run_id;
+                ended_after := ended_after || h.seq;
+            END IF;
         END IF;
     END LOOP;
     IF news <> '[]' THEN
         PERFORM note_provider_news(news);
+    END IF;
+    IF cardinality(ended) > 0 THEN
+        PERFORM count_usage(ended, ended_after);
     END IF;
 END
 $function$;
@@ -1200,6 +1348,109 @@ CREATE OR REPLACE FUNCTION backburner.breakers_max()
  IMMUTABLE PARALLEL SAFE
 AS $function$ SELECT 1000 $function$;
 
+CREATE OR REPLACE FUNCTION backburner.budget_asks(b jsonb)
+ RETURNS boolean
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+AS $function$
+    SELECT coalesce(b->>'on_spent' = 'BUDGET_ACTION_ASK', false)
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.budget_awaited_v1(p_effect uuid)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+DECLARE
+    e effects; v record;
+BEGIN
+    SELECT * INTO e FROM effects f WHERE f.effect_id = p_effect;
+    SELECT * INTO v FROM budget_verdict(e, '{}');
+    RETURN CASE v.verdict WHEN 'spent' THEN v.bounds || '{"verdict": "spent"}' WHEN 'wait' THEN '{"verdict": "wait"}' END;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.budget_limits(b jsonb)
+ RETURNS double precision[]
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+AS $function$
+    SELECT ARRAY[nullif((b->>'tokens')::float8, 0), nullif((b->>'cost_usd')::float8, 0),
+                 nullif(trim(trailing 's' FROM b->>'wall_time')::float8, 0), nullif((b->>'turns')::float8, 0)]
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.budget_scopes(e effects)
+ RETURNS SETOF budget_scope
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+DECLARE
+    r record; o record; all_labels jsonb; today date := (clock_timestamp() AT TIME ZONE 'UTC')::date;
+BEGIN
+    IF e.budget <> '{}' THEN
+        RETURN NEXT ROW('effect ' || e.key, budget_limits(e.budget), effect_used(e.effect_id), '{0,0,0,0}'::float8[],
+                        '{f,f,f,f}'::boolean[], budget_asks(e.budget))::budget_scope;
+    END IF;
+    FOR r IN SELECT * FROM run_budgets b WHERE b.run_id = e.run_id AND e.budget IS NOT NULL LOOP
+        SELECT * INTO o FROM open_uses(ARRAY(SELECT f FROM effects f WHERE f.run_id = e.run_id AND f.budget IS NOT NULL
+            AND f.state IN ('DISPATCHED', 'RUNNING', 'CANCELLING')));
+        RETURN NEXT ROW('run ' || r.run_id, r.limits, r.used, o.uses, o.reserved, r.asks)::budget_scope;
+    END LOOP;
+    IF EXISTS (SELECT FROM label_budgets l WHERE l.namespace = e.namespace) THEN
+        SELECT u.labels || e.labels INTO all_labels FROM runs u WHERE u.run_id = e.run_id;
+        FOR r IN SELECT * FROM label_budgets l WHERE l.namespace = e.namespace AND all_labels->>l.label = l.value
+                 ORDER BY l.budget_id LOOP
+            SELECT * INTO o FROM open_uses(ARRAY(SELECT f FROM effects f JOIN runs u ON u.run_id = f.run_id
+                WHERE f.state IN ('DISPATCHED', 'RUNNING', 'CANCELLING') AND f.namespace = r.namespace
+                  AND (u.labels || f.labels)->>r.label = r.value));
+            RETURN NEXT ROW('label ' || r.label || '=' || r.value, r.limits,
+                CASE WHEN r.per_day AND r.day < today THEN '{0,0,0,0}'::float8[] ELSE r.used END,
+                o.uses, o.reserved, r.asks)::budget_scope;
+        END LOOP;
+    END IF;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.budget_verdict(e effects, taken jsonb, OUT verdict text, OUT bounds jsonb, OUT own double precision[])
+ RETURNS record
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+DECLARE
+    s budget_scope; left_ double precision; room double precision;
+    names text[] := '{TOKENS,COST_USD,WALL_SECONDS,TURNS}';
+BEGIN
+    verdict := 'ok';
+    bounds := '[]';
+    own := '{NULL,NULL,NULL,NULL}';
+    FOR s IN SELECT * FROM budget_scopes(e) LOOP
+        FOR i IN 1..4 LOOP
+            CONTINUE WHEN s.limits[i] IS NULL;
+            left_ := s.limits[i] - s.used[i];
+            IF left_ <= 0 THEN
+                verdict := 'spent';
+                bounds := jsonb_build_object('of', s.of, 'what', names[i], 'limit', s.limits[i], 'used', s.used[i],
+                                             'ask', s.asks);
+                RETURN;
+            END IF;
+            room := left_ - s.open_[i] - coalesce((taken->s.of->>(i - 1))::float8, 0);
+            IF starts_with(s.of, 'effect ') THEN
+                own[i] := left_;
+            ELSIF room <= 0 OR (own[i] > room AND (s.reserved[i] OR taken ? s.of)) THEN
+                verdict := 'wait';
+            END IF;
+            bounds := bounds || jsonb_build_object('of', s.of, 'what', names[i], 'limit', s.limits[i], 'left', room,
+                                                   'ask', s.asks);
+        END LOOP;
+    END LOOP;
+END
+$function$;
+
 CREATE OR REPLACE FUNCTION backburner.cancel_child(e effects, why jsonb, actor text)
  RETURNS jsonb
  LANGUAGE plpgsql
@@ -1285,7 +1536,7 @@ END
 $function$;
 
 CREATE OR REPLACE FUNCTION backburner.claim_v1(p jsonb)
- RETURNS TABLE(token_index integer, run_id uuid, effect_id uuid, effect_key text, attempt integer, name text, harness text, pool text, background boolean, spec text, total_remaining_s double precision, seq bigint, recorded_at timestamp with time zone, data jsonb, head_seq bigint, resume jsonb)
+ RETURNS TABLE(token_index integer, run_id uuid, effect_id uuid, effect_key text, attempt integer, name text, harness text, pool text, background boolean, spec text, total_remaining_s double precision, seq bigint, recorded_at timestamp with time zone, data jsonb, head_seq bigint, resume jsonb, budget text)
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'backburner', 'pg_temp'
@@ -1304,6 +1555,7 @@ DECLARE
     picked uuid[] := '{}'; fore uuid[]; back uuid[]; aged int; taken int := 0; got int; held boolean := false;
     labelled boolean := false; session_wait interval := make_interval(secs => (p->>'session_wait_s')::double precision);
     probes text[] := '{}'; begun timestamptz; probed boolean := false;
+    admitted jsonb; by_label boolean;
 BEGIN
     LOCK TABLE dispatch_holds IN ROW SHARE MODE;  -- no hold is acknowledged while this dispatches
     IF EXISTS (SELECT FROM dispatch_holds) THEN
@@ -1320,6 +1572,9 @@ BEGIN
         caps := ARRAY(SELECT c FROM unnest(caps) c
                       WHERE c = ANY (probes) OR NOT is_broken(ns, harness_of(c), executor));
     END IF;
+    -- one claim after the other looks at what is left of these
+    PERFORM 1 FROM label_budgets b WHERE b.namespace = ns ORDER BY b.budget_id FOR UPDATE;
+    by_label := FOUND;
     FOR pl IN SELECT * FROM jsonb_to_recordset(p->'pools') AS x(pool text, foreground int, background int) LOOP
         -- Classes age: background that has waited for a minute gets a quarter of what is free, within its share.
         aged := CASE WHEN EXISTS (SELECT FROM dispatch_queue q WHERE q.namespace = ns AND q.pool = pl.pool
@@ -1357,6 +1612,9 @@ BEGIN
         END IF;
         ts := greatest(clock_timestamp(), h.recorded_at);
         PERFORM 1 FROM effects e WHERE e.effect_id = ANY (bucket.ids) ORDER BY e.effect_id FOR UPDATE;
+        admitted := CASE WHEN by_label OR EXISTS (SELECT FROM effects e WHERE e.effect_id = ANY (bucket.ids)
+                                                  AND e.budget IS NOT NULL)
+                         THEN admit_by_budget(bucket.ids) END;
         RETURN QUERY
         WITH candidates AS (
             SELECT e.*, row_number() OVER (PARTITION BY e.group_id ORDER BY e.background, e.requested_seq) AS place
@@ -1365,6 +1623,7 @@ BEGIN
               AND (h.open OR e.on_run_end = 'DETACH') AND NOT is_overdue(e, ts)
               AND coalesce(e.not_before <= ts, true)  -- it may have failed, and paused, since it was picked
               AND NOT (labelled AND held_by_label(e.effect_id, ns, executor, caps))
+              AND (admitted IS NULL OR admitted ? e.effect_id::text)
         ), chosen AS (
             SELECT c.*, row_number() OVER (ORDER BY c.background, c.requested_seq)::int AS n,
                    (SELECT a FROM unnest(c.capabilities) WITH ORDINALITY u(a, o) WHERE a = ANY (caps)
@@ -1383,6 +1642,8 @@ BEGIN
                     executor_id = executor, incarnation = p->>'incarnation', session_no = (p->>'session_no')::int,
                     past_tokens = with_past_token(e),
                     token_hash = decode(tokens[taken + c.n], 'hex'), dispatched_at = ts, started_at = NULL,
+                    usage = NULL, usage_before = CASE WHEN e.usage IS NULL THEN e.usage_before
+                                                      ELSE add_usage(e.usage_before, e.usage) END,
                     progress = NULL, progress_ordinal = 0, progress_rows = 0, last_activity_at = NULL,
                     harness = harness_of(c.capability)
                 FROM chosen c WHERE e.effect_id = c.effect_id
@@ -1396,7 +1657,7 @@ BEGIN
         )
         SELECT taken + c.n - 1, h.run_id, c.effect_id, c.key, c.attempt + 1, c.name, harness_of(c.capability), c.pool,
                c.background, (r.data->'spec')::text, extract(epoch FROM c.total_deadline - ts)::double precision,
-               w.seq, ts, w.data, h.seq + c.n, c.session
+               w.seq, ts, w.data, h.seq + c.n, c.session, (admitted->c.effect_id::text)::text
         FROM chosen c JOIN written w ON w.effect_id = c.effect_id
              JOIN journal r ON r.run_id = h.run_id AND r.seq = c.requested_seq;
         GET DIAGNOSTICS got = ROW_COUNT;
@@ -1431,7 +1692,8 @@ CREATE OR REPLACE FUNCTION backburner.claimable(p_namespace text, p_pool text, p
 AS $function$
 DECLARE
     q record; room int; rooms jsonb := '{}'; place text; left_ int := p_limit; at timestamptz := clock_timestamp();
-    whole jsonb[]; part jsonb[]; harnesses text[];
+    whole jsonb[]; part jsonb[]; harnesses text[]; x effects; verdicts jsonb := '{}';
+    by_label boolean := EXISTS (SELECT FROM label_budgets l WHERE l.namespace = p_namespace);
 BEGIN
     IF left_ > 0 THEN
         IF p_labelled THEN  -- of any harness, and of one
@@ -1462,14 +1724,21 @@ BEGIN
                                                        - group_open(q.run_id, q.group_id)::int);
                 CONTINUE WHEN room <= 0 AND rooms ? place;
             END IF;
-            CONTINUE WHEN (SELECT is_overdue(e, at) OR (e.continues_on NOT IN ('', p_executor)
+            SELECT f.* INTO x FROM effects f WHERE f.effect_id = q.effect_id;
+            CONTINUE WHEN is_overdue(x, at) OR (x.continues_on NOT IN ('', p_executor)
                                   AND q.not_before > at - p_session_wait AND EXISTS (
-                                      SELECT FROM executors x WHERE x.executor_id = e.continues_on
-                                         AND x.namespace = p_namespace AND (x.state IN ('CONNECTED', 'DRAINING')
-                                             OR (x.state = 'DISCONNECTED' AND x.seen_at > at - p_session_wait))))
-                           FROM effects e WHERE e.effect_id = q.effect_id);
+                                      SELECT FROM executors o WHERE o.executor_id = x.continues_on
+                                         AND o.namespace = p_namespace AND (o.state IN ('CONNECTED', 'DRAINING')
+                                             OR (o.state = 'DISCONNECTED' AND o.seen_at > at - p_session_wait))));
+            IF by_label OR x.budget IS NOT NULL THEN  -- effects of a run that are alike are judged once
+                place := concat_ws(' ', x.run_id, x.budget, x.labels, CASE WHEN x.starts > 0 THEN x.effect_id END);
+                IF NOT verdicts ? place THEN
+                    verdicts := verdicts || jsonb_build_object(place, (SELECT v.verdict FROM budget_verdict(x, '{}') v));
+                END IF;
+                CONTINUE WHEN verdicts->>place <> 'ok';
+            END IF;
             IF q.group_id IS NOT NULL THEN
-                rooms := rooms || jsonb_build_object(place, room - 1);
+                rooms := rooms || jsonb_build_object(q.run_id || q.group_id, room - 1);
                 CONTINUE WHEN room <= 0;
             END IF;
             RETURN NEXT q.effect_id;
@@ -1614,6 +1883,7 @@ BEGIN
         FROM journal WHERE run_id = h.run_id AND seq = 1;
     epoch := epoch_for(fresh, actor);
     PERFORM insert_run(fresh, epoch, created, actor, ts, old.depth, old.input_digest, old.code_version);
+    PERFORM set_run_budget(fresh, created->'budget', h.run_id);
     WITH kept AS (
         SELECT data, row_number() OVER (ORDER BY seq) AS n FROM (
             SELECT j.data, j.seq FROM journal j WHERE j.run_id = h.run_id AND j.type = 'SIGNAL_RECEIVED'
@@ -1646,6 +1916,91 @@ AS $function$
         SELECT p_to, b.digest, b.media_type, b.content FROM blobs b
         WHERE b.run_id = p_from AND b.digest = payload->'blob'->>'digest'
         ON CONFLICT DO NOTHING
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.count_label_usage(counted attempt_usage[])
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+BEGIN
+    PERFORM 1 FROM label_budgets b
+        WHERE EXISTS (SELECT FROM unnest(counted) c WHERE c.namespace = b.namespace AND c.labels->>b.label = b.value)
+        ORDER BY b.budget_id FOR UPDATE;
+    UPDATE label_budgets b SET day = s.today, costs_unknown = CASE WHEN s.anew THEN 0 ELSE b.costs_unknown END + s.unknown,
+            used = ARRAY[CASE WHEN s.anew THEN 0 ELSE b.used[1] END + s.tokens, CASE WHEN s.anew THEN 0 ELSE b.used[2] END + s.cost,
+                         CASE WHEN s.anew THEN 0 ELSE b.used[3] END + s.wall, CASE WHEN s.anew THEN 0 ELSE b.used[4] END + s.turns]
+        FROM (SELECT l.budget_id, sum(c.input_tokens + c.output_tokens) AS tokens, coalesce(sum(c.cost_usd), 0) AS cost,
+                     sum(c.wall_s) AS wall, sum(c.turns) AS turns, count(*) FILTER (WHERE c.cost_unknown)::int AS unknown,
+                     greatest(l.day, (max(c.ended_at) AT TIME ZONE 'UTC')::date) AS today,
+                     l.per_day AND l.day < (max(c.ended_at) AT TIME ZONE 'UTC')::date AS anew
+              FROM unnest(counted) c JOIN label_budgets l ON l.namespace = c.namespace AND c.labels->>l.label = l.value
+              GROUP BY l.budget_id) s
+        WHERE b.budget_id = s.budget_id;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.count_usage(p_runs uuid[], p_after bigint[])
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'backburner', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+AS $function$
+#variable_conflict use_column
+DECLARE
+    budgeted boolean := EXISTS (SELECT FROM label_budgets);
+    counted attempt_usage[];
+BEGIN
+    WITH ended AS (
+        SELECT DISTINCT ON (j.effect_id, j.attempt) j.run_id, j.effect_id, j.attempt, j.recorded_at, e.kind, e.namespace,
+               e.harness, e.labels, e.usage, e.started_at, e.requested_seq, e.budget,
+               CASE WHEN j.type = 'EFFECT_ATTEMPT_LOST'
+                    THEN extract(epoch FROM greatest(e.last_activity_at, e.started_at, e.dispatched_at)
+                                            - coalesce(e.started_at, e.dispatched_at))
+                    ELSE trim(trailing 's' FROM j.data->>'elapsed')::float8 END AS wall_s
+        FROM unnest(p_runs, p_after) u(run_id, seq)
+             -- by the key, whatever the statistics say: these are the last rows of the run
+             CROSS JOIN LATERAL (SELECT * FROM journal o WHERE o.run_id = u.run_id AND o.seq > u.seq
+                                 ORDER BY o.seq LIMIT 100000) j
+             JOIN effects e ON e.effect_id = j.effect_id AND e.attempt = j.attempt
+        WHERE j.type IN ('EFFECT_ATTEMPT_FAILED', 'EFFECT_ATTEMPT_LOST', 'EFFECT_RESOLVED', 'EFFECT_CANCELLED',
+                         'EFFECT_PARKED')
+          AND j.attempt > 0 AND NOT j.data ? 'never_started'
+        ORDER BY j.effect_id, j.attempt, j.seq
+    ), written AS (
+        INSERT INTO attempt_usage (effect_id, attempt, run_id, namespace, process, harness, model, labels, input_tokens,
+                                   output_tokens, cached_input_tokens, cost_usd, cost_unknown, turns, wall_s, ended_at)
+            SELECT e.effect_id, e.attempt, e.run_id, e.namespace, r.process, e.harness,
+                   coalesce(e.usage->>'model', CASE WHEN e.kind = 'AGENT' THEN (
+                       SELECT q.data #>> '{spec,agent,model}' FROM journal q
+                       WHERE q.run_id = e.run_id AND q.seq = e.requested_seq) END, ''),
+                   r.labels || e.labels, coalesce((e.usage->>'input_tokens')::float8, 0),
+                   coalesce((e.usage->>'output_tokens')::float8, 0),
+                   coalesce((e.usage->>'cached_input_tokens')::float8, 0), (e.usage->>'cost_usd')::float8,
+                   NOT coalesce(e.usage ? 'cost_usd', false)
+                   AND (e.usage IS NOT NULL OR (e.kind = 'AGENT' AND e.started_at IS NOT NULL)),
+                   coalesce((e.usage->>'turns')::int, 0), coalesce(e.wall_s, 0), e.recorded_at
+            FROM ended e JOIN runs r ON r.run_id = e.run_id
+            WHERE e.kind <> 'FUNCTION' OR e.usage IS NOT NULL OR e.budget IS NOT NULL OR budgeted
+            ON CONFLICT DO NOTHING
+            RETURNING attempt_usage.*
+    ), run_totals AS (
+        UPDATE run_budgets b SET costs_unknown = b.costs_unknown + s.unknown, used = ARRAY[
+                b.used[1] + s.tokens, b.used[2] + s.cost, b.used[3] + s.wall, b.used[4] + s.turns]
+            FROM (SELECT w.run_id, sum(w.input_tokens + w.output_tokens) AS tokens, coalesce(sum(w.cost_usd), 0) AS cost,
+                         sum(w.wall_s) AS wall, sum(w.turns) AS turns, count(*) FILTER (WHERE w.cost_unknown)::int AS unknown
+                  FROM written w GROUP BY w.run_id) s
+            WHERE b.run_id = s.run_id
+    )
+    SELECT array_agg(w::attempt_usage) INTO counted FROM written w;
+    IF budgeted AND counted IS NOT NULL THEN
+        PERFORM count_label_usage(counted);
+    END IF;
+END
 $function$;
 
 CREATE OR REPLACE FUNCTION backburner.create_runs_v1(items jsonb)
@@ -1714,6 +2069,9 @@ BEGIN
                 VALUES (it.run_id, shard_of(it.run_id), 1, coalesce(ep, 0), ts, 'RUNNING');
             INSERT INTO journal (run_id, seq, type, recorded_at, writer, data)
                 VALUES (it.run_id, 1, 'RUN_CREATED', ts, it.actor, it.data);
+            IF it.data ? 'budget' THEN
+                PERFORM set_run_budget(it.run_id, it.data->'budget', NULL);
+            END IF;
             IF it.client_driven AND it.start_id IS NOT NULL THEN
                 INSERT INTO client_runs (run_id, epoch, start_id, idle_timeout_s, idle_at)
                     VALUES (it.run_id, 1, it.start_id, it.idle_timeout_s, ts + make_interval(secs => it.idle_timeout_s));
@@ -1771,6 +2129,17 @@ CREATE OR REPLACE FUNCTION backburner.duration(seconds double precision)
  IMMUTABLE PARALLEL SAFE
 AS $function$
     SELECT CASE WHEN seconds IS NOT NULL THEN to_jsonb(round(seconds::numeric, 6)::text || 's') END
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.effect_used(p_effect uuid)
+ RETURNS double precision[]
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+    SELECT ARRAY[coalesce(sum(u.input_tokens + u.output_tokens), 0), coalesce(sum(u.cost_usd), 0),
+                 coalesce(sum(u.wall_s), 0), coalesce(sum(u.turns), 0)]
+    FROM attempt_usage u WHERE u.effect_id = p_effect
 $function$;
 
 CREATE OR REPLACE FUNCTION backburner.ends_without_process(rws jsonb)
@@ -1934,6 +2303,15 @@ CREATE OR REPLACE FUNCTION backburner.field(name text, value jsonb)
  IMMUTABLE PARALLEL SAFE
 AS $function$
     SELECT CASE WHEN value IS NULL OR value IN ('null', '""') THEN '{}'::jsonb ELSE jsonb_build_object(name, value) END
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.figures(usage jsonb, wall_s double precision)
+ RETURNS double precision[]
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+AS $function$
+    SELECT ARRAY[coalesce((usage->>'input_tokens')::float8, 0) + coalesce((usage->>'output_tokens')::float8, 0),
+                 coalesce((usage->>'cost_usd')::float8, 0), coalesce(wall_s, 0), coalesce((usage->>'turns')::float8, 0)]
 $function$;
 
 CREATE OR REPLACE FUNCTION backburner.finish_runs_v1(items jsonb)
@@ -2300,6 +2678,12 @@ AS $function$
         ON CONFLICT DO NOTHING
 $function$;
 
+CREATE OR REPLACE FUNCTION backburner.label_budgets_max()
+ RETURNS integer
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+AS $function$ SELECT 1000 $function$;
+
 CREATE OR REPLACE FUNCTION backburner.moment(at timestamp with time zone)
  RETURNS jsonb
  LANGUAGE sql
@@ -2406,6 +2790,30 @@ CREATE OR REPLACE FUNCTION backburner.open_effects_max()
  LANGUAGE sql
  IMMUTABLE PARALLEL SAFE
 AS $function$ SELECT 20000 $function$;
+
+CREATE OR REPLACE FUNCTION backburner.open_use(e effects)
+ RETURNS double precision[]
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+    SELECT array_agg(CASE WHEN n.most IS NULL THEN n.now_ ELSE greatest(n.most - n.used, n.now_) END ORDER BY n.o)
+    FROM unnest(budget_limits(coalesce(e.budget, '{}')), effect_used(e.effect_id), figures(e.usage,
+            extract(epoch FROM clock_timestamp() - coalesce(e.started_at, e.dispatched_at))::float8))
+         WITH ORDINALITY n(most, used, now_, o)
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.open_uses(opened effects[], OUT uses double precision[], OUT reserved boolean[])
+ RETURNS record
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+    SELECT ARRAY[coalesce(sum(u.u[1]), 0), coalesce(sum(u.u[2]), 0), coalesce(sum(u.u[3]), 0), coalesce(sum(u.u[4]), 0)],
+           ARRAY[coalesce(bool_or(u.m[1] IS NOT NULL), false), coalesce(bool_or(u.m[2] IS NOT NULL), false),
+                 coalesce(bool_or(u.m[3] IS NOT NULL), false), coalesce(bool_or(u.m[4] IS NOT NULL), false)]
+    FROM (SELECT open_use(e) AS u, budget_limits(coalesce(e.budget, '{}')) AS m FROM unnest(opened) e) u
+$function$;
 
 CREATE OR REPLACE FUNCTION backburner.opens_breaker(item jsonb)
  RETURNS boolean
@@ -2607,6 +3015,7 @@ BEGIN
     DELETE FROM effect_output o WHERE o.effect_id = ANY (effect_ids);
     DELETE FROM run_groups g WHERE g.run_id = ANY (ids);
     DELETE FROM timers t WHERE t.run_id = ANY (ids);
+    PERFORM roll_up_usage(ids);
     DELETE FROM blobs b WHERE b.run_id = ANY (ids);
     DELETE FROM client_runs c WHERE c.run_id = ANY (ids);
     DELETE FROM journal j WHERE j.run_id = ANY (ids);
@@ -2803,8 +3212,10 @@ AS $function$
 DECLARE
     ns text; old_run uuid; reused jsonb := '{}'; holds boolean := EXISTS (SELECT FROM dispatch_holds);
     breakers boolean := EXISTS (SELECT FROM provider_breakers);
+    budgeted boolean := EXISTS (SELECT FROM run_budgets b WHERE b.run_id = h.run_id); by_label boolean;
 BEGIN
     SELECT namespace, reuse_from INTO ns, old_run FROM runs WHERE run_id = h.run_id;
+    by_label := EXISTS (SELECT FROM label_budgets l WHERE l.namespace = ns);
     IF old_run IS NOT NULL THEN
         reused := reused_effects(h.run_id, old_run, rws);
     END IF;
@@ -2819,13 +3230,14 @@ BEGIN
                  queue_timeout_s double precision, total_timeout_s double precision, max_attempts int,
                  initial_s double precision, backoff double precision, max_interval_s double precision,
                  non_retryable text[], on_quota text, on_run_end text, labels jsonb, executor_labels jsonb,
-                 poll_interval_s double precision, dispatch jsonb, continues_on text, resumes boolean)
+                 poll_interval_s double precision, dispatch jsonb, continues_on text, resumes boolean, budget jsonb)
         WHERE r.item->>'type' = 'EFFECT_REQUESTED'
     ), granting AS (
         SELECT a.*, reused ? a.key AS known, e.executor_id IS NOT NULL AND NOT is_parked(h.state) AND NOT reused ? a.key
                     AND a.kind IN ('SHELL', 'FUNCTION', 'AGENT') AND coalesce(a.not_before <= ts, true)
                     AND NOT (holds AND is_held(ns, a.dispatch->>'harness', a.d_executor, a.labels))
                     AND NOT (breakers AND is_broken(ns, a.dispatch->>'harness', a.d_executor))
+                    AND a.budget IS NULL AND NOT budgeted AND NOT by_label  -- budgets are the claim's to check
                     AND (a.group_id IS NULL OR group_limit(h.run_id, a.group_id, coalesce(a.group_max, 1)) >=
                         row_number() OVER (PARTITION BY a.group_id, e.executor_id IS NULL ORDER BY a.o)
                         + group_open(h.run_id, a.group_id)) AS granted,
@@ -2847,7 +3259,7 @@ BEGIN
                              requested_seq, requested_at, dispatched_at, not_before, queue_deadline, total_deadline,
                              max_attempts, initial_s, backoff, max_interval_s, non_retryable, on_quota, priority,
                              group_id, group_max, on_run_end, labels, poll_interval_s, settled_seq, settled_at,
-                             continues_on, resumes)
+                             continues_on, resumes, budget)
             SELECT d.effect_id, h.run_id, d.key, ns, d.kind, d.name,
                    CASE WHEN granted THEN d.dispatch->>'harness' ELSE d.harness END, d.pool, d.background,
                    CASE WHEN known THEN 'SUCCEEDED' WHEN granted THEN 'DISPATCHED' WHEN by_executor THEN 'QUEUED'
@@ -2861,7 +3273,8 @@ BEGIN
                    d.max_attempts, d.initial_s, d.backoff, d.max_interval_s, d.non_retryable,
                    coalesce(d.on_quota, 'FAIL_OVER'), d.priority, d.group_id, coalesce(d.group_max, 1), d.on_run_end,
                    d.labels, d.poll_interval_s, CASE WHEN known THEN d.at_seq END, CASE WHEN known THEN ts END,
-                   coalesce(d.continues_on, ''), coalesce(d.resumes, true)
+                   coalesce(d.continues_on, ''), coalesce(d.resumes, true),
+                   CASE WHEN by_executor THEN coalesce(d.budget, CASE WHEN budgeted THEN '{}'::jsonb END) END
             FROM decided d
     ), queued AS (
         INSERT INTO dispatch_queue (effect_id, run_id, namespace, pool, capabilities, executor_labels, background,
@@ -3090,6 +3503,32 @@ BEGIN
 END
 $function$;
 
+CREATE OR REPLACE FUNCTION backburner.roll_up_usage(p_runs uuid[])
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+BEGIN
+    WITH gone AS (DELETE FROM attempt_usage u WHERE u.run_id = ANY (p_runs) RETURNING u.*)
+    INSERT INTO usage_daily AS d (day, namespace, process, harness, model, labels, attempts, input_tokens, output_tokens,
+                                  cached_input_tokens, cost_usd, costs_unknown, turns, wall_s)
+        SELECT (g.ended_at AT TIME ZONE 'UTC')::date, g.namespace, g.process, g.harness, g.model, g.labels, count(*),
+               sum(g.input_tokens), sum(g.output_tokens), sum(g.cached_input_tokens), sum(g.cost_usd),
+               count(*) FILTER (WHERE g.cost_unknown), sum(g.turns), sum(g.wall_s)
+        FROM gone g GROUP BY 1, 2, 3, 4, 5, 6
+        ON CONFLICT (namespace, day, process, harness, model, labels) DO UPDATE SET
+            attempts = d.attempts + excluded.attempts, input_tokens = d.input_tokens + excluded.input_tokens,
+            output_tokens = d.output_tokens + excluded.output_tokens,
+            cached_input_tokens = d.cached_input_tokens + excluded.cached_input_tokens,
+            cost_usd = CASE WHEN d.cost_usd IS NULL THEN excluded.cost_usd
+                            ELSE d.cost_usd + coalesce(excluded.cost_usd, 0) END,
+            costs_unknown = d.costs_unknown + excluded.costs_unknown, turns = d.turns + excluded.turns,
+            wall_s = d.wall_s + excluded.wall_s;
+    DELETE FROM run_budgets b WHERE b.run_id = ANY (p_runs);
+END
+$function$;
+
 CREATE OR REPLACE FUNCTION backburner.seconds_within(seconds double precision, most double precision)
  RETURNS double precision
  LANGUAGE sql
@@ -3120,6 +3559,70 @@ AS $function$
     SELECT CASE WHEN said->>'session_id' <> '' THEN
         jsonb_build_object('harness', e.harness, 'session_id', said->>'session_id', 'executor_id', e.executor_id)
         || field('workspace', said->'workspace') END
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.set_budgets_v1(items jsonb)
+ RETURNS TABLE(ord integer, outcome text)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+DECLARE
+    it record; h run_heads; subject text; today date := (clock_timestamp() AT TIME ZONE 'UTC')::date;
+BEGIN
+    FOR it IN SELECT (t.n - 1)::int AS ord, i.* FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n),
+                     jsonb_to_record(t.item) AS i(run_id uuid, effect_key text, namespace text, label text, value text,
+                         per_day boolean, budget jsonb, clear boolean, reason text, actor text)
+              ORDER BY i.run_id, i.namespace, i.label, i.value, t.n
+    LOOP
+        IF it.run_id IS NOT NULL THEN
+            SELECT * INTO h FROM run_heads u WHERE u.run_id = it.run_id FOR UPDATE;
+            subject := it.run_id || CASE WHEN it.effect_key IS NULL THEN '' ELSE ' ' || it.effect_key END;
+            IF it.effect_key IS NULL THEN
+                UPDATE run_budgets b SET limits = ARRAY(
+                        SELECT coalesce(n.fresh, n.was) FROM unnest(budget_limits(it.budget), b.limits)
+                            WITH ORDINALITY n(fresh, was, o) ORDER BY n.o)
+                    WHERE b.run_id = it.run_id;
+            ELSE
+                UPDATE effects e SET budget = e.budget || it.budget
+                    WHERE e.run_id = it.run_id AND e.key = it.effect_key AND e.budget <> '{}' AND e.settled_seq IS NULL;
+            END IF;
+            outcome := CASE WHEN FOUND THEN 'ok' ELSE 'not_found' END;
+        ELSIF it.clear THEN
+            subject := it.label || '=' || it.value;
+            DELETE FROM label_budgets b
+                WHERE b.namespace = it.namespace AND b.label = it.label AND b.value = it.value;
+            outcome := CASE WHEN FOUND THEN 'ok' ELSE 'not_found' END;
+        ELSIF (SELECT count(*) FROM label_budgets) >= label_budgets_max() AND NOT EXISTS (
+                SELECT FROM label_budgets b
+                WHERE b.namespace = it.namespace AND b.label = it.label AND b.value = it.value) THEN
+            outcome := 'too_many';
+        ELSE
+            subject := it.label || '=' || it.value;
+            INSERT INTO label_budgets AS b (budget_id, namespace, label, value, per_day, limits, used, asks, day, reason,
+                                            actor, created_at)
+                SELECT gen_random_uuid(), it.namespace, it.label, it.value, it.per_day, budget_limits(it.budget),
+                       ARRAY[coalesce(sum(u.input_tokens + u.output_tokens), 0), coalesce(sum(u.cost_usd), 0),
+                             coalesce(sum(u.wall_s), 0), coalesce(sum(u.turns), 0)],
+                       budget_asks(it.budget), today, it.reason, it.actor, clock_timestamp()
+                FROM attempt_usage u WHERE it.per_day AND u.namespace = it.namespace AND u.labels->>it.label = it.value
+                                       AND u.ended_at >= today::timestamp AT TIME ZONE 'UTC'
+                ON CONFLICT (namespace, label, value) DO UPDATE SET limits = excluded.limits, asks = excluded.asks,
+                    used = CASE WHEN b.per_day = excluded.per_day THEN b.used ELSE excluded.used END,
+                    per_day = excluded.per_day, reason = excluded.reason, actor = excluded.actor;
+            outcome := 'ok';
+        END IF;
+        IF outcome = 'ok' THEN
+            INSERT INTO operator_audit (recorded_at, action, subject, actor, reason, detail)
+                VALUES (clock_timestamp(), CASE WHEN it.clear THEN 'CLEAR_BUDGET' WHEN it.run_id IS NULL THEN 'SET_BUDGET'
+                        ELSE 'RAISE_BUDGET' END, subject, it.actor, it.reason,
+                        jsonb_strip_nulls(jsonb_build_object('namespace', it.namespace, 'budget', it.budget,
+                                                             'per_day', it.per_day)));
+        END IF;
+        RETURN QUERY SELECT it.ord, outcome;
+    END LOOP;
+END
 $function$;
 
 CREATE OR REPLACE FUNCTION backburner.set_holds_v1(items jsonb)
@@ -3177,6 +3680,17 @@ BEGIN
 END
 $function$;
 
+CREATE OR REPLACE FUNCTION backburner.set_run_budget(p_run uuid, p_budget jsonb, p_previous uuid)
+ RETURNS void
+ LANGUAGE sql
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+    INSERT INTO run_budgets (run_id, limits, asks) SELECT p_run, budget_limits(p_budget), budget_asks(p_budget)
+        WHERE p_budget IS NOT NULL;
+    UPDATE run_budgets b SET limits = o.limits, used = o.used, costs_unknown = o.costs_unknown
+        FROM run_budgets o WHERE b.run_id = p_run AND o.run_id = p_previous;
+$function$;
+
 CREATE OR REPLACE FUNCTION backburner.settle_by_hand_v1(items jsonb)
  RETURNS TABLE(ord integer, outcome text, head_seq bigint, recorded_at timestamp with time zone, extra jsonb, told text)
  LANGUAGE plpgsql
@@ -3186,7 +3700,7 @@ AS $function$
 #variable_conflict use_column
 DECLARE
     it record; h run_heads; e effects; o settle_orders; ts timestamptz; rws jsonb; lived boolean; said text;
-    many boolean := jsonb_array_length(items) > 1;
+    many boolean := jsonb_array_length(items) > 1; ended uuid[] := '{}'; ended_after bigint[] := '{}';
 BEGIN
     FOR it IN SELECT (t.n - 1)::int AS ord, i.* FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n),
                      jsonb_to_record(t.item) AS i(run_id uuid, epoch bigint, effect_id uuid, actor text)
@@ -3236,9 +3750,16 @@ BEGIN
                                               data jsonb);
         UPDATE run_heads u SET seq = h.seq + jsonb_array_length(rws), recorded_at = ts, open_effects = u.open_effects - 1
             WHERE u.run_id = it.run_id;
+        IF lived THEN
+            ended := ended || it.run_id;
+            ended_after := ended_after || h.seq;
+        END IF;
         RETURN QUERY SELECT it.ord, 'ok', h.seq + jsonb_array_length(rws), ts, rws,
                             CASE WHEN lived THEN e.executor_id ELSE '' END;
     END LOOP;
+    IF cardinality(ended) > 0 THEN
+        PERFORM count_usage(ended, ended_after);
+    END IF;
 END
 $function$;
 
@@ -3414,6 +3935,41 @@ CREATE OR REPLACE FUNCTION backburner.spare_probes(p_namespace text, p_capabilit
 AS $function$
     UPDATE provider_breakers b SET probe_until = NULL
         WHERE b.namespace = p_namespace AND 'agent/' || b.harness = ANY (p_capabilities) AND b.probe_until IS NOT NULL
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.spent_effects_v1(p_shards integer[])
+ RETURNS TABLE(run_id uuid, effect_id uuid, effect_key text, attempt integer, kind text, open boolean, epoch bigint, iteration bigint, spent jsonb)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+DECLARE
+    today date := (clock_timestamp() AT TIME ZONE 'UTC')::date;
+BEGIN
+    RETURN QUERY
+    WITH waiting AS MATERIALIZED (
+        SELECT f.effect_id FROM effects f JOIN run_budgets b ON b.run_id = f.run_id AND NOT b.asks
+        WHERE f.budget IS NOT NULL AND f.state IN ('QUEUED', 'PARKED')
+          AND (b.used[1] >= b.limits[1] OR b.used[2] >= b.limits[2] OR b.used[3] >= b.limits[3] OR b.used[4] >= b.limits[4])
+        UNION
+        SELECT f.effect_id FROM effects f
+        WHERE f.budget <> '{}' AND f.budget IS NOT NULL AND f.state IN ('QUEUED', 'PARKED') AND f.starts > 0
+          AND NOT budget_asks(f.budget)
+        UNION
+        SELECT f.effect_id FROM label_budgets l
+             JOIN dispatch_queue q ON q.namespace = l.namespace
+             JOIN effects f ON f.effect_id = q.effect_id JOIN runs u ON u.run_id = f.run_id
+        WHERE NOT l.asks AND NOT (l.per_day AND l.day < today) AND (u.labels || f.labels)->>l.label = l.value
+          AND (l.used[1] >= l.limits[1] OR l.used[2] >= l.limits[2] OR l.used[3] >= l.limits[3] OR l.used[4] >= l.limits[4])
+        LIMIT 500
+    )
+    SELECT f.run_id, f.effect_id, f.key, f.attempt, f.kind, h.open, h.epoch, h.iteration, v.bounds
+    FROM waiting w JOIN effects f ON f.effect_id = w.effect_id JOIN run_heads h ON h.run_id = f.run_id
+         CROSS JOIN LATERAL budget_verdict(f, '{}') v
+    WHERE h.shard = ANY (p_shards) AND h.state NOT IN ('HALTED', 'PROCESS_ERROR') AND f.cancel_reason IS NULL
+      AND f.state IN ('QUEUED', 'PARKED') AND v.verdict = 'spent' AND NOT (v.bounds->>'ask')::boolean;
+END
 $function$;
 
 CREATE OR REPLACE FUNCTION backburner.start_children(h run_heads, rws jsonb, after_seq bigint, actor text, ts timestamp with time zone, OUT more jsonb, OUT begun jsonb, OUT settled integer)

@@ -4,6 +4,7 @@ from scheduler_service.authoring import AgentOptions as AgentOptions
 from scheduler_service.authoring import AgentResult as AgentResult
 from scheduler_service.authoring import AllFailed as AllFailed
 from scheduler_service.authoring import Approval as Approval
+from scheduler_service.authoring import Budget as Budget
 from scheduler_service.authoring import Conflict as Conflict
 from scheduler_service.authoring import Context as Context
 from scheduler_service.authoring import DeterminismError as DeterminismError
@@ -42,6 +43,7 @@ from scheduler_service.authoring import all as all
 from scheduler_service.authoring import approval as approval
 from scheduler_service.authoring import as_completed as as_completed
 from scheduler_service.authoring import best_effort as best_effort
+from scheduler_service.authoring import budget as budget
 from scheduler_service.authoring import copy_of as copy_of
 from scheduler_service.authoring import current as current
 from scheduler_service.authoring import exclusive as exclusive

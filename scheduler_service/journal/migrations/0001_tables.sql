@@ -163,6 +163,8 @@ CREATE TABLE effects (
     poll_interval_s double precision NOT NULL,
     progress jsonb,
     usage jsonb,
+    usage_before jsonb,
+    budget jsonb,
     progress_ordinal int NOT NULL DEFAULT 0,
     progress_rows int NOT NULL DEFAULT 0,
     reason text,
@@ -186,6 +188,9 @@ COMMENT ON COLUMN effects.session IS
     'HarnessSession that its attempts left last, for the next one to go on with; or `fresh_because`: why not.';
 COMMENT ON COLUMN effects.continues_on IS 'Executor that has the session which the next attempt goes on with; empty: any.';
 COMMENT ON COLUMN effects.resumes IS 'False: each attempt begins as the first one did (retry_session).';
+COMMENT ON COLUMN effects.usage IS 'Of the newest attempt; usage_before is that of the ones before it.';
+COMMENT ON COLUMN effects.budget IS
+    'Its own budget: limits (see 0030) and asks; empty when only its run has one, NULL when neither has.';
 COMMENT ON TABLE effects IS 'One row an effect: its state now. Spec and result lie in the journal, at requested_seq and settled_seq.';
 CREATE INDEX effects_live ON effects (executor_id) WHERE state IN ('DISPATCHED', 'RUNNING', 'CANCELLING');
 CREATE INDEX effects_grouped ON effects (run_id, group_id)

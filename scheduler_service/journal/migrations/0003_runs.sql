@@ -64,6 +64,9 @@ BEGIN
                 VALUES (it.run_id, shard_of(it.run_id), 1, coalesce(ep, 0), ts, 'RUNNING');
             INSERT INTO journal (run_id, seq, type, recorded_at, writer, data)
                 VALUES (it.run_id, 1, 'RUN_CREATED', ts, it.actor, it.data);
+            IF it.data ? 'budget' THEN
+                PERFORM set_run_budget(it.run_id, it.data->'budget', NULL);
+            END IF;
             IF it.client_driven AND it.start_id IS NOT NULL THEN
                 INSERT INTO client_runs (run_id, epoch, start_id, idle_timeout_s, idle_at)
                     VALUES (it.run_id, 1, it.start_id, it.idle_timeout_s, ts + make_interval(secs => it.idle_timeout_s));
@@ -224,8 +227,10 @@ LANGUAGE plpgsql SET search_path = backburner, pg_temp AS $$
 DECLARE
     ns text; old_run uuid; reused jsonb := '{}'; holds boolean := EXISTS (SELECT FROM dispatch_holds);
     breakers boolean := EXISTS (SELECT FROM provider_breakers);
+    budgeted boolean := EXISTS (SELECT FROM run_budgets b WHERE b.run_id = h.run_id); by_label boolean;
 BEGIN
     SELECT namespace, reuse_from INTO ns, old_run FROM runs WHERE run_id = h.run_id;
+    by_label := EXISTS (SELECT FROM label_budgets l WHERE l.namespace = ns);
     IF old_run IS NOT NULL THEN
         reused := reused_effects(h.run_id, old_run, rws);
     END IF;
@@ -240,13 +245,14 @@ BEGIN
                  queue_timeout_s double precision, total_timeout_s double precision, max_attempts int,
                  initial_s double precision, backoff double precision, max_interval_s double precision,
                  non_retryable text[], on_quota text, on_run_end text, labels jsonb, executor_labels jsonb,
-                 poll_interval_s double precision, dispatch jsonb, continues_on text, resumes boolean)
+                 poll_interval_s double precision, dispatch jsonb, continues_on text, resumes boolean, budget jsonb)
         WHERE r.item->>'type' = 'EFFECT_REQUESTED'
     ), granting AS (
         SELECT a.*, reused ? a.key AS known, e.executor_id IS NOT NULL AND NOT is_parked(h.state) AND NOT reused ? a.key
                     AND a.kind IN ('SHELL', 'FUNCTION', 'AGENT') AND coalesce(a.not_before <= ts, true)
                     AND NOT (holds AND is_held(ns, a.dispatch->>'harness', a.d_executor, a.labels))
                     AND NOT (breakers AND is_broken(ns, a.dispatch->>'harness', a.d_executor))
+                    AND a.budget IS NULL AND NOT budgeted AND NOT by_label  -- budgets are the claim's to check
                     AND (a.group_id IS NULL OR group_limit(h.run_id, a.group_id, coalesce(a.group_max, 1)) >=
                         row_number() OVER (PARTITION BY a.group_id, e.executor_id IS NULL ORDER BY a.o)
                         + group_open(h.run_id, a.group_id)) AS granted,
@@ -268,7 +274,7 @@ BEGIN
                              requested_seq, requested_at, dispatched_at, not_before, queue_deadline, total_deadline,
                              max_attempts, initial_s, backoff, max_interval_s, non_retryable, on_quota, priority,
                              group_id, group_max, on_run_end, labels, poll_interval_s, settled_seq, settled_at,
-                             continues_on, resumes)
+                             continues_on, resumes, budget)
             SELECT d.effect_id, h.run_id, d.key, ns, d.kind, d.name,
                    CASE WHEN granted THEN d.dispatch->>'harness' ELSE d.harness END, d.pool, d.background,
                    CASE WHEN known THEN 'SUCCEEDED' WHEN granted THEN 'DISPATCHED' WHEN by_executor THEN 'QUEUED'
@@ -282,7 +288,8 @@ BEGIN
                    d.max_attempts, d.initial_s, d.backoff, d.max_interval_s, d.non_retryable,
                    coalesce(d.on_quota, 'FAIL_OVER'), d.priority, d.group_id, coalesce(d.group_max, 1), d.on_run_end,
                    d.labels, d.poll_interval_s, CASE WHEN known THEN d.at_seq END, CASE WHEN known THEN ts END,
-                   coalesce(d.continues_on, ''), coalesce(d.resumes, true)
+                   coalesce(d.continues_on, ''), coalesce(d.resumes, true),
+                   CASE WHEN by_executor THEN coalesce(d.budget, CASE WHEN budgeted THEN '{}'::jsonb END) END
             FROM decided d
     ), queued AS (
         INSERT INTO dispatch_queue (effect_id, run_id, namespace, pool, capabilities, executor_labels, background,

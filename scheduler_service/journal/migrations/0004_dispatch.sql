@@ -6,7 +6,7 @@
 CREATE FUNCTION claim_v1(p jsonb)
 RETURNS TABLE (token_index int, run_id uuid, effect_id uuid, effect_key text, attempt int, name text, harness text,
                pool text, background boolean, spec text, total_remaining_s double precision, seq bigint,
-               recorded_at timestamptz, data jsonb, head_seq bigint, resume jsonb)
+               recorded_at timestamptz, data jsonb, head_seq bigint, resume jsonb, budget text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = backburner, pg_temp
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 AS $$
@@ -20,6 +20,7 @@ DECLARE
     picked uuid[] := '{}'; fore uuid[]; back uuid[]; aged int; taken int := 0; got int; held boolean := false;
     labelled boolean := false; session_wait interval := make_interval(secs => (p->>'session_wait_s')::double precision);
     probes text[] := '{}'; begun timestamptz; probed boolean := false;
+    admitted jsonb; by_label boolean;
 BEGIN
     LOCK TABLE dispatch_holds IN ROW SHARE MODE;  -- no hold is acknowledged while this dispatches
     IF EXISTS (SELECT FROM dispatch_holds) THEN
@@ -36,6 +37,9 @@ BEGIN
         caps := ARRAY(SELECT c FROM unnest(caps) c
                       WHERE c = ANY (probes) OR NOT is_broken(ns, harness_of(c), executor));
     END IF;
+    -- one claim after the other looks at what is left of these
+    PERFORM 1 FROM label_budgets b WHERE b.namespace = ns ORDER BY b.budget_id FOR UPDATE;
+    by_label := FOUND;
     FOR pl IN SELECT * FROM jsonb_to_recordset(p->'pools') AS x(pool text, foreground int, background int) LOOP
         -- Classes age: background that has waited for a minute gets a quarter of what is free, within its share.
         aged := CASE WHEN EXISTS (SELECT FROM dispatch_queue q WHERE q.namespace = ns AND q.pool = pl.pool
@@ -73,6 +77,9 @@ BEGIN
         END IF;
         ts := greatest(clock_timestamp(), h.recorded_at);
         PERFORM 1 FROM effects e WHERE e.effect_id = ANY (bucket.ids) ORDER BY e.effect_id FOR UPDATE;
+        admitted := CASE WHEN by_label OR EXISTS (SELECT FROM effects e WHERE e.effect_id = ANY (bucket.ids)
+                                                  AND e.budget IS NOT NULL)
+                         THEN admit_by_budget(bucket.ids) END;
         RETURN QUERY
         WITH candidates AS (
             SELECT e.*, row_number() OVER (PARTITION BY e.group_id ORDER BY e.background, e.requested_seq) AS place
@@ -81,6 +88,7 @@ BEGIN
               AND (h.open OR e.on_run_end = 'DETACH') AND NOT is_overdue(e, ts)
               AND coalesce(e.not_before <= ts, true)  -- it may have failed, and paused, since it was picked
               AND NOT (labelled AND held_by_label(e.effect_id, ns, executor, caps))
+              AND (admitted IS NULL OR admitted ? e.effect_id::text)
         ), chosen AS (
             SELECT c.*, row_number() OVER (ORDER BY c.background, c.requested_seq)::int AS n,
                    (SELECT a FROM unnest(c.capabilities) WITH ORDINALITY u(a, o) WHERE a = ANY (caps)
@@ -99,6 +107,8 @@ BEGIN
                     executor_id = executor, incarnation = p->>'incarnation', session_no = (p->>'session_no')::int,
                     past_tokens = with_past_token(e),
                     token_hash = decode(tokens[taken + c.n], 'hex'), dispatched_at = ts, started_at = NULL,
+                    usage = NULL, usage_before = CASE WHEN e.usage IS NULL THEN e.usage_before
+                                                      ELSE add_usage(e.usage_before, e.usage) END,
                     progress = NULL, progress_ordinal = 0, progress_rows = 0, last_activity_at = NULL,
                     harness = harness_of(c.capability)
                 FROM chosen c WHERE e.effect_id = c.effect_id
@@ -112,7 +122,7 @@ BEGIN
         )
         SELECT taken + c.n - 1, h.run_id, c.effect_id, c.key, c.attempt + 1, c.name, harness_of(c.capability), c.pool,
                c.background, (r.data->'spec')::text, extract(epoch FROM c.total_deadline - ts)::double precision,
-               w.seq, ts, w.data, h.seq + c.n, c.session
+               w.seq, ts, w.data, h.seq + c.n, c.session, (admitted->c.effect_id::text)::text
         FROM chosen c JOIN written w ON w.effect_id = c.effect_id
              JOIN journal r ON r.run_id = h.run_id AND r.seq = c.requested_seq;
         GET DIAGNOSTICS got = ROW_COUNT;
@@ -151,7 +161,8 @@ RETURNS SETOF uuid
 LANGUAGE plpgsql STABLE SET search_path = backburner, pg_temp AS $$
 DECLARE
     q record; room int; rooms jsonb := '{}'; place text; left_ int := p_limit; at timestamptz := clock_timestamp();
-    whole jsonb[]; part jsonb[]; harnesses text[];
+    whole jsonb[]; part jsonb[]; harnesses text[]; x effects; verdicts jsonb := '{}';
+    by_label boolean := EXISTS (SELECT FROM label_budgets l WHERE l.namespace = p_namespace);
 BEGIN
     IF left_ > 0 THEN
         IF p_labelled THEN  -- of any harness, and of one
@@ -182,14 +193,21 @@ BEGIN
                                                        - group_open(q.run_id, q.group_id)::int);
                 CONTINUE WHEN room <= 0 AND rooms ? place;
             END IF;
-            CONTINUE WHEN (SELECT is_overdue(e, at) OR (e.continues_on NOT IN ('', p_executor)
+            SELECT f.* INTO x FROM effects f WHERE f.effect_id = q.effect_id;
+            CONTINUE WHEN is_overdue(x, at) OR (x.continues_on NOT IN ('', p_executor)
                                   AND q.not_before > at - p_session_wait AND EXISTS (
-                                      SELECT FROM executors x WHERE x.executor_id = e.continues_on
-                                         AND x.namespace = p_namespace AND (x.state IN ('CONNECTED', 'DRAINING')
-                                             OR (x.state = 'DISCONNECTED' AND x.seen_at > at - p_session_wait))))
-                           FROM effects e WHERE e.effect_id = q.effect_id);
+                                      SELECT FROM executors o WHERE o.executor_id = x.continues_on
+                                         AND o.namespace = p_namespace AND (o.state IN ('CONNECTED', 'DRAINING')
+                                             OR (o.state = 'DISCONNECTED' AND o.seen_at > at - p_session_wait))));
+            IF by_label OR x.budget IS NOT NULL THEN  -- effects of a run that are alike are judged once
+                place := concat_ws(' ', x.run_id, x.budget, x.labels, CASE WHEN x.starts > 0 THEN x.effect_id END);
+                IF NOT verdicts ? place THEN
+                    verdicts := verdicts || jsonb_build_object(place, (SELECT v.verdict FROM budget_verdict(x, '{}') v));
+                END IF;
+                CONTINUE WHEN verdicts->>place <> 'ok';
+            END IF;
             IF q.group_id IS NOT NULL THEN
-                rooms := rooms || jsonb_build_object(place, room - 1);
+                rooms := rooms || jsonb_build_object(q.run_id || q.group_id, room - 1);
                 CONTINUE WHEN room <= 0;
             END IF;
             RETURN NEXT q.effect_id;
@@ -311,6 +329,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = backburner, pg_temp AS $$
 DECLARE
     it record; h run_heads; e effects; ts timestamptz; wait double precision; again timestamptz; rws jsonb; ending jsonb;
     counted int; never boolean; many boolean := jsonb_array_length(items) > 1;
+    ended uuid[] := '{}'; ended_after bigint[] := '{}';
 BEGIN
     FOR it IN
         SELECT (t.n - 1)::int AS ord, i.* FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n),
@@ -383,8 +402,13 @@ BEGIN
         UPDATE run_heads u SET seq = h.seq + jsonb_array_length(rws), recorded_at = ts,
                 open_effects = u.open_effects - (jsonb_array_length(rws) - 1)
             WHERE u.run_id = it.run_id;
+        ended := ended || it.run_id;
+        ended_after := ended_after || h.seq;
         RETURN QUERY SELECT it.ord, 'ok', h.seq + jsonb_array_length(rws), ts, rws;
     END LOOP;
+    IF cardinality(ended) > 0 THEN
+        PERFORM count_usage(ended, ended_after);
+    END IF;
 END
 $$;
 

@@ -140,6 +140,7 @@ DECLARE
     bucket record; h run_heads; ts timestamptz; written int; settled int; many boolean; largest int;
     refers boolean; large boolean; troubled boolean; news jsonb := '[]';
     breaking boolean := EXISTS (SELECT FROM provider_breakers);
+    budgeted boolean := EXISTS (SELECT FROM label_budgets); ended uuid[] := '{}'; ended_after bigint[] := '{}';
 BEGIN
     SELECT count(DISTINCT i->>'run_id') > 1, max(pg_column_size(i)), bool_or(i #> '{result,value,blob}' IS NOT NULL),
            bool_or(i ? 'blob_text'), bool_or(opens_breaker(i))
@@ -215,6 +216,7 @@ BEGIN
             SELECT w.*, CASE
                 WHEN coalesce((item->>'final')::boolean, false) OR came_reason = ANY (non_retryable)
                      OR (of_quota AND on_quota = 'FAIL') THEN 'end'
+                WHEN came_reason = 'BUDGET' THEN 'park'  -- and it is claimed when the budget is raised
                 WHEN far AND in_time AND (on_quota = 'PARK' OR NOT may_fail_over) THEN 'park'
                 WHEN far THEN CASE WHEN may_fail_over THEN 'fail over' ELSE 'end' END
                 WHEN retried AND starts < max_attempts
@@ -223,7 +225,7 @@ BEGIN
                 WHEN may_fail_over THEN 'fail over' ELSE 'end' END AS leads_to
             FROM weighed w
         ), decided AS (
-            SELECT j.*, CASE leads_to WHEN 'fail over' THEN 0 ELSE coalesce(reset_s, own_pause) END AS pause,
+            SELECT j.*, CASE WHEN leads_to = 'fail over' OR came_reason = 'BUDGET' THEN 0 ELSE coalesce(reset_s, own_pause) END AS pause,
                    CASE WHEN far AND leads_to IN ('end', 'fail over') THEN jsonb_set(item->'error', '{message}',
                        to_jsonb(concat(item->'error'->>'message', reset_note(j.leads_to, ts + make_interval(secs => reset_s),
                            CASE WHEN on_quota = 'FAIL' THEN 'on_quota is fail'
@@ -265,7 +267,8 @@ BEGIN
                     || CASE WHEN leads_to = 'fail over'
                             THEN jsonb_build_object('next_harness', harness_of(others[1])) ELSE '{}' END
                 WHEN 'EFFECT_PARKED' THEN
-                    field('until', moment(ts + make_interval(secs => pause))) || field('error', error)
+                    field('until', CASE WHEN came_reason <> 'BUDGET' THEN moment(ts + make_interval(secs => pause)) END)
+                    || field('error', error)
                     || field('partial', item->'result') || field('elapsed', duration(took))
                     || CASE WHEN counted < starts THEN '{"untouched": true}'::jsonb ELSE '{}' END
                 ELSE jsonb_build_object('state', CASE came WHEN 'succeeded' THEN 'EFFECT_STATE_SUCCEEDED'
@@ -339,10 +342,19 @@ BEGIN
             IF troubled OR breaking THEN
                 news := news || provider_news(bucket.run_id, h.seq, bucket.all_items);
             END IF;
+            -- functions that report nothing, and that no budget counts, are many
+            IF budgeted OR EXISTS (SELECT FROM effects x WHERE x.effect_id = ANY (bucket.ids)
+                    AND (x.kind <> 'FUNCTION' OR x.usage IS NOT NULL OR x.budget IS NOT NULL)) THEN
+                ended := ended || bucket.run_id;
+                ended_after := ended_after || h.seq;
+            END IF;
         END IF;
     END LOOP;
     IF news <> '[]' THEN
         PERFORM note_provider_news(news);
+    END IF;
+    IF cardinality(ended) > 0 THEN
+        PERFORM count_usage(ended, ended_after);
     END IF;
 END
 $$;

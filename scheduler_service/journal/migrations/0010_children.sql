@@ -94,6 +94,7 @@ BEGIN
         FROM journal WHERE run_id = h.run_id AND seq = 1;
     epoch := epoch_for(fresh, actor);
     PERFORM insert_run(fresh, epoch, created, actor, ts, old.depth, old.input_digest, old.code_version);
+    PERFORM set_run_budget(fresh, created->'budget', h.run_id);
     WITH kept AS (
         SELECT data, row_number() OVER (ORDER BY seq) AS n FROM (
             SELECT j.data, j.seq FROM journal j WHERE j.run_id = h.run_id AND j.type = 'SIGNAL_RECEIVED'

@@ -10,7 +10,8 @@ CREATE TABLE operator_audit (
     recorded_at timestamptz NOT NULL,
     action text NOT NULL CHECK (action IN ('SET_HOLD', 'RELEASE_HOLD', 'DRAIN_EXECUTOR', 'UNDRAIN_EXECUTOR',
                                            'EXPIRE_EXECUTOR', 'SETTLE_EFFECT', 'CANCEL_RUNS', 'HALT_RUNS',
-                                           'RESUME_RUNS', 'PRUNE_RUNS', 'RESET_BREAKER')),
+                                           'RESUME_RUNS', 'PRUNE_RUNS', 'RESET_BREAKER', 'SET_BUDGET', 'CLEAR_BUDGET',
+                                           'RAISE_BUDGET')),
     subject text NOT NULL,
     actor text NOT NULL,
     reason text NOT NULL,
@@ -249,7 +250,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = backburner, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     it record; h run_heads; e effects; o settle_orders; ts timestamptz; rws jsonb; lived boolean; said text;
-    many boolean := jsonb_array_length(items) > 1;
+    many boolean := jsonb_array_length(items) > 1; ended uuid[] := '{}'; ended_after bigint[] := '{}';
 BEGIN
     FOR it IN SELECT (t.n - 1)::int AS ord, i.* FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n),
                      jsonb_to_record(t.item) AS i(run_id uuid, epoch bigint, effect_id uuid, actor text)
@@ -299,9 +300,16 @@ BEGIN
                                               data jsonb);
         UPDATE run_heads u SET seq = h.seq + jsonb_array_length(rws), recorded_at = ts, open_effects = u.open_effects - 1
             WHERE u.run_id = it.run_id;
+        IF lived THEN
+            ended := ended || it.run_id;
+            ended_after := ended_after || h.seq;
+        END IF;
         RETURN QUERY SELECT it.ord, 'ok', h.seq + jsonb_array_length(rws), ts, rws,
                             CASE WHEN lived THEN e.executor_id ELSE '' END;
     END LOOP;
+    IF cardinality(ended) > 0 THEN
+        PERFORM count_usage(ended, ended_after);
+    END IF;
 END
 $$;
 

@@ -111,6 +111,7 @@ BEGIN
     DELETE FROM effect_output o WHERE o.effect_id = ANY (effect_ids);
     DELETE FROM run_groups g WHERE g.run_id = ANY (ids);
     DELETE FROM timers t WHERE t.run_id = ANY (ids);
+    PERFORM roll_up_usage(ids);
     DELETE FROM blobs b WHERE b.run_id = ANY (ids);
     DELETE FROM client_runs c WHERE c.run_id = ANY (ids);
     DELETE FROM journal j WHERE j.run_id = ANY (ids);

@@ -44,6 +44,8 @@ EXAMPLES = [
     errors.AttemptSuperseded("e", 1, 2),
     errors.EffectWithoutExecutor("e", "TIMER"),
     errors.TooManyHolds(),
+    errors.BudgetNotFound("label team=a"),
+    errors.TooManyBudgets(),
     errors.ContractUnsupported(2, "1..1"),
     errors.SessionSuperseded("x", 4, "incarnation"),
     errors.Draining("s"),

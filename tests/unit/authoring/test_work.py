@@ -11,7 +11,7 @@ import scheduler_service.authoring as bb
 from backburner.journal.v1 import journal_pb2
 from scheduler_service.api import effect_specs
 from scheduler_service.api.checks import checked
-from scheduler_service.authoring import options, work
+from scheduler_service.authoring import durations, options, work
 from scheduler_service.authoring.errors import REASONS
 from scheduler_service.authoring.options import spec_fields
 
@@ -93,7 +93,7 @@ def test_an_option_that_cannot_be_is_refused_where_it_is_given(given: dict[str, 
 
 MOST = [
     spec_of(bb.shell(["x"] * 3, env={"A": "1"}, stdin="", check=False, output_bytes_max=32 << 20, label="l" * 256)),
-    spec_of(bb.shell("\u00e9" * 200), kill_grace=0, timeout=0.001, total_timeout=options.DURATION_SECONDS_MAX),
+    spec_of(bb.shell("\u00e9" * 200), kill_grace=0, timeout=0.001, total_timeout=durations.DURATION_SECONDS_MAX),
     spec_of(bb.agent("h" * 256, prompt="p", model="m", options={"a": [1]}, output_schema={"type": "object"})),
     spec_of(bb.agent("h", prompt="p", workspace=bb.worktree("/r", base="main", keep="always"))),
     spec_of(bb.agent("h", prompt="p", workspace=bb.copy_of("/d", keep="never"))),

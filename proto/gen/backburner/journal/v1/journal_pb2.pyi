@@ -1857,6 +1857,7 @@ class Usage(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     REASONING_TOKENS_FIELD_NUMBER: _builtins.int
     CACHE_WRITE_TOKENS_FIELD_NUMBER: _builtins.int
+    COSTS_UNKNOWN_FIELD_NUMBER: _builtins.int
     input_tokens: _builtins.float
     """Input tokens, cached ones included."""
     output_tokens: _builtins.float
@@ -1873,6 +1874,8 @@ class Usage(_message.Message):
     """Output tokens that went into reasoning, of `output_tokens`. 0: none, or not told."""
     cache_write_tokens: _builtins.float
     """Input tokens written to the provider's cache, of `input_tokens`. 0: none, or not told."""
+    costs_unknown: _builtins.int
+    """Of a sum: attempts in it whose cost is not known. `cost_usd` is without them."""
     def __init__(
         self,
         *,
@@ -1884,10 +1887,11 @@ class Usage(_message.Message):
         model: _builtins.str = ...,
         reasoning_tokens: _builtins.float = ...,
         cache_write_tokens: _builtins.float = ...,
+        costs_unknown: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_cost_usd", b"_cost_usd", "cost_usd", b"cost_usd"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost_usd", b"_cost_usd", "cache_write_tokens", b"cache_write_tokens", "cached_input_tokens", b"cached_input_tokens", "cost_usd", b"cost_usd", "input_tokens", b"input_tokens", "model", b"model", "output_tokens", b"output_tokens", "reasoning_tokens", b"reasoning_tokens", "turns", b"turns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost_usd", b"_cost_usd", "cache_write_tokens", b"cache_write_tokens", "cached_input_tokens", b"cached_input_tokens", "cost_usd", b"cost_usd", "costs_unknown", b"costs_unknown", "input_tokens", b"input_tokens", "model", b"model", "output_tokens", b"output_tokens", "reasoning_tokens", b"reasoning_tokens", "turns", b"turns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cost_usd: _TypeAlias = _typing.Literal["cost_usd"]  # noqa: Y015
     _WhichOneofArgType__cost_usd: _TypeAlias = _typing.Literal["_cost_usd", b"_cost_usd"]  # noqa: Y015

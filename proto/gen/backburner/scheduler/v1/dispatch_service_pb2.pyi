@@ -809,6 +809,7 @@ class StartAttempt(_message.Message):
     RESUME_FIELD_NUMBER: _builtins.int
     BUDGET_LEFT_FIELD_NUMBER: _builtins.int
     FRESH_BECAUSE_FIELD_NUMBER: _builtins.int
+    BUDGET_BOUNDS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Run."""
     effect_id: _builtins.str
@@ -853,6 +854,10 @@ class StartAttempt(_message.Message):
     def budget_left(self) -> _journal_pb2.Budget:
         """What is left of the budgets that hold for it. Unset: none."""
 
+    @_builtins.property
+    def budget_bounds(self) -> _containers.RepeatedCompositeFieldContainer[Global___BudgetBound]:
+        """Where each of these bounds comes from. The attempt is ended at the first that it reaches."""
+
     def __init__(
         self,
         *,
@@ -873,14 +878,53 @@ class StartAttempt(_message.Message):
         resume: _journal_pb2.HarnessSession | None = ...,
         budget_left: _journal_pb2.Budget | None = ...,
         fresh_because: _builtins.str = ...,
+        budget_bounds: _abc.Iterable[Global___BudgetBound] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["budget_left", b"budget_left", "expected_duration", b"expected_duration", "resume", b"resume", "total_remaining", b"total_remaining"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "background", b"background", "budget_left", b"budget_left", "effect_id", b"effect_id", "effect_key", b"effect_key", "expected_duration", b"expected_duration", "fresh_because", b"fresh_because", "harness", b"harness", "name", b"name", "namespace", b"namespace", "pool", b"pool", "resume", b"resume", "run_id", b"run_id", "spec_json", b"spec_json", "token", b"token", "total_remaining", b"total_remaining", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "background", b"background", "budget_bounds", b"budget_bounds", "budget_left", b"budget_left", "effect_id", b"effect_id", "effect_key", b"effect_key", "expected_duration", b"expected_duration", "fresh_because", b"fresh_because", "harness", b"harness", "name", b"name", "namespace", b"namespace", "pool", b"pool", "resume", b"resume", "run_id", b"run_id", "spec_json", b"spec_json", "token", b"token", "total_remaining", b"total_remaining", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StartAttempt: _TypeAlias = StartAttempt  # noqa: Y015
+
+@_typing.final
+class BudgetBound(_message.Message):
+    """What one budget leaves to an attempt."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OF_FIELD_NUMBER: _builtins.int
+    WHAT_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    LEFT_FIELD_NUMBER: _builtins.int
+    ON_SPENT_FIELD_NUMBER: _builtins.int
+    of: _builtins.str
+    """Whose budget: `effect <key>`, `run <id>` or `label <name>=<value>`."""
+    what: _builtins.str
+    """What is bounded: TOKENS, COST_USD, WALL_SECONDS or TURNS."""
+    limit: _builtins.float
+    """The whole budget."""
+    left: _builtins.float
+    """What the attempt may consume."""
+    on_spent: _journal_pb2.BudgetAction.ValueType
+    """What happens at the bound."""
+    def __init__(
+        self,
+        *,
+        of: _builtins.str = ...,
+        what: _builtins.str = ...,
+        limit: _builtins.float = ...,
+        left: _builtins.float = ...,
+        on_spent: _journal_pb2.BudgetAction.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["left", b"left", "limit", b"limit", "of", b"of", "on_spent", b"on_spent", "what", b"what"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BudgetBound: _TypeAlias = BudgetBound  # noqa: Y015
 
 @_typing.final
 class CancelAttempts(_message.Message):

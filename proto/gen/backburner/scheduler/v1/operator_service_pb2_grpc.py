@@ -91,6 +91,26 @@ class OperatorServiceStub:
                 request_serializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.DiagnoseRequest.SerializeToString,
                 response_deserializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.DiagnoseResponse.FromString,
                 _registered_method=True)
+        self.SetBudget = channel.unary_unary(
+                '/backburner.scheduler.v1.OperatorService/SetBudget',
+                request_serializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.SetBudgetRequest.SerializeToString,
+                response_deserializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.SetBudgetResponse.FromString,
+                _registered_method=True)
+        self.ListBudgets = channel.unary_unary(
+                '/backburner.scheduler.v1.OperatorService/ListBudgets',
+                request_serializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.ListBudgetsRequest.SerializeToString,
+                response_deserializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.ListBudgetsResponse.FromString,
+                _registered_method=True)
+        self.ClearBudget = channel.unary_unary(
+                '/backburner.scheduler.v1.OperatorService/ClearBudget',
+                request_serializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.ClearBudgetRequest.SerializeToString,
+                response_deserializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.ClearBudgetResponse.FromString,
+                _registered_method=True)
+        self.RaiseBudget = channel.unary_unary(
+                '/backburner.scheduler.v1.OperatorService/RaiseBudget',
+                request_serializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.RaiseBudgetRequest.SerializeToString,
+                response_deserializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.RaiseBudgetResponse.FromString,
+                _registered_method=True)
         self.ListAudit = channel.unary_unary(
                 '/backburner.scheduler.v1.OperatorService/ListAudit',
                 request_serializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.ListAuditRequest.SerializeToString,
@@ -193,6 +213,41 @@ class OperatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetBudget(self, request, context):
+        """Sets the budget of a label: what effects with it, or of runs with it, may consume together. It replaces one that the
+        label has, and keeps what that has counted. It counts what ends from then on; per day, the whole day (UTC).
+        Errors:
+        * RESOURCE_EXHAUSTED (TOO_MANY_BUDGETS): as many as there may be.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListBudgets(self, request, context):
+        """Lists the budgets of labels, and of one run when it is named.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ClearBudget(self, request, context):
+        """Takes the budget of a label away.
+        Errors:
+        * NOT_FOUND (BUDGET_NOT_FOUND): the label has none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RaiseBudget(self, request, context):
+        """Changes limits of the budget of a run, or of an effect; what waits for it goes on.
+        Errors:
+        * NOT_FOUND (BUDGET_NOT_FOUND): it has none, or the effect has settled.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListAudit(self, request, context):
         """Lists what operators did, newest first.
         """
@@ -257,6 +312,26 @@ def add_OperatorServiceServicer_to_server(servicer, server):
                     servicer.Diagnose,
                     request_deserializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.DiagnoseRequest.FromString,
                     response_serializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.DiagnoseResponse.SerializeToString,
+            ),
+            'SetBudget': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetBudget,
+                    request_deserializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.SetBudgetRequest.FromString,
+                    response_serializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.SetBudgetResponse.SerializeToString,
+            ),
+            'ListBudgets': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBudgets,
+                    request_deserializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.ListBudgetsRequest.FromString,
+                    response_serializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.ListBudgetsResponse.SerializeToString,
+            ),
+            'ClearBudget': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClearBudget,
+                    request_deserializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.ClearBudgetRequest.FromString,
+                    response_serializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.ClearBudgetResponse.SerializeToString,
+            ),
+            'RaiseBudget': grpc.unary_unary_rpc_method_handler(
+                    servicer.RaiseBudget,
+                    request_deserializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.RaiseBudgetRequest.FromString,
+                    response_serializer=backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.RaiseBudgetResponse.SerializeToString,
             ),
             'ListAudit': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAudit,
@@ -563,6 +638,114 @@ class OperatorService:
             '/backburner.scheduler.v1.OperatorService/Diagnose',
             backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.DiagnoseRequest.SerializeToString,
             backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.DiagnoseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetBudget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/backburner.scheduler.v1.OperatorService/SetBudget',
+            backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.SetBudgetRequest.SerializeToString,
+            backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.SetBudgetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBudgets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/backburner.scheduler.v1.OperatorService/ListBudgets',
+            backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.ListBudgetsRequest.SerializeToString,
+            backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.ListBudgetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClearBudget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/backburner.scheduler.v1.OperatorService/ClearBudget',
+            backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.ClearBudgetRequest.SerializeToString,
+            backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.ClearBudgetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RaiseBudget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/backburner.scheduler.v1.OperatorService/RaiseBudget',
+            backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.RaiseBudgetRequest.SerializeToString,
+            backburner_dot_scheduler_dot_v1_dot_operator__service__pb2.RaiseBudgetResponse.FromString,
             options,
             channel_credentials,
             insecure,

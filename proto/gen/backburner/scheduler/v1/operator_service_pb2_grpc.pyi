@@ -57,6 +57,24 @@ class OperatorServiceStub:
     """
     Diagnose: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.DiagnoseRequest, _operator_service_pb2.DiagnoseResponse]
     """Says what is wrong and what to do about it."""
+    SetBudget: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.SetBudgetRequest, _operator_service_pb2.SetBudgetResponse]
+    """Sets the budget of a label: what effects with it, or of runs with it, may consume together. It replaces one that the
+    label has, and keeps what that has counted. It counts what ends from then on; per day, the whole day (UTC).
+    Errors:
+    * RESOURCE_EXHAUSTED (TOO_MANY_BUDGETS): as many as there may be.
+    """
+    ListBudgets: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.ListBudgetsRequest, _operator_service_pb2.ListBudgetsResponse]
+    """Lists the budgets of labels, and of one run when it is named."""
+    ClearBudget: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.ClearBudgetRequest, _operator_service_pb2.ClearBudgetResponse]
+    """Takes the budget of a label away.
+    Errors:
+    * NOT_FOUND (BUDGET_NOT_FOUND): the label has none.
+    """
+    RaiseBudget: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.RaiseBudgetRequest, _operator_service_pb2.RaiseBudgetResponse]
+    """Changes limits of the budget of a run, or of an effect; what waits for it goes on.
+    Errors:
+    * NOT_FOUND (BUDGET_NOT_FOUND): it has none, or the effect has settled.
+    """
     ListAudit: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.ListAuditRequest, _operator_service_pb2.ListAuditResponse]
     """Lists what operators did, newest first."""
 
@@ -169,6 +187,48 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_operator_service_pb2.DiagnoseRequest, _operator_service_pb2.DiagnoseResponse],
     ) -> _abc.Awaitable[_operator_service_pb2.DiagnoseResponse]:
         """Says what is wrong and what to do about it."""
+
+    @_abc_1.abstractmethod
+    def SetBudget(
+        self,
+        request: _operator_service_pb2.SetBudgetRequest,
+        context: _aio.ServicerContext[_operator_service_pb2.SetBudgetRequest, _operator_service_pb2.SetBudgetResponse],
+    ) -> _abc.Awaitable[_operator_service_pb2.SetBudgetResponse]:
+        """Sets the budget of a label: what effects with it, or of runs with it, may consume together. It replaces one that the
+        label has, and keeps what that has counted. It counts what ends from then on; per day, the whole day (UTC).
+        Errors:
+        * RESOURCE_EXHAUSTED (TOO_MANY_BUDGETS): as many as there may be.
+        """
+
+    @_abc_1.abstractmethod
+    def ListBudgets(
+        self,
+        request: _operator_service_pb2.ListBudgetsRequest,
+        context: _aio.ServicerContext[_operator_service_pb2.ListBudgetsRequest, _operator_service_pb2.ListBudgetsResponse],
+    ) -> _abc.Awaitable[_operator_service_pb2.ListBudgetsResponse]:
+        """Lists the budgets of labels, and of one run when it is named."""
+
+    @_abc_1.abstractmethod
+    def ClearBudget(
+        self,
+        request: _operator_service_pb2.ClearBudgetRequest,
+        context: _aio.ServicerContext[_operator_service_pb2.ClearBudgetRequest, _operator_service_pb2.ClearBudgetResponse],
+    ) -> _abc.Awaitable[_operator_service_pb2.ClearBudgetResponse]:
+        """Takes the budget of a label away.
+        Errors:
+        * NOT_FOUND (BUDGET_NOT_FOUND): the label has none.
+        """
+
+    @_abc_1.abstractmethod
+    def RaiseBudget(
+        self,
+        request: _operator_service_pb2.RaiseBudgetRequest,
+        context: _aio.ServicerContext[_operator_service_pb2.RaiseBudgetRequest, _operator_service_pb2.RaiseBudgetResponse],
+    ) -> _abc.Awaitable[_operator_service_pb2.RaiseBudgetResponse]:
+        """Changes limits of the budget of a run, or of an effect; what waits for it goes on.
+        Errors:
+        * NOT_FOUND (BUDGET_NOT_FOUND): it has none, or the effect has settled.
+        """
 
     @_abc_1.abstractmethod
     def ListAudit(

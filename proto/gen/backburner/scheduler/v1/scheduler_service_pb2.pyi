@@ -99,6 +99,7 @@ class Run(_message.Message):
     PREVIOUS_RUN_ID_FIELD_NUMBER: _builtins.int
     NEXT_RUN_ID_FIELD_NUMBER: _builtins.int
     CLIENT_IDLE_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Id, UUIDv7."""
     namespace: _builtins.str
@@ -171,6 +172,10 @@ class Run(_message.Message):
     def effect_counts(self) -> Global___EffectCounts:
         """Numbers of effects by state. In lists only for runs that have not ended."""
 
+    @_builtins.property
+    def usage(self) -> _journal_pb2.Usage:
+        """What all its effects have consumed so far, without those of child runs. Unset: nothing was reported."""
+
     def __init__(
         self,
         *,
@@ -199,10 +204,11 @@ class Run(_message.Message):
         previous_run_id: _builtins.str = ...,
         next_run_id: _builtins.str = ...,
         client_idle: _builtins.bool = ...,
+        usage: _journal_pb2.Usage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "effect_counts", b"effect_counts", "end_time", b"end_time", "error", b"error", "input", b"input", "report", b"report", "result", b"result", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "effect_counts", b"effect_counts", "end_time", b"end_time", "error", b"error", "input", b"input", "report", b"report", "result", b"result", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_reason", b"cancel_reason", "cancel_requested", b"cancel_requested", "client_driven", b"client_driven", "client_idle", b"client_idle", "create_time", b"create_time", "effect_counts", b"effect_counts", "end_time", b"end_time", "error", b"error", "head_seq", b"head_seq", "input", b"input", "key", b"key", "labels", b"labels", "namespace", b"namespace", "next_run_id", b"next_run_id", "parent_effect_id", b"parent_effect_id", "parent_run_id", b"parent_run_id", "previous_run_id", b"previous_run_id", "process", b"process", "report", b"report", "result", b"result", "run_id", b"run_id", "state", b"state", "unobserved_failures", b"unobserved_failures", "update_time", b"update_time", "waiting_on", b"waiting_on"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_reason", b"cancel_reason", "cancel_requested", b"cancel_requested", "client_driven", b"client_driven", "client_idle", b"client_idle", "create_time", b"create_time", "effect_counts", b"effect_counts", "end_time", b"end_time", "error", b"error", "head_seq", b"head_seq", "input", b"input", "key", b"key", "labels", b"labels", "namespace", b"namespace", "next_run_id", b"next_run_id", "parent_effect_id", b"parent_effect_id", "parent_run_id", b"parent_run_id", "previous_run_id", b"previous_run_id", "process", b"process", "report", b"report", "result", b"result", "run_id", b"run_id", "state", b"state", "unobserved_failures", b"unobserved_failures", "update_time", b"update_time", "usage", b"usage", "waiting_on", b"waiting_on"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -296,6 +302,8 @@ class WaitingOn(_message.Message):
         """A signal."""
         CAUSE_BREAKER: WaitingOn._Cause.ValueType  # 18
         """The provider of each harness that it may have refuses: a circuit breaker is open. ListBreakers lists them."""
+        CAUSE_BUDGET: WaitingOn._Cause.ValueType  # 20
+        """A budget is spent, or others have reserved what is left of it."""
 
     class Cause(_Cause, metaclass=_CauseEnumTypeWrapper):
         """Kinds of causes."""
@@ -338,6 +346,8 @@ class WaitingOn(_message.Message):
     """A signal."""
     CAUSE_BREAKER: WaitingOn.Cause.ValueType  # 18
     """The provider of each harness that it may have refuses: a circuit breaker is open. ListBreakers lists them."""
+    CAUSE_BUDGET: WaitingOn.Cause.ValueType  # 20
+    """A budget is spent, or others have reserved what is left of it."""
 
     CAUSE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
@@ -485,7 +495,7 @@ class Effect(_message.Message):
 
     @_builtins.property
     def usage(self) -> _journal_pb2.Usage:
-        """Usage so far."""
+        """Usage so far, of all its attempts together. Of a lost attempt counts what was last known of it."""
 
     @_builtins.property
     def spec(self) -> _journal_pb2.EffectSpec:
@@ -2742,3 +2752,190 @@ class GetServerInfoResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetServerInfoResponse: _TypeAlias = GetServerInfoResponse  # noqa: Y015
+
+@_typing.final
+class ListUsageRequest(_message.Message):
+    """Request of ListUsage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _GroupBy:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _GroupByEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ListUsageRequest._GroupBy.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        GROUP_BY_UNSPECIFIED: ListUsageRequest._GroupBy.ValueType  # 0
+        """Nothing: the total only."""
+        GROUP_BY_RUN: ListUsageRequest._GroupBy.ValueType  # 1
+        """Run."""
+        GROUP_BY_PROCESS: ListUsageRequest._GroupBy.ValueType  # 2
+        """Process."""
+        GROUP_BY_HARNESS: ListUsageRequest._GroupBy.ValueType  # 3
+        """Harness."""
+        GROUP_BY_MODEL: ListUsageRequest._GroupBy.ValueType  # 4
+        """Model."""
+        GROUP_BY_LABEL: ListUsageRequest._GroupBy.ValueType  # 5
+        """Value of a label."""
+
+    class GroupBy(_GroupBy, metaclass=_GroupByEnumTypeWrapper):
+        """What to add up by."""
+
+    GROUP_BY_UNSPECIFIED: ListUsageRequest.GroupBy.ValueType  # 0
+    """Nothing: the total only."""
+    GROUP_BY_RUN: ListUsageRequest.GroupBy.ValueType  # 1
+    """Run."""
+    GROUP_BY_PROCESS: ListUsageRequest.GroupBy.ValueType  # 2
+    """Process."""
+    GROUP_BY_HARNESS: ListUsageRequest.GroupBy.ValueType  # 3
+    """Harness."""
+    GROUP_BY_MODEL: ListUsageRequest.GroupBy.ValueType  # 4
+    """Model."""
+    GROUP_BY_LABEL: ListUsageRequest.GroupBy.ValueType  # 5
+    """Value of a label."""
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    GROUP_BY_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Namespace. Empty: `default`."""
+    group_by: Global___ListUsageRequest.GroupBy.ValueType
+    """What to add up by. Unset: the total only."""
+    label: _builtins.str
+    """For GROUP_BY_LABEL: name of the label."""
+    run_id: _builtins.str
+    """Only this run."""
+    page_size: _builtins.int
+    """Most groups, those of the greatest cost first, then of the most tokens. Default 100, at most 1,000."""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """Only attempts that ended at or after. Unset: all."""
+
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """Only attempts that ended before. Unset: up to now, and open ones."""
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Only effects with all of these labels, or of runs with them."""
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        group_by: Global___ListUsageRequest.GroupBy.ValueType = ...,
+        label: _builtins.str = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+        run_id: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        page_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since", "until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group_by", b"group_by", "label", b"label", "labels", b"labels", "namespace", b"namespace", "page_size", b"page_size", "run_id", b"run_id", "since", b"since", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListUsageRequest: _TypeAlias = ListUsageRequest  # noqa: Y015
+
+@_typing.final
+class ListUsageResponse(_message.Message):
+    """Answer of ListUsage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUPS_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    GROUPS_LEFT_OUT_FIELD_NUMBER: _builtins.int
+    groups_left_out: _builtins.int
+    """Groups that were left out."""
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageTotal]:
+        """The groups."""
+
+    @_builtins.property
+    def total(self) -> Global___UsageTotal:
+        """Everything, groups that were left out included."""
+
+    def __init__(
+        self,
+        *,
+        groups: _abc.Iterable[Global___UsageTotal] | None = ...,
+        total: Global___UsageTotal | None = ...,
+        groups_left_out: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["total", b"total"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["groups", b"groups", "groups_left_out", b"groups_left_out", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListUsageResponse: _TypeAlias = ListUsageResponse  # noqa: Y015
+
+@_typing.final
+class UsageTotal(_message.Message):
+    """What a group of attempts has consumed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    OPEN_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    WALL_TIME_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """Run id, process, harness, model or value of the label. Empty: there is none, or it is not known."""
+    attempts: _builtins.int
+    """Attempts that have ended."""
+    open_attempts: _builtins.int
+    """Open attempts."""
+    @_builtins.property
+    def usage(self) -> _journal_pb2.Usage:
+        """What they consumed. `costs_unknown` of them have a cost that is not known; `cost_usd` is unset when none is known."""
+
+    @_builtins.property
+    def wall_time(self) -> _duration_pb2.Duration:
+        """How long they ran, added up."""
+
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        attempts: _builtins.int = ...,
+        open_attempts: _builtins.int = ...,
+        usage: _journal_pb2.Usage | None = ...,
+        wall_time: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage", "wall_time", b"wall_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "key", b"key", "open_attempts", b"open_attempts", "usage", b"usage", "wall_time", b"wall_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsageTotal: _TypeAlias = UsageTotal  # noqa: Y015

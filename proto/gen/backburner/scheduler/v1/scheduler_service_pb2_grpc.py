@@ -141,6 +141,11 @@ class SchedulerServiceStub:
                 request_serializer=backburner_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ReadBlobRequest.SerializeToString,
                 response_deserializer=backburner_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ReadBlobResponse.FromString,
                 _registered_method=True)
+        self.ListUsage = channel.unary_unary(
+                '/backburner.scheduler.v1.SchedulerService/ListUsage',
+                request_serializer=backburner_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListUsageRequest.SerializeToString,
+                response_deserializer=backburner_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListUsageResponse.FromString,
+                _registered_method=True)
         self.GetServerInfo = channel.unary_unary(
                 '/backburner.scheduler.v1.SchedulerService/GetServerInfo',
                 request_serializer=backburner_dot_scheduler_dot_v1_dot_scheduler__service__pb2.GetServerInfoRequest.SerializeToString,
@@ -374,6 +379,14 @@ class SchedulerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListUsage(self, request, context):
+        """Adds up what attempts have consumed: those that ended within a time, and open ones as far as they have come. Of runs
+        that retention has removed whole days (UTC) are known, and not by run.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetServerInfo(self, request, context):
         """Gets version, features, limits and time of the server.
         """
@@ -483,6 +496,11 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     servicer.ReadBlob,
                     request_deserializer=backburner_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ReadBlobRequest.FromString,
                     response_serializer=backburner_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ReadBlobResponse.SerializeToString,
+            ),
+            'ListUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUsage,
+                    request_deserializer=backburner_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListUsageRequest.FromString,
+                    response_serializer=backburner_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListUsageResponse.SerializeToString,
             ),
             'GetServerInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetServerInfo,
@@ -1037,6 +1055,33 @@ class SchedulerService:
             '/backburner.scheduler.v1.SchedulerService/ReadBlob',
             backburner_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ReadBlobRequest.SerializeToString,
             backburner_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ReadBlobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/backburner.scheduler.v1.SchedulerService/ListUsage',
+            backburner_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListUsageRequest.SerializeToString,
+            backburner_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

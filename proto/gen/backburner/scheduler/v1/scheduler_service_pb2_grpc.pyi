@@ -157,6 +157,10 @@ class SchedulerServiceStub:
     * NOT_FOUND (RUN_NOT_FOUND, BLOB_NOT_FOUND): no such run in the namespace, or no such blob in the run.
     * OUT_OF_RANGE (OFFSET_AHEAD): the offset is beyond the content.
     """
+    ListUsage: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.ListUsageRequest, _scheduler_service_pb2.ListUsageResponse]
+    """Adds up what attempts have consumed: those that ended within a time, and open ones as far as they have come. Of runs
+    that retention has removed whole days (UTC) are known, and not by run.
+    """
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.GetServerInfoRequest, _scheduler_service_pb2.GetServerInfoResponse]
     """Gets version, features, limits and time of the server."""
 
@@ -422,6 +426,16 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors:
         * NOT_FOUND (RUN_NOT_FOUND, BLOB_NOT_FOUND): no such run in the namespace, or no such blob in the run.
         * OUT_OF_RANGE (OFFSET_AHEAD): the offset is beyond the content.
+        """
+
+    @_abc_1.abstractmethod
+    def ListUsage(
+        self,
+        request: _scheduler_service_pb2.ListUsageRequest,
+        context: _aio.ServicerContext[_scheduler_service_pb2.ListUsageRequest, _scheduler_service_pb2.ListUsageResponse],
+    ) -> _abc.Awaitable[_scheduler_service_pb2.ListUsageResponse]:
+        """Adds up what attempts have consumed: those that ended within a time, and open ones as far as they have come. Of runs
+        that retention has removed whole days (UTC) are known, and not by run.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,204 @@
+"""Budgets at dispatch: what is spent does not start, what is reserved is not given twice, whoever claims."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from tests.support.journal_items import Attempt, Row, Scene, Session, new_id, scene_at
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture
+def at(database_url: str) -> Iterator[Scene]:
+    with scene_at(database_url) as scene:
+        yield scene
+
+
+def run_with(at: Scene, **budget: Any) -> str:
+    return at.run(data={"process": "build", "budget": budget})
+
+
+def spend(at: Scene, attempt: Attempt, outcome: str = "succeeded", **usage: float) -> Row:
+    return at.settle(attempt, outcome, result={"usage": usage})
+
+
+def keys(attempts: Sequence[Attempt]) -> list[str]:
+    return sorted(attempt.key for attempt in attempts)
+
+
+def bounds(attempt: Attempt) -> list[Row]:
+    return [] if attempt.row["budget"] is None else list(json.loads(attempt.row["budget"]))
+
+
+def spent(at: Scene) -> list[tuple[str, str, str]]:
+    """Effects that their owner has to fail, whose budget it is, and which figure of it."""
+    rows = at.query("SELECT * FROM backburner.spent_effects_v1(ARRAY(SELECT generate_series(0, 15)))")
+    return sorted((row["effect_key"], row["spent"]["of"].split()[0], row["spent"]["what"]) for row in rows)
+
+
+def set_budget(at: Scene, **values: Any) -> str:
+    item: Row = {
+        "run_id": None, "effect_key": None, "namespace": "default", "label": None, "value": None, "per_day": False,
+        "budget": {}, "clear": False, "reason": "test", "actor": "t",
+    }  # fmt: skip
+    return str(at.call("set_budgets_v1", [item | values])[0]["outcome"])
+
+
+def test_two_that_reserve_more_than_there_is_never_run_at_once(at: Scene) -> None:
+    run_id, session = run_with(at, tokens=100), at.hello()
+    for key in "ab":
+        at.request(run_id, key, budget={"tokens": 60})
+    [first] = at.claim(session)
+    assert at.claim(session) == [], "60 are reserved, 40 are left"
+    left = {bound["of"].split()[0]: bound["left"] for bound in bounds(first)}
+    assert left == {"effect": 60, "run": 100}
+    spend(at, first, input_tokens=30)
+    [second] = at.claim(session)
+    assert second.key != first.key
+    left = {bound["of"].split()[0]: bound["left"] for bound in bounds(second)}
+    assert left == {"effect": 60, "run": 70}
+
+
+def test_one_that_wants_more_than_is_left_gets_what_there_is_when_nobody_else_runs(at: Scene) -> None:
+    run_id, session = run_with(at, tokens=100), at.hello()
+    at.request(run_id, "a", budget={"tokens": 60})
+    at.request(run_id, "b", budget={"tokens": 60})
+    [first] = at.claim(session)
+    spend(at, first, input_tokens=60)
+    [second] = at.claim(session)
+    assert {bound["of"].split()[0]: bound["left"] for bound in bounds(second)} == {"effect": 60, "run": 40}
+
+
+def test_two_fit_side_by_side_where_both_are_reserved(at: Scene) -> None:
+    run_id, session = run_with(at, cost_usd=100), at.hello()
+    for key in "abc":
+        at.request(run_id, key, budget={"cost_usd": 50})
+    assert len(at.claim(session)) == 2
+    assert at.claim(session) == []
+
+
+@pytest.mark.parametrize(
+    ("budget", "usage", "what"),
+    [
+        ({"tokens": 100}, {"input_tokens": 90, "output_tokens": 10}, "TOKENS"),
+        ({"cost_usd": 0.5}, {"cost_usd": 0.75}, "COST_USD"),
+        ({"turns": 3}, {"turns": 3}, "TURNS"),
+        ({"wall_time": "1.5s"}, {}, "WALL_SECONDS"),
+    ],
+)
+def test_spent_budget_of_a_run_stops_its_queue(at: Scene, budget: Row, usage: Row, what: str) -> None:
+    run_id, session = run_with(at, **budget), at.hello()
+    other = at.run()
+    attempt = at.dispatched(session, run_id, "a")
+    at.request(run_id, "b")
+    at.request(other, "free")
+    spend(at, attempt, **usage)
+    assert keys(at.claim(session)) == ["free"], "what is blocked does not keep the others from being seen"
+    assert spent(at) == [("b", "run", what)]
+
+
+def test_blocked_run_does_not_hide_what_is_behind_it(at: Scene) -> None:
+    run_id, session = run_with(at, tokens=10, on_spent="BUDGET_ACTION_ASK"), at.hello()
+    attempt = at.dispatched(session, run_id, "a")
+    for n in range(30):
+        at.request(run_id, f"b{n}")
+    at.request(at.run(), "free")
+    spend(at, attempt, input_tokens=10)
+    assert keys(at.claim(session, foreground=1)) == ["free"]
+    assert spent(at) == [], "a budget that asks fails nobody"
+
+
+def test_own_budget_holds_over_the_attempts(at: Scene) -> None:
+    run_id, session = at.run(), at.hello()
+    first = at.dispatched(session, run_id, "a", budget={"tokens": 100})
+    spend(at, first, "failed", input_tokens=70)
+    [second] = at.claim(session)
+    assert [bound["left"] for bound in bounds(second)] == [30]
+    spend(at, second, "failed", input_tokens=40)
+    assert at.claim(session) == []
+    assert spent(at) == [("a", "effect", "TOKENS")]
+
+
+def test_raised_budget_lets_the_queue_go_on(at: Scene) -> None:
+    run_id, session = run_with(at, tokens=10, on_spent="BUDGET_ACTION_ASK"), at.hello()
+    attempt = at.dispatched(session, run_id, "a")
+    at.request(run_id, "b")
+    spend(at, attempt, input_tokens=10)
+    assert at.claim(session) == []
+    assert set_budget(at, run_id=run_id, budget={"tokens": 50}) == "ok"
+    [found] = at.claim(session)
+    assert [bound["left"] for bound in bounds(found)] == [40]
+    assert set_budget(at, run_id=at.run(), budget={"tokens": 50}) == "not_found"
+    audit = at.query("SELECT action, subject FROM backburner.operator_audit")
+    assert audit == [{"action": "RAISE_BUDGET", "subject": run_id}]
+
+
+def test_raised_budget_of_an_effect(at: Scene) -> None:
+    run_id, session = at.run(), at.hello()
+    first = at.dispatched(session, run_id, "a", budget={"tokens": 10, "on_spent": "BUDGET_ACTION_ASK"})
+    spend(at, first, "failed", input_tokens=10)
+    assert at.claim(session) == []
+    assert set_budget(at, run_id=run_id, effect_key="a", budget={"tokens": 30}) == "ok"
+    assert [bound["left"] for bound in bounds(at.claim(session)[0])] == [20]
+
+
+def test_budget_of_a_label_bounds_all_its_runs(at: Scene) -> None:
+    session = at.hello()
+    assert set_budget(at, label="team", value="a", budget={"cost_usd": 1}) == "ok"
+    mine, other = at.run(labels={"team": "a"}), at.run(labels={"team": "b"})
+    first = at.dispatched(session, mine, "a")
+    for run_id in (mine, other):
+        at.request(run_id, f"b of {run_id}")
+    by_effect = at.request(other, "labelled", labels={"team": "a"})
+    spend(at, first, cost_usd=1.25)
+    assert keys(at.claim(session)) == [f"b of {other}"]
+    assert {key for key, of, _ in spent(at) if of == "label"} == {f"b of {mine}", "labelled"}
+    assert set_budget(at, label="team", value="a", budget={"cost_usd": 2}) == "ok"
+    assert {attempt.effect_id for attempt in at.claim(session)} >= {by_effect}
+    assert set_budget(at, label="team", value="a", clear=True) == "ok"
+    assert set_budget(at, label="team", value="a", clear=True) == "not_found"
+
+
+def test_budget_of_a_label_by_day_begins_anew(at: Scene) -> None:
+    session = at.hello()
+    run_id = at.run(labels={"team": "a"})
+    spend(at, at.dispatched(session, run_id, "before"), cost_usd=3)
+    set_budget(at, label="team", value="a", per_day=True, budget={"cost_usd": 2})
+    at.request(run_id, "b")
+    assert at.claim(session) == [], "what the day has seen before counts"
+    at.query("UPDATE backburner.label_budgets SET day = day - 1")
+    [attempt] = at.claim(session)
+    spend(at, attempt, cost_usd=0.5)
+    [row] = at.query("SELECT used[2] AS used FROM backburner.label_budgets")
+    assert row["used"] == 0.5
+
+
+def test_fast_path_does_not_go_around_a_budget(at: Scene) -> None:
+    session = at.hello()
+    run_id = run_with(at, tokens=10)
+    answer, _ = at.fast(session, run_id, "a")
+    assert answer["extra"] == []
+    assert at.fast(session, at.run(), "b", budget={"tokens": 5})[0]["extra"] == []
+    assert at.fast(session, at.run(), "c")[0]["extra"] != []
+
+
+def test_run_that_another_one_goes_on_as_hands_its_budget_on(at: Scene) -> None:
+    run_id, session = run_with(at, tokens=100), at.hello()
+    spend(at, at.dispatched(session, run_id, "a"), input_tokens=70)
+    fresh = new_id()
+    row = {"type": "RUN_CONTINUED", "cause": 1, "data": {"new_run_id": fresh, "input": {}, "signal_seqs": []}}
+    assert at.append(run_id, row)["outcome"] == "ok"
+    attempt = at.dispatched(Session("e1", "i1", session.session_no), fresh, "b")
+    assert [bound["left"] for bound in bounds(attempt)] == [30]
+
+
+def test_unknown_costs_are_counted_and_not_guessed(at: Scene) -> None:
+    run_id, session = run_with(at, cost_usd=1), at.hello()
+    spend(at, at.dispatched(session, run_id, "a"), input_tokens=1e6)
+    [row] = at.query("SELECT used, costs_unknown FROM backburner.run_budgets")
+    assert (row["used"][1], row["costs_unknown"]) == (0, 1)
+    at.request(run_id, "b")
+    assert len(at.claim(session)) == 1
