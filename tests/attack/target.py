@@ -93,6 +93,7 @@ class Target:
     async def known(self) -> tuple[Known, Mapping[str, Sequence[Any]]]:
         """Fresh victims: what is known of them by field name, and messages that name them."""
         await self._release_holds()
+        await self._clear_budgets()
         await self._new_talker()
         run_id = await self.stack.create("victim")
         ask = await self._effect(run_id, "ask")
@@ -134,6 +135,13 @@ class Target:
         for hold in (await operator.ListHolds(operator_pb.ListHoldsRequest())).holds:
             await operator.SetHold(
                 operator_pb.SetHoldRequest(hold=operator_pb.Hold(hold_id=hold.hold_id), release=True)
+            )
+
+    async def _clear_budgets(self) -> None:
+        """Likewise: a budget that is spent lets nothing start."""
+        for budget in (await self.stack.operator.ListBudgets(operator_pb.ListBudgetsRequest())).budgets:
+            await self.stack.operator.ClearBudget(
+                operator_pb.ClearBudgetRequest(namespace=budget.namespace, label=budget.label)
             )
 
     async def check(self) -> None:

@@ -86,10 +86,14 @@ async def asks_twice(ctx: bb.Context, seconds: float) -> list[Any]:
 
 
 @bb.process("bounded-ends")
-async def bounded_ends(ctx: bb.Context, options: dict[str, Any], attempts: int = 1, folder: str = "") -> list[Any]:
+async def bounded_ends(
+    ctx: bb.Context, options: dict[str, Any], attempts: int = 1, folder: str = "", wall: float = 0
+) -> list[Any]:
     """A child, or with an empty folder a function, with these options."""
     effect = holding(folder) if folder else probe()
     again = bb.Retry(max_attempts=attempts, initial=0.01, backoff=1.0)
+    if wall:
+        options = options | {"budget": bb.budget(wall=wall)}
     return await told(ctx.start(effect, key="it", retry=again, kill_grace=0.5, **options))
 
 

@@ -180,5 +180,7 @@ async def _read(at: Elsewhere, executor: ScriptedExecutor) -> None:
         )
     ]
     assert output[-1].HasField("end"), output
+    total = (await at.ListUsage(pb.ListUsageRequest(run_id=run_id))).total
+    assert total.open_attempts == 0
     info = await at.GetServerInfo(pb.GetServerInfoRequest())
     assert info.scheduler_id == at.other.engine.scheduler_id

@@ -260,6 +260,24 @@ async def too_many_holds(at: Scene) -> None:
         await at.at.query("DELETE FROM backburner.dispatch_holds RETURNING 1")
 
 
+async def no_budget(at: Scene) -> None:
+    await at.at.operator.ClearBudget(operator_pb.ClearBudgetRequest(label="team=a"))
+
+
+async def too_many_budgets(at: Scene) -> None:
+    await at.at.query(
+        "INSERT INTO backburner.label_budgets SELECT gen_random_uuid(), 'full', 'n', n::text, false, '{1,1,1,1}',"
+        " '{0,0,0,0}', 0, false, '2020-01-01', '', '', now()"
+        " FROM generate_series(1, backburner.label_budgets_max()) n RETURNING 1"
+    )
+    request = operator_pb.SetBudgetRequest(budget=operator_pb.LabelBudget(label="team=a"))
+    request.budget.budget.turns = 1
+    try:
+        await at.at.operator.SetBudget(request)
+    finally:
+        await at.at.query("DELETE FROM backburner.label_budgets RETURNING 1")
+
+
 async def no_database(at: Scene) -> None:
     await with_reads(at, JournalUnavailable("no route to host"))
 
@@ -331,6 +349,8 @@ PROVOKED: Final = {
     "EFFECT_WITHOUT_EXECUTOR": Provoked(without_executor, names("effect_id", "kind")),
     "HOLD_NOT_FOUND": Provoked(no_hold, names("hold_id")),
     "TOO_MANY_HOLDS": Provoked(too_many_holds),
+    "BUDGET_NOT_FOUND": Provoked(no_budget, names("of")),
+    "TOO_MANY_BUDGETS": Provoked(too_many_budgets),
     "DATABASE_UNAVAILABLE": Provoked(no_database),
     "INTERNAL": Provoked(a_bug, names("incident")),
     "DRAINING": Provoked(draining, names("scheduler_id")),  # last: nothing is taken afterwards

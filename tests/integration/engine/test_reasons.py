@@ -21,11 +21,8 @@ from tests.support.journals import JournalRow
 
 pytestmark = pytest.mark.timeout(240)
 
-ROOT: Final = Path(__file__).parents[3]
 #: Reasons 10 to 39 of the enum: bounds in time, executors, cancels. Those below and above are the work's own.
 _OURS: Final = range(10, 40)
-#: A reason that is promised to readers of journals, and that nothing makes before budgets are released.
-_LATER: Final = "BUDGET"
 
 Scenario = Callable[[World, Path], Awaitable[JournalRow]]
 SCENARIOS: dict[str, Scenario] = {}
@@ -173,6 +170,16 @@ async def _by_the_cancel_of_its_run(at: World, folder: Path) -> JournalRow:
     return await at.row(run_id, "EFFECT_CANCELLED", "leaf")
 
 
+@makes("BUDGET")
+async def _too_dear(at: World, folder: Path) -> JournalRow:
+    async with real_executor(at, folder):
+        run_id = await at.create("bounded-ends", options={}, wall=2, folder=str(folder))
+        pids = await said_pids(folder)
+        assert await at.value(run_id, SECONDS) == ["failed", "BUDGET", 1]
+        assert not living(pids)
+    return await at.row(run_id, "EFFECT_RESOLVED", "it", SECONDS)
+
+
 @pytest.mark.invariant("I6", "I10")
 @pytest.mark.parametrize("reason", sorted(SCENARIOS))
 async def test_what_makes_each_reason_is_in_the_journal(at: World, tmp_path: Path, reason: str) -> None:
@@ -194,18 +201,4 @@ def test_there_is_no_other_reason_that_the_system_makes() -> None:
         for value in journal_pb2.EffectReason.DESCRIPTOR.values
         if value.number in _OURS
     }
-    assert ours == {*SCENARIOS, _LATER}
-
-
-def test_what_nothing_makes_yet_says_so() -> None:
-    """BUDGET is for readers of later journals: who makes it takes the sentence away, and adds what makes it here."""
-    proto = (ROOT / "proto/backburner/journal/v1/journal.proto").read_text()
-    comment = proto.partition(f"  EFFECT_REASON_{_LATER} =")[0].rpartition(";\n")[2]
-    assert "Produced from the budgets' release on" in comment
-    named = [
-        path.relative_to(ROOT).as_posix()
-        for folder in ("scheduler_service", "executor_service")
-        for path in sorted((ROOT / folder).rglob("*"))
-        if path.suffix in (".py", ".sql") and f"{_LATER}" in path.read_text()
-    ]
-    assert named == ["scheduler_service/authoring/errors.py"], "the list of all names is the only place that has it"
+    assert ours == set(SCENARIOS)
