@@ -41,7 +41,7 @@ def ending(bound: Bound, used: float) -> Ending:
     words = _WORDS.get(bound.what, "{:g}")
     whole = words.format(bound.limit - bound.left + used)
     message = f"the budget of {bound.of} is spent: {whole} used of {words.format(bound.limit)}"
-    return Ending("failed", "BUDGET", message, final=not bound.asks)
+    return Ending("failed", "BUDGET", message, final=not bound.asks, asks=bound.asks)
 
 
 def wall_bound(bounds: Sequence[Bound]) -> Bound | None:

@@ -32,6 +32,8 @@ class Ending:
     message: str
     #: True when no other attempt may follow.
     final: bool = False
+    #: True when somebody is asked whether another attempt shall follow.
+    asks: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +84,15 @@ class Outcome:
     retry_after_s: float | None = None
     untouched: bool = False
     account: str = ""
+    #: See Ending.
+    asks: bool = False
     #: True: every descendant was looked for, none is alive. False: that could not be shown. None: there was no child.
     death_proven: bool | None = None
 
     def ended_by(self, ending: Ending) -> None:
         """Makes it the outcome of work that we ended: what it gave stays as partial result."""
         self.kind, self.reason, self.message, self.final = ending.kind, ending.reason, ending.message, ending.final
+        self.asks = ending.asks
         self.exception_type = self.traceback = self.account = ""
         self.retry_after_s = None
         self.untouched = False
@@ -130,6 +135,8 @@ def settle_item(
         item["retry_after_s"] = outcome.retry_after_s
         if park_after_s is not None:
             item["park_after_s"] = park_after_s
+    if outcome.asks:
+        item["asks"] = True
     if outcome.untouched:
         item["untouched"] = True
     if outcome.account:

@@ -216,7 +216,7 @@ BEGIN
             SELECT w.*, CASE
                 WHEN coalesce((item->>'final')::boolean, false) OR came_reason = ANY (non_retryable)
                      OR (of_quota AND on_quota = 'FAIL') THEN 'end'
-                WHEN came_reason = 'BUDGET' THEN 'park'  -- and it is claimed when the budget is raised
+                WHEN item->'asks' = 'true' THEN 'park'  -- its budget is spent: somebody is asked, and it is claimed when the budget is raised
                 WHEN far AND in_time AND (on_quota = 'PARK' OR NOT may_fail_over) THEN 'park'
                 WHEN far THEN CASE WHEN may_fail_over THEN 'fail over' ELSE 'end' END
                 WHEN retried AND starts < max_attempts
@@ -225,7 +225,7 @@ BEGIN
                 WHEN may_fail_over THEN 'fail over' ELSE 'end' END AS leads_to
             FROM weighed w
         ), decided AS (
-            SELECT j.*, CASE WHEN leads_to = 'fail over' OR came_reason = 'BUDGET' THEN 0 ELSE coalesce(reset_s, own_pause) END AS pause,
+            SELECT j.*, CASE WHEN leads_to = 'fail over' OR item->'asks' = 'true' THEN 0 ELSE coalesce(reset_s, own_pause) END AS pause,
                    CASE WHEN far AND leads_to IN ('end', 'fail over') THEN jsonb_set(item->'error', '{message}',
                        to_jsonb(concat(item->'error'->>'message', reset_note(j.leads_to, ts + make_interval(secs => reset_s),
                            CASE WHEN on_quota = 'FAIL' THEN 'on_quota is fail'
@@ -253,7 +253,7 @@ BEGIN
                         ELSE item->'result'->'session' END AS goes_on, CASE becomes
                 WHEN 'EFFECT_SUPERSEDED' THEN jsonb_build_object('refused_type', 'EFFECT_RESOLVED',
                     'refused_data', (item - '{token,run_id,effect_id,attempt,executor_id,final,retry_after_s,park_after_s,'
-                                            'untouched,account,progress}'::text[]),
+                                            'untouched,account,asks,progress}'::text[]),
                     'cause', CASE WHEN settled_seq IS NULL THEN 'stale_attempt' ELSE 'settled' END)
                 WHEN 'EFFECT_CANCELLED' THEN
                     field('reason', coalesce(to_jsonb(cancel_reason), item->'reason'))
@@ -267,7 +267,7 @@ BEGIN
                     || CASE WHEN leads_to = 'fail over'
                             THEN jsonb_build_object('next_harness', harness_of(others[1])) ELSE '{}' END
                 WHEN 'EFFECT_PARKED' THEN
-                    field('until', CASE WHEN came_reason <> 'BUDGET' THEN moment(ts + make_interval(secs => pause)) END)
+                    field('until', CASE WHEN item->'asks' IS DISTINCT FROM 'true' THEN moment(ts + make_interval(secs => pause)) END)
                     || field('error', error)
                     || field('partial', item->'result') || field('elapsed', duration(took))
                     || CASE WHEN counted < starts THEN '{"untouched": true}'::jsonb ELSE '{}' END
