@@ -9,9 +9,11 @@ import click
 import grpc.aio
 from rich.console import Console
 
+from backburner.journal.v1 import journal_pb2 as journal
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
 from scheduler_service.cli import text
 from scheduler_service.cli.address import Target
+from scheduler_service.cli.budgets import with_budget
 from scheduler_service.cli.client import CALL_SECONDS, Client, connect
 from scheduler_service.cli.complete import process_names, run_names
 from scheduler_service.cli.ending import say_end
@@ -35,6 +37,7 @@ _PROCESSES_NAMED: Final = 20
 @click.option("--label", "labels", metavar="NAME=VALUE", multiple=True, help="Label of the run. Repeatable.")
 @click.option("--reuse-from", "earlier", metavar="RUN", default="", shell_complete=run_names(),
               help="Take over what succeeded in an earlier run: effects with the same key and work.")  # fmt: skip
+@with_budget("budget-", required=False)
 @click.option("--detach", "-d", is_flag=True, help="Print the run's id and do not follow it.")
 @click.option("--timeout", type=seconds, metavar="TIME",
               help="Follow no longer than this; the run goes on (exit code 5).")  # fmt: skip
@@ -51,6 +54,7 @@ async def run_command(
     key: str,
     labels: tuple[str, ...],
     earlier: str,
+    budget: journal.Budget,
     detach: bool,
     timeout: float | None,
     module: str | None,
@@ -67,10 +71,13 @@ async def run_command(
       backburner run release-check repo=. 'files=["a.py", "b.py"]'
       backburner run deploy --input @deploy.json --key deploy-1.4.2 --label team=web
       backburner run report --detach
+      backburner run review --budget-usd 5 --budget-ask
       backburner run release-check --reuse-from 01890a5d repo=.
     """
     request = pb.CreateRunRequest(namespace=target.namespace, process=process, key=key, labels=read_labels(labels))
     request.input.update(read_input(source, pairs))
+    if budget != journal.Budget():
+        request.budget.CopyFrom(budget)
     async with connect(target) as client:
         if earlier:
             request.reuse_from = (await client.find_run(earlier)).run_id
