@@ -293,6 +293,32 @@ class FakeScheduler(
         hold.create_time.GetCurrentTime()
         return op.ListHoldsResponse(holds=[hold])
 
+    def SetBudget(self, request: Any, context: Any) -> Any:
+        self.asked.append(request)
+        return op.SetBudgetResponse(budget=request.budget)
+
+    def ListBudgets(self, request: Any, context: Any) -> Any:
+        budget = op.LabelBudget(namespace="default", label="team=a", per_day=True, costs_unknown=2, actor="ada")
+        budget.budget.cost_usd, budget.used.cost_usd = 50, 1.2
+        budget.create_time.GetCurrentTime()
+        return op.ListBudgetsResponse(budgets=[budget])
+
+    def ClearBudget(self, request: Any, context: Any) -> Any:
+        self.asked.append(request)
+        return op.ClearBudgetResponse()
+
+    def RaiseBudget(self, request: Any, context: Any) -> Any:
+        self.asked.append(request)
+        return op.RaiseBudgetResponse()
+
+    def ListUsage(self, request: Any, context: Any) -> Any:
+        self.asked.append(request)
+        total = pb.UsageTotal(attempts=5, open_attempts=1)
+        total.usage.input_tokens, total.usage.cost_usd, total.usage.costs_unknown = 12_300, 1.2, 3
+        group = pb.UsageTotal(key="codex", attempts=1)
+        group.usage.input_tokens = 7
+        return pb.ListUsageResponse(groups=[group], total=total, groups_left_out=4)
+
     def ListBreakers(self, request: Any, context: Any) -> Any:
         return op.ListBreakersResponse(breakers=[BREAKER])
 
