@@ -36,8 +36,8 @@ async def usage_command(
 ) -> None:  # fmt: skip
     """Add up tokens, costs, turns and running time: of all attempts that have ended, and of open ones so far.
 
-    A cost that is not known is counted, not guessed: `$1.20 + 3 attempts of unknown cost`. The labels of a run count for
-    its effects. What `prune` has removed stays in the sums, by days (UTC) and not by run.
+    A cost that is not known is counted, not guessed: `$1.20 + 3 attempts of unknown cost`. The labels of a run count
+    for its effects. What `prune` has removed stays in the sums, by days (UTC) and not by run.
 
     \b
     Examples:
