@@ -25,8 +25,12 @@ def describe_usage(usage: journal.Usage) -> str:
 
 
 def describe_cost(usage: journal.Usage) -> str:
-    """What it cost; one that is not known is no $0."""
-    return text.dollars(usage.cost_usd) if usage.HasField("cost_usd") else "cost unknown"
+    """What it cost; one that is not known is no $0: `$1.20 + 3 attempts of unknown cost`."""
+    if not usage.HasField("cost_usd"):
+        return "cost unknown"
+    plural = "s" if usage.costs_unknown > 1 else ""
+    unknown = f" + {usage.costs_unknown} attempt{plural} of unknown cost" if usage.costs_unknown else ""
+    return text.dollars(usage.cost_usd) + unknown
 
 
 def describe_workspace(workspace: journal.WorkspaceResult) -> str:
