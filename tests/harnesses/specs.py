@@ -33,7 +33,19 @@ def _codex(server: ModelServer, key: str) -> dict[str, Any]:
     return {"env": {"SCRIPTED_KEY": key}, "model": "scripted-model", "options": {"config": config}}
 
 
+def _gemini_cli(server: ModelServer, key: str) -> dict[str, Any]:
+    env = {"GOOGLE_GEMINI_BASE_URL": server.url, "GEMINI_API_KEY": key}
+    return {"env": env, "model": "gemini-2.5-flash", "options": {"retries": 0}}
+
+
+def _qwen_code(server: ModelServer, key: str) -> dict[str, Any]:
+    env = {"OPENAI_BASE_URL": f"{server.url}/v1", "OPENAI_API_KEY": key}
+    return {"env": env, "model": "scripted-model", "options": {"retries": 0}}
+
+
 POINTED: Final[Mapping[str, Pointed]] = {
     "claude-code": _claude_code,
     "codex": _codex,
+    "gemini-cli": _gemini_cli,
+    "qwen-code": _qwen_code,
 }

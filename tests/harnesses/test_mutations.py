@@ -127,7 +127,13 @@ def _claude(line: dict[str, Any]) -> bool:
     return line.get("type") == "result" and line.get("subtype") == "success" and line.get("is_error") is False
 
 
+def _qwen(line: dict[str, Any]) -> bool:
+    return _claude(line) and not str(line.get("result")).startswith("[API Error:")
+
+
 SUCCESS: Final[Mapping[str, Callable[[dict[str, Any]], bool]]] = {
     "claude-code": _claude,
     "codex": lambda line: line.get("type") == "turn.completed" and isinstance(line.get("usage"), dict),
+    "gemini-cli": lambda line: line.get("type") == "result" and line.get("status") == "success",
+    "qwen-code": _qwen,
 }

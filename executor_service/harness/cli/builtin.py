@@ -13,15 +13,17 @@ from executor_service.harness.cli.claude_code import ClaudeCode
 from executor_service.harness.cli.codex import Codex
 from executor_service.harness.cli.command import load_commands
 from executor_service.harness.cli.discovery import Found, discover
+from executor_service.harness.cli.gemini_cli import GeminiCli
 from executor_service.harness.cli.homes import Homes
 from executor_service.harness.cli.prices import load_prices
+from executor_service.harness.cli.qwen_code import QwenCode
 from executor_service.harness.cli.runner import CliAgent
 from executor_service.settings import Settings
 
 log = logging.getLogger(__name__)
 
 #: Every CLI that is known, in the order that they are shown in.
-ADAPTERS: Final[Sequence[Adapter]] = (ClaudeCode(), Codex())
+ADAPTERS: Final[Sequence[Adapter]] = (ClaudeCode(), Codex(), GeminiCli(), QwenCode())
 ALL: Final = "all"
 NONE: Final = "none"
 

@@ -77,3 +77,12 @@ def platform_binary(program: Path, scope: str, package: str, *inside: str) -> Se
             if found:
                 return [str(found[0])]
     return [str(program)]
+
+
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with those of `above` over them, object by object."""
+    both = {
+        name: merged(below[name], value) if isinstance(value, dict) and isinstance(below.get(name), dict) else value
+        for name, value in above.items()
+    }
+    return {**below, **both}
