@@ -14,9 +14,10 @@ began, and `type`. Everything else is optional, and readers skip types and field
     todos        done, total, items ([{text, done, active}])
     usage        input_tokens, output_tokens, cached_input_tokens, cost_usd, model, turns: totals of the attempt so far;
                  no cost_usd: it is unknown
-    error        reason (an EffectReason without prefix), message, retry_after_s, final (false: the harness tries again)
+    error        reason (an EffectReason without prefix), message, retry_after_s, final (false: the harness tries again;
+                 not given: that is not known)
     note         text: what the executor did: another session, a repair turn, a budget that is spent
-    result       ok, text, reason
+    result       ok, text, and where it is not ok, reason and message
     exit         code, signal: how the program ended
 
 Long texts are cut, and `cut` says how many characters are missing. Writing never fails an attempt.

@@ -226,6 +226,8 @@ def output_positions(check: Checks, positions: Any) -> dict[OutputKey, int]:
         effect_id = check.uuid(f"{path}.effect_id", item.effect_id)
         attempt = check.not_negative(f"{path}.attempt", item.attempt)
         stream = check.enum(f"{path}.stream", item.stream, executor_pb.OutputStream, required=True)
+        if stream == executor_pb.OUTPUT_STREAM_TRANSCRIPT:
+            check.refuse(f"{path}.stream", "a watch has no transcripts: read them by StreamOutput")
         parsed[effect_id, attempt, stream] = check.not_negative(f"{path}.offset", item.offset)
     return parsed
 

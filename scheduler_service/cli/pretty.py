@@ -22,17 +22,9 @@ _PROMPT_LINES: Final = 8
 _THOUGHT_LINES: Final = 3
 #: Of a tool's input, the first of these says what it does.
 _TELLING: Final = (
-    "command",
-    "cmd",
-    "file_path",
-    "filePath",
-    "path",
-    "pattern",
-    "query",
-    "url",
-    "description",
+    "command", "cmd", "file_path", "filePath", "path", "pattern", "query", "url", "subject", "title", "description",
     "prompt",
-)
+)  # fmt: skip
 _COUNTS: Final = ("input_tokens", "output_tokens", "cached_input_tokens", "turns")
 
 #: Lines with their style, the first of them beside the time.
@@ -225,7 +217,8 @@ def _result(event: Event) -> Lines:
     if event.get("ok") is True:
         yield "✓ done", "green"
     else:
-        yield f"✗ {_name(event, 'reason') or 'not done'}", "red"
+        said = ": ".join(part for part in (_name(event, "reason"), _name(event, "message")) if part)
+        yield f"✗ {said or 'not done'}", "red"
     if said := text_of(event, "text").strip():
         for line in _lines(said):
             yield line, ""

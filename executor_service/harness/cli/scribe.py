@@ -82,11 +82,14 @@ _WRITERS: Final[dict[type, Callable[[Scribe, Any], dict[str, Any] | None]]] = {
         "type": "tool_result", "id": event.tool_id, "text": event.output, "error": not event.ok or None,
     },
     events.Todos: lambda _, event: {"type": "todos", "done": event.done, "total": event.count},
-    events.Retrying: lambda _, event: {"type": "error", "message": event.message, "final": False},
-    events.Trouble: lambda _, event: {"type": "error", "message": event.message, "final": False},
+    events.Retrying: lambda _, event: {
+        "type": "error", "message": event.message, "final": False, "retry_after_s": event.delay_s or None,
+    },
+    events.Trouble: lambda _, event: {"type": "error", "message": event.message},
     events.Denied: lambda _, event: {"type": "note", "text": f"{event.tool} was not allowed: {event.request}"},
     events.Ended: lambda _, event: {
         "type": "result", "ok": event.ok, "text": event.text,
         "reason": None if event.failure is None else event.failure.reason,
+        "message": None if event.failure is None else event.failure.message,
     },
 }  # fmt: skip

@@ -138,6 +138,14 @@ def test_times_out_of_range_are_refused() -> None:
     assert fields(run_requests.run_list, request) == ["created_after", "created_before"]
 
 
+def test_a_watch_has_no_transcripts() -> None:
+    position = pb.OutputPosition(effect_id=RUN, attempt=1, stream=executor_pb.OUTPUT_STREAM_TRANSCRIPT)
+    request = pb.WatchRunRequest(run_id=RUN, output_positions=[position])
+    assert fields(run_requests.run_watch, request) == ["output_positions[0].stream"]
+    position.stream = STDOUT
+    assert run_requests.run_watch(pb.WatchRunRequest(run_id=RUN, output_positions=[position])).positions
+
+
 def test_negative_positions_are_refused() -> None:
     assert fields(run_requests.run_watch, pb.WatchRunRequest(run_id=RUN, after_seq=-1)) == ["after_seq"]
     assert fields(run_requests.journal_page, pb.ReadJournalRequest(run_id=RUN, after_seq=-1)) == ["after_seq"]

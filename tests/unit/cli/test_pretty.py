@@ -105,6 +105,16 @@ def test_where_the_middle_is_gone_every_whole_event_is_there_and_halves_are_coun
     assert halves != 2 or "[2 lines, cut in half, are left out]" in said
 
 
+def test_how_it_failed_is_said_and_another_try_only_where_there_is_one() -> None:
+    events: list[dict[str, Any]] = [
+        {"type": "error", "message": "odd"},
+        {"type": "tool", "name": "TaskCreate", "input": {"subject": "write it", "description": "at length"}},
+        {"type": "result", "ok": False, "reason": "RATE_LIMITED", "message": "429", "text": "half"},
+    ]
+    said = [line.strip() for line in drawn(lines(events)).splitlines()]
+    assert said == ["error odd", "▸ TaskCreate  write it", "✗ RATE_LIMITED: 429", "half"]
+
+
 def test_a_cost_that_is_not_known_is_no_0_dollars() -> None:
     said = drawn(lines([{"type": "usage", "input_tokens": 10, "cost_usd": 0.5}, {"type": "usage", "output_tokens": 5}]))
     assert "15 tokens (10 in, 5 out) · cost unknown" in said

@@ -17,7 +17,7 @@ anything = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=9) | st.dictionaries(st.text(st.characters()) | st.integers(), inner, max_size=9)
     ),
-    max_leaves=60,
+    max_leaves=20,
 )
 
 
@@ -33,7 +33,7 @@ def texts(value: Any) -> Iterator[str]:
             yield from texts(item)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.dictionaries(st.text(st.characters()) | st.sampled_from(["type", "text", "t", "cut"]), anything, max_size=9))
 def test_whatever_is_written_becomes_one_line_of_json_that_can_be_stored(event: dict[str, Any]) -> None:
     line = line_of(event, 1.23456)
