@@ -116,6 +116,8 @@ class Answer:
     denials: Sequence[tuple[str, str]] = ()
     #: Turns that were needed to mend the answer.
     repair_turns: int = 0
+    #: Account at the provider that it used, see Failure. Empty: not known.
+    account: str = ""
 
 
 class AgentHarness(Protocol):
@@ -184,6 +186,7 @@ class AgentEffects:
             return Outcome().fail("SPAWN_FAILED", str(error))
         outcome = Outcome() if answer.child is None else answer.child.outcome()
         outcome.session_lost = bool(begun.fresh_because) and continues(spec)
+        outcome.account = answer.account
         self._take_session(outcome, answer)
         outcome.more |= _more(self.name, answer) | begun.fields()
         return _judged(outcome, answer, request)
@@ -256,7 +259,8 @@ def _judged(outcome: Outcome, answer: Answer, request: AgentRequest) -> Outcome:
         except ValueError as error:
             outcome.fail("INVALID_RESULT", f"the answer cannot be stored: {error}")
     if answer.failure is not None:
-        return outcome.fail_as(_known(answer.failure))
+        failed = _known(answer.failure)
+        return outcome.fail_as(replace(failed, account=failed.account or answer.account))
     if request.output_schema is not None and (problem := violation(value, request.output_schema)):
         outcome.fail("INVALID_RESULT", f"the answer does not fit the schema: {problem}")
     return outcome

@@ -100,6 +100,7 @@ async def test_what_a_provider_refuses_has_its_class(
     settled = await scheduler.run(SECONDS, **agent(name, model_server))
     assert settled.type == "EFFECT_RESOLVED"
     assert settled.reason in TROUBLES[kind], settled.data["error"]
+    assert usage_of(settled) == handed_out(model_server)
 
 
 @pytest.mark.parametrize("name", clis())

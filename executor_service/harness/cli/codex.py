@@ -1,8 +1,8 @@
 """codex: OpenAI's CLI, `@openai/codex`.
 
 Runs `codex exec --json`, its native binary rather than the wrapper. SIGINT ends its tools with it. The tokens that it
-tells are those of the whole thread, so what earlier turns consumed is taken from the thread's own file and subtracted;
-of a turn that was cut off the file tells what it had consumed.
+tells when a turn is done are those of the whole thread, but for turns that were killed: so each answer is counted by the
+thread's own file, live, and also of a turn that was cut off.
 
 Options: `args` (list of further flags), `retries`, `config` (object: keys of its config.toml, as `-c key=value`).
 """
@@ -26,8 +26,8 @@ from executor_service.harness.cli.options import Options, platform_binary
 #: Look-ups of plugins and apps on the network, before any work.
 _QUIET: Final = ("--disable", "plugins", "--disable", "remote_plugin", "--disable", "apps")
 _SANDBOX: Final = {"edit": "workspace-write", "read_only": "read-only"}
-#: Lines of a thread's file that count: releases before 0.160 had only the second, which comes when the tools are done.
-_COUNTS: Final = (b'"token_usage_record"', b'"token_count"')
+#: In a line of a thread's file that counts.
+_COUNT: Final = b'"token_usage_record"'
 #: What it says while it goes on.
 _PASSING: Final = "Reconnecting"
 
@@ -37,7 +37,7 @@ class Codex(Adapter):
 
     name = "codex"
     programs = ("codex",)
-    versions = ("0.100.0", "1")
+    versions = ("0.160.0", "1")
     provider = "openai"
     credentials = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "CODEX_API_KEY", "CODEX_HOME")
     logins = (".codex/auth.json",)
@@ -79,16 +79,16 @@ class Codex(Adapter):
         return self._rollout(task, task.session_id) is not None
 
     def consumed(self, task: Task, session_id: str) -> Tokens | None:
-        """The thread's total, by the last count in its file: there is one after each answer of the model."""
+        """The sum of what its file has of each answer. The thread's own total forgets what a killed turn consumed."""
         path = self._rollout(task, session_id)
         if path is None:
             return None
-        total = Tokens()
+        answers: dict[str, Tokens] = {}
         with path.open("rb") as lines:
             for line in lines:
-                if any(kind in line for kind in _COUNTS) and (usage := _total(line)):
-                    total = _tokens(usage)
-        return total
+                if _COUNT in line:
+                    answers |= _counted(line)
+        return sum(answers.values(), Tokens())
 
     @staticmethod
     def _home(task: Task) -> Path:
@@ -120,15 +120,16 @@ def _toml(value: Any) -> str:
     return json.dumps(value)
 
 
-def _total(line: bytes) -> Fields:
+def _counted(line: bytes) -> dict[str, Tokens]:
+    """What one answer consumed, by its id."""
     try:
         said = Fields(orjson.loads(line))
     except orjson.JSONDecodeError:  # the last line of a thread whose CLI was killed
-        return Fields(None)
+        return {}
     payload = said.of("payload")
-    if said.text("type") == "token_usage_record":
-        return payload.of("thread_token_usage")
-    return payload.of("info").of("total_token_usage") if payload.text("type") == "token_count" else Fields(None)
+    if said.text("type") != "token_usage_record" or not payload.of("usage"):
+        return {}
+    return {payload.text("response_id"): _tokens(payload.of("usage"))}
 
 
 def _tokens(usage: Fields) -> Tokens:

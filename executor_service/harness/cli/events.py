@@ -76,6 +76,9 @@ class Tokens:
     reasoning: float = 0.0
     cost_usd: float | None = None
 
+    def __add__(self, other: "Tokens") -> "Tokens":
+        return self.plus(other)
+
     def plus(self, other: "Tokens") -> "Tokens":
         """The sum. The cost of a sum is known when both are, or when one of them is nothing."""
         return self._each(other, 1)

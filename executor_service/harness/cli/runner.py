@@ -8,6 +8,7 @@
 """
 
 import asyncio
+import hashlib
 import os
 import time
 from collections.abc import Mapping
@@ -65,6 +66,8 @@ class CliAgent:
         with self.homes.scratch() as scratch:
             namespace, effect_id = attempt.assignment.namespace, attempt.assignment.effect_id
             workspace = self.homes.workspace(request.cwd, effect_id)
+            model, options = own(self.name, attempt.assignment.read_spec()[0])
+            request = replace(request, model=model, options=options)
             task = Task(
                 prompt=RESUME_PROMPT if request.resumed_attempt else request.prompt,
                 workspace=workspace,
@@ -80,6 +83,26 @@ class CliAgent:
                 options=request.options,
             )
             return await _Work(self, task, request, attempt).answer()
+
+
+def own(harness: str, spec: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """Model and options for one harness of an effect's chain.
+
+    An option that is called like a harness of the chain holds options for that one alone, its `model` among them. The
+    model of the effect is the first harness's: another provider would not know it.
+    """
+    work = spec["agent"]
+    first, given = work.get("harness", ""), work.get("options") or {}
+    chain = {first, *spec.get("fallbacks", ())}
+    options = {name: value for name, value in given.items() if name not in chain}
+    mine = given.get(harness, {})
+    if not isinstance(mine, dict):
+        raise InvalidWork(f"option {harness}: expected an object with options of that harness, not {mine!r}")
+    options |= mine
+    model = options.pop("model", "") or (work.get("model") or "" if harness == first else "")
+    if not isinstance(model, str):
+        raise InvalidWork(f"option model: expected a text, not {model!r}")
+    return model, options
 
 
 class _Work:
@@ -150,7 +173,7 @@ class _Work:
             counting.cancel()
             await asyncio.gather(counting, return_exceptions=True)
         stream.close(end.status)
-        if stream.ended is None:  # what it consumed until it was cut off, its files may tell
+        if adapter.counts_in_files or stream.ended is None:  # until it was cut off: its files may tell
             await self._count_once(task, before)
         self._scribe.end(end, stream.usage())
         failed = _judged(adapter, stream, end, reaped=control.finishing)
@@ -164,15 +187,14 @@ class _Work:
         while self._adapter.counts_in_files:
             await asyncio.sleep(pause)
             began = time.monotonic()
-            if self._stream.ended is None:
-                await self._count_once(task, before)
+            await self._count_once(task, before)
             pause = max(_COUNT_SECONDS, 20 * (time.monotonic() - began))  # a long session's files are long
 
     async def _count_once(self, task: Task, before: Tokens) -> None:
         stream = self._stream
         total = await asyncio.to_thread(_consumed, self._adapter, task, stream.session_id)
-        if total is not None and stream.ended is None and total.minus(before) != stream.tokens_now:
-            stream.correct(total.minus(before))
+        if total is not None and (now := total.minus(before)) != Tokens():
+            stream.correct(now)
 
     def _line(self, control: ChildControl, line: bytes) -> None:
         self._stream.take(line)
@@ -211,6 +233,8 @@ class _Work:
 
     def _answer(self, end: ChildEnd, failed: Failure | None, *, repairs: int = 0) -> Answer:
         stream = self._stream
+        if failed is not None:
+            failed = replace(failed, untouched=not stream.touched)
         return Answer(
             end,
             text=replace_unstorable(stream.text),
@@ -219,7 +243,20 @@ class _Work:
             workspace=str(self._task.workspace),
             denials=[(denial.tool, denial.request) for denial in stream.denials],
             repair_turns=repairs,
+            account=_account(self._adapter, self._task),
         )
+
+
+def _account(adapter: Adapter, task: Task) -> str:
+    """The account at the provider: as the options name it, else one for each key; nobody can read the key in it."""
+    given = task.options.get("account", "")
+    if not isinstance(given, str):
+        raise InvalidWork(f"option account: expected a text, not {given!r}")
+    env = {**os.environ, **task.env}
+    keys = (env[name] for name in adapter.credentials if name.endswith(("KEY", "TOKEN")) and env.get(name))
+    key = next(keys, "")
+    name = given or (hashlib.sha256(key.encode()).hexdigest()[:8] if key else "")
+    return f"{adapter.provider}:{name}" if name else ""
 
 
 def _consumed(adapter: Adapter, task: Task, session_id: str) -> Tokens | None:

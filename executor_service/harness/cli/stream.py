@@ -37,6 +37,7 @@ class EventStream:
         self._words: list[str] = []
         self._words_size = 0
         self._delta = False
+        self._said_anything = False
         self._retrying = False
         self.parser: Parser | None = None
         self.session_id = ""
@@ -87,15 +88,16 @@ class EventStream:
         """All that the attempt has consumed so far."""
         return self._before.plus(self._now)
 
-    @property
-    def tokens_now(self) -> Tokens:
-        """What the child of now has consumed so far."""
-        return self._now
-
     def correct(self, tokens: Tokens) -> None:
         """What the child of now consumed, by a better source than its lines."""
-        self._now = tokens
-        self._tell()
+        if tokens != self._now:
+            self._now = tokens
+            self._tell()
+
+    @property
+    def touched(self) -> bool:
+        """True once the agent has used a tool or said a word: then the work is no longer as if it had not begun."""
+        return bool(self.tools_used or self._said_anything)
 
     @property
     def text(self) -> str:
@@ -169,6 +171,7 @@ class EventStream:
         self._tools.pop(event.tool_id, None)
 
     def _say(self, event: events.Text) -> None:
+        self._said_anything = self._said_anything or bool(event.text)
         if not (event.delta and self._delta):  # a new message takes the place of the one before
             self._words.clear()
             self._words_size = 0
