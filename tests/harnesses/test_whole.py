@@ -92,7 +92,7 @@ async def test_a_retry_goes_on_with_the_session_and_each_token_is_counted_once(
     model_server.play(asked_and_answered("echo $$ >pid; sleep 1000"))
     retry = {"max_attempts": 2, "initial": "0.100s"}
     run_id, effect_id = await ask(stack, f"retry/{name}", retry=retry, **agent(name, model_server, cwd=str(work)))
-    await eventually((work / "pid").exists, timeout=120)
+    await eventually(lambda: (work / "pid").exists() and (work / "pid").read_text().strip(), timeout=120)
     killed = child_of(stack.executor.pid, int((work / "pid").read_text()))
     model_server.play(asked_and_answered())
     killed.kill()
@@ -134,7 +134,7 @@ async def test_a_spent_quota_parks_until_the_reset_without_a_slot(stack_of: Stac
     [row] = await eventually(parked, timeout=60)
     assert row.data["error"]["reason"] == "EFFECT_REASON_QUOTA_EXHAUSTED"
     waiting = (await effect_of(stack, effect_id)).waiting_on
-    assert "parked until" in waiting.message
+    assert waiting.message.startswith("parked, without a slot")
     [executor] = (await stack.operator.ListExecutors(operator_pb.ListExecutorsRequest(), timeout=30)).executors
     assert executor.slots_taken["agents"] == 0
     model_server.play(asked_and_answered())

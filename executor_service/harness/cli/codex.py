@@ -1,8 +1,8 @@
 """codex: OpenAI's CLI, `@openai/codex`.
 
 Runs `codex exec --json`, its native binary rather than the wrapper. SIGINT ends its tools with it. The tokens that it
-tells when a turn is done are those of the whole thread, but for turns that were killed: so each answer is counted by the
-thread's own file, live, and also of a turn that was cut off.
+tells when a turn is done are those of the whole thread, but for turns that were killed: so each answer is counted by
+the thread's own file, live, and also of a turn that was cut off.
 
 Options: `args` (list of further flags), `retries`, `config` (object: keys of its config.toml, as `-c key=value`).
 """
