@@ -4,6 +4,9 @@ Runs `codex exec --json`, its native binary rather than the wrapper. SIGINT ends
 tells when a turn is done are those of the whole thread, but for turns that were killed: so each answer is counted by
 the thread's own file, live, and also of a turn that was cut off.
 
+Where nobody is logged in and there is no CODEX_API_KEY, it gets OPENAI_API_KEY under that name: it takes no other. Nor
+does it read OPENAI_BASE_URL, so that goes into its configuration.
+
 Options: `args` (list of further flags), `retries`, `config` (object: keys of its config.toml, as `-c key=value`).
 """
 
@@ -41,7 +44,7 @@ class Codex(Adapter):
     provider = "openai"
     credentials = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "CODEX_API_KEY", "CODEX_HOME")
     logins = (".codex/auth.json",)
-    login_remedy = "run `codex login`, or give the executor CODEX_API_KEY"
+    login_remedy = "run `codex login`, or give the executor CODEX_API_KEY or OPENAI_API_KEY"
     first_signal = signal.SIGINT
     counts_in_files = True
     silence = Silence(output=300, tool=3600, retry=600)
@@ -60,7 +63,13 @@ class Codex(Adapter):
         else:
             flags += ["-c", f"sandbox_mode={json.dumps(_SANDBOX[task.permissions])}"]
         flags += options.flag("-m", task.model)
-        settings = {"check_for_update_on_startup": False, "analytics.enabled": False, "feedback.enabled": False}
+        settings: dict[str, Any] = {
+            "check_for_update_on_startup": False,
+            "analytics.enabled": False,
+            "feedback.enabled": False,
+        }
+        if address := _variable(task, "OPENAI_BASE_URL"):
+            settings["openai_base_url"] = address
         flags += _settings(settings | _servers(task.mcp_servers) | dict(options.table("config")))
         if task.system_prompt:
             flags += _settings({"developer_instructions": task.system_prompt})
@@ -68,7 +77,7 @@ class Codex(Adapter):
         argv = [*program.argv, "exec", *resume, *flags, *options.args(), "-"]
         home = self._home(task)
         home.mkdir(parents=True, exist_ok=True, mode=0o700)  # it does not make it
-        return Launch(argv, {"CODEX_HOME": str(home)}, stdin=task.prompt)
+        return Launch(argv, {"CODEX_HOME": str(home), **_account(task, home)}, stdin=task.prompt)
 
     def parser(self, task: Task, before: Tokens) -> "CodexParser":
         """Reads its events; tokens of earlier turns of the thread are not this one's."""
@@ -99,6 +108,17 @@ class Codex(Adapter):
         if not session_id or "/" in session_id or "*" in session_id:
             return None
         return next(iter((self._home(task) / "sessions").rglob(f"*{session_id}.jsonl")), None)
+
+
+def _account(task: Task, home: Path) -> dict[str, str]:
+    key = _variable(task, "OPENAI_API_KEY")
+    if not key or _variable(task, "CODEX_API_KEY") or (home / "auth.json").exists():
+        return {}
+    return {"CODEX_API_KEY": key}
+
+
+def _variable(task: Task, name: str) -> str:
+    return task.env.get(name) or os.environ.get(name) or ""
 
 
 def _settings(table: Mapping[str, Any]) -> list[str]:

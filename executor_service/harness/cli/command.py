@@ -11,6 +11,9 @@ The file that BACKBURNER_HARNESS_COMMANDS names is JSON, an object by name of a 
         "output": "json",                             # or "text": all of stdout is the answer
         "session": "session_id",                      # paths of fields in its lines, with dots
         "text": "message.text",
+        "tool": "tool.name",                          # a tool that is used from this line to the next
+        "tool_input": "tool.input",
+        "turn": {"type": "turn"},                     # a line with these fields begins a turn
         "usage": {"input": "usage.in", "output": "usage.out", "cached": "usage.cached", "cost_usd": "usage.cost"},
         "usage_is_total": true,                       # each line has the total so far; false: what is added
         "success": {"type": "done", "ok": true},      # a line with these fields ends the work well
@@ -40,8 +43,8 @@ from executor_service.harness.cli.failures import failure
 from executor_service.harness.cli.options import Options
 
 _FIELDS: Final = {
-    "argv", "prompt", "env", "credentials", "resume", "output", "session", "text", "usage", "usage_is_total", "success",
-    "failure", "error", "exits", "signal", "silence_s",
+    "argv", "prompt", "env", "credentials", "resume", "output", "session", "text", "tool", "tool_input", "turn",
+    "usage", "usage_is_total", "success", "failure", "error", "exits", "signal", "silence_s",
 }  # fmt: skip
 _PLACE: Final = re.compile(r"\{(prompt|model|workspace|home|session|system_prompt|max_turns)\}")
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
@@ -117,9 +120,12 @@ _KINDS: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
     "usage": _table("input", "output", "cached", "cost_usd"),
     "exits": (lambda value: _is_table(value, ()) and all(code.isdigit() for code in value), "classes by exit code"),
     "success": (lambda value: isinstance(value, dict), "an object"),
+    "turn": (lambda value: isinstance(value, dict), "an object"),
     "failure": (lambda value: isinstance(value, dict), "an object"),
     "session": (lambda value: isinstance(value, str), "the path of a field"),
     "text": (lambda value: isinstance(value, str), "the path of a field"),
+    "tool": (lambda value: isinstance(value, str), "the path of a field"),
+    "tool_input": (lambda value: isinstance(value, str), "the path of a field"),
     "error": (lambda value: isinstance(value, str), "the path of a field"),
     "usage_is_total": (lambda value: isinstance(value, bool), "true or false"),
     "silence_s": (lambda value: type(value) in (int, float) and value > 0, "seconds above 0"),
@@ -207,12 +213,17 @@ class LinesParser:
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._config = config
         self._usage: Mapping[str, str] = config.get("usage", {})
+        self._tools = 0
+        self._in_tool = False
 
     def take(self, line: Any) -> Iterator[Event]:
         """One line."""
         said = Fields(line)
         if not said:
             return
+        yield from self._tool(said)
+        if _fits(said, self._config.get("turn", {})):
+            yield events.TurnStarted()
         if session := self._text(said, "session"):
             yield events.SessionKnown(session)
         if text := self._text(said, "text"):
@@ -230,6 +241,15 @@ class LinesParser:
     def close(self, _status: int) -> Iterator[Event]:
         """A line was its last word."""
         return iter(())
+
+    def _tool(self, said: Fields) -> Iterator[Event]:
+        if self._in_tool:
+            self._in_tool = False
+            yield events.ToolEnded(str(self._tools), True)
+        if name := self._text(said, "tool"):
+            self._tools, self._in_tool = self._tools + 1, True
+            given = _at(said, self._config["tool_input"]) if "tool_input" in self._config else None
+            yield events.tool(str(self._tools), name, given)
 
     def _text(self, said: Fields, field: str) -> str:
         value = _at(said, self._config[field]) if field in self._config else None
