@@ -2,7 +2,7 @@
 # Another Python: make setup PYTHON=python3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint breaking test mutations test-harnesses harnesses pythons demo bench hostile simulate chaos failpoints takeover storm failover cascade invariants generate format clean
+.PHONY: help setup lint breaking test mutations test-harnesses harnesses pythons demo demo-agents bench hostile simulate chaos failpoints takeover storm failover cascade invariants generate format clean
 
 VENV    := .venv
 BIN     := $(VENV)/bin
@@ -94,6 +94,9 @@ test-harnesses: harnesses ## The tests of all agent CLIs
 
 demo: $(STAMP) ## A guided example: the command `backburner demo`
 	$(BIN)/backburner demo
+
+demo-agents: $(STAMP) ## Coding agents on a sample repository: the command `backburner demo agents`
+	$(BIN)/backburner demo agents
 
 bench: $(STAMP) ## Measure latency and throughput on this machine
 	$(BIN)/python -m tests.benchmarks

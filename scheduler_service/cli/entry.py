@@ -21,7 +21,7 @@ class _Command(NamedTuple):
 # The summaries stand here and not in the modules, so that `backburner --help` imports none of them.
 _COMMANDS: Final = {
     "dev": _Command("Start", "dev", "Start everything on this machine: Postgres, scheduler, executor."),
-    "demo": _Command("Start", "demo", "See it work: check a git repository in the background and in the foreground."),
+    "demo": _Command("Start", "demo", "See it work on a git repository; `demo agents`: with coding agents."),
     "scheduler": _Command("Start", "services", "Start one scheduler service."),
     "executor": _Command("Start", "services", "Start one executor service."),
     "migrate": _Command("Start", "migrate", "Bring the database schema up to date."),
@@ -93,6 +93,7 @@ class _Tree(click.Group):
 _EPILOG: Final = """\b
 Try it:
   backburner demo                      everything at once, on a git repository of yours
+  backburner demo agents               the same with coding agents, with your keys or without
   backburner dev --process-module M    then, in another terminal:
   backburner run PROCESS key=value     bars, result, exit code
 

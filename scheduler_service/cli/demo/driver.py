@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Coroutine
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final
 
 import click
 
@@ -16,23 +14,17 @@ from backburner.journal.v1 import journal_pb2 as journal
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
 from scheduler_service.cli import text
 from scheduler_service.cli.address import Target
-from scheduler_service.cli.child import is_warning
-from scheduler_service.cli.client import CALL_SECONDS, Client, connect
+from scheduler_service.cli.client import CALL_SECONDS, connect
 from scheduler_service.cli.demo.report import print_evidence, print_report
+from scheduler_service.cli.demo.running import follow_run, say, say_warning, supervised
 from scheduler_service.cli.exit_codes import ExitCode
-from scheduler_service.cli.follow import follow, screen
 from scheduler_service.cli.outcome import run_exit_code, say_outcome
 from scheduler_service.cli.output import console
-from scheduler_service.cli.run_view import RunView
 from scheduler_service.cli.signals import StopRequested, StopSignals
 from scheduler_service.cli.stack import Stack, StackOptions, free_port
-from scheduler_service.cli.watching import watch_run
 from scheduler_service.journal.evidence import OVERLAP_SQL_IN_SHORT, Overlap, overlaps
 
-T = TypeVar("T")
-
 _RUN_SECONDS_MAX: Final = 600.0
-_SUPERVISE_SECONDS: Final = 0.5
 
 
 @dataclass(frozen=True)
@@ -51,7 +43,7 @@ class Outcome:
 
 def run_demo(repository: Path, data_dir: Path, *, keep: bool, as_json: bool) -> int:
     """Run the demo on a folder; the exit code is 0 only if the evidence holds."""
-    stack = Stack(_options(data_dir, keep=keep), _say, _say_warning)
+    stack = Stack(_options(data_dir, keep=keep), say, say_warning)
     with StopSignals(stack.force) as signals:
         try:
             stack.start()
@@ -62,7 +54,7 @@ def run_demo(repository: Path, data_dir: Path, *, keep: bool, as_json: bool) -> 
             signals.defer()
             stack.stop()
     if keep:
-        _say(f"kept: {data_dir}; look around with `backburner dev --data-dir {data_dir}` and `backburner ps`")
+        say(f"kept: {data_dir}; look around with `backburner dev --data-dir {data_dir}` and `backburner ps`")
     return _conclude(outcome, as_json=as_json)
 
 
@@ -83,31 +75,10 @@ async def _run(stack: Stack, repository: Path) -> Outcome:
         request = pb.CreateRunRequest(process="demo")
         request.input.update({"repository": str(repository)})
         run_id = (await client.runs.CreateRun(request, timeout=CALL_SECONDS)).run.run_id
-        _say(f"run {run_id}: process `demo` on {repository}\n")
-        await _supervised(stack, _follow(client, run_id))
+        say(f"run {run_id}: process `demo` on {repository}\n")
+        await supervised(stack, follow_run(client, run_id))
         run = await client.get_run(run_id)
     return Outcome(run, await overlaps(stack.dsn, run_id))
-
-
-async def _follow(client: Client, run_id: str) -> None:
-    view = RunView(run_id)
-    with screen(console(stderr=True), view) as on:
-        await follow(watch_run(client, run_id, 0, on.note, (pb.WatchRunRequest.INCLUDE_PROGRESS,)), view, on)
-
-
-async def _supervised(stack: Stack, work: Coroutine[Any, Any, T]) -> T:
-    """Await the work, or raise ChildDied as soon as a service ends."""
-    task = asyncio.create_task(work)
-    try:
-        while not task.done():
-            stack.raise_if_died()
-            await asyncio.wait([task], timeout=_SUPERVISE_SECONDS)
-    except BaseException:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
-        raise
-    return task.result()
 
 
 def _conclude(outcome: Outcome, *, as_json: bool) -> int:
@@ -130,12 +101,3 @@ def _as_json(outcome: Outcome) -> str:
         "evidence": [asdict(item) for item in outcome.evidence],
         "holds": outcome.holds,
     })  # fmt: skip
-
-
-def _say(message: str) -> None:
-    click.echo(message, err=True)
-
-
-def _say_warning(name: str, line: str) -> None:
-    if is_warning(line):
-        click.echo(f"{name}: {line}", err=True)

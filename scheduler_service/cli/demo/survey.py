@@ -88,7 +88,7 @@ def _tests(root: Path) -> Slow:
     folder = next((name for name in ("tests/unit", "test/unit", "tests", "test") if (root / name).is_dir()), "")
     if not folder or not any((root / folder).rglob("test_*.py")):
         return Slow("tests", "unit tests", missing="none found")
-    python = _python_with(root, "pytest")
+    python = python_with(root, "pytest")
     if not python:
         return Slow("tests", "unit tests", missing="pytest is not installed")
     # Neither caches nor bytecode are left behind in somebody's repository.
@@ -101,7 +101,7 @@ def _types(root: Path) -> Slow:
     configuration = _mypy_configuration(root)
     if configuration is None:
         return Slow("types", "type check", missing="mypy is not configured")
-    python = _python_with(root, "mypy")
+    python = python_with(root, "mypy")
     if not python:
         return Slow("types", "type check", missing="mypy is not installed")
     # `files` in its configuration says what to check; without it mypy wants to be told.
@@ -118,7 +118,7 @@ def _mypy_configuration(root: Path) -> str | None:
     return None
 
 
-def _python_with(root: Path, module: str) -> str:
+def python_with(root: Path, module: str) -> str:
     """The project's own Python, or the one that runs this, when it has the module."""
     for python in (root / ".venv/bin/python", root / "venv/bin/python", Path(sys.executable)):
         if python.exists() and _can_import(python, module):
