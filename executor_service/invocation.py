@@ -4,6 +4,7 @@ import asyncio
 import logging
 import re
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
@@ -16,6 +17,7 @@ from executor_service.harness.base import Harness
 from executor_service.harness.registry import Harnesses
 from executor_service.line_protocol import Report
 from executor_service.markers import marker
+from executor_service.masking import Masks
 from executor_service.outcome import Ending, Outcome
 from executor_service.output import NAMES, STDERR, STDOUT, Capture
 from executor_service.progress import ProgressLog, ProgressState
@@ -63,6 +65,7 @@ class Invocation:
         self.log = ProgressLog()
         self.progress = ProgressState(assignment.expected_s)
         self.captures: dict[int, Capture] = {}
+        self.masks = Masks()
         self.pid = 0
         self.outcome: Outcome | None = None
         self.elapsed_s = 0.0
@@ -141,8 +144,9 @@ class Invocation:
             raise
         except InvalidWork as error:
             return Outcome().fail("INVALID_WORK", str(error), final=True)
-        except Exception as error:
-            log.exception("attempt %s failed by a bug of the executor", self.assignment.ref)
+        except Exception as error:  # noqa: BLE001 - logged, without secrets
+            trace = self.masks.text("".join(traceback.format_exception(error)))
+            log.error("attempt %s failed by a bug of the executor\n%s", self.assignment.ref, trace)  # noqa: TRY400 - masked
             return Outcome().fail("HARNESS_ERROR", f"the executor failed: {type(error).__name__}: {error}")
 
     def _prepare(self, harness: Harness, limits: Limits) -> None:
@@ -168,6 +172,8 @@ class Invocation:
             outcome.ended_by(self._ending)
         outcome.usage = self.progress.usage
         outcome.progress = self.progress.last_words()
+        if self.masks:
+            outcome.mask(self.masks)
         self.elapsed_s = time.monotonic() - self.started_at
         self.outcome = outcome
         self.state = pb.Attempt.STATE_FINISHED
@@ -227,6 +233,8 @@ class Invocation:
         self.changed = True
         if not report.has_progress and report.usage is None and report.session_id is None:
             return
+        if self.masks:
+            report.mask(self.masks)
         self.progress.apply(report)
         if report.has_progress:
             self.log.add_progress(self.progress)
@@ -254,6 +262,7 @@ class Invocation:
         self.last_activity = time.monotonic()
         self.changed = True
         self.captures.setdefault(capture.stream, capture)
+        data = self.masks.data(data)
         offset = capture.write(data)
         if capture.stream in NAMES:  # a transcript is no output of the child: it is read from the journal
             self.log.add_output(capture.stream, offset, data)

@@ -51,6 +51,7 @@ from typing import Any, Final
 
 import orjson
 
+from executor_service.masking import Masks
 from executor_service.outcome import RESULT_BYTES_MAX, Failure, replace_unstorable
 
 PREFIX: Final = b"::backburner "
@@ -107,6 +108,11 @@ class Report:
     def has_progress(self) -> bool:
         """True when it says how far the work is."""
         return any(getattr(self, name) is not None for name in (*PROGRESS_FIELDS, "eta_s"))
+
+    def mask(self, masks: Masks) -> None:
+        """Takes secrets out of what it shows."""
+        for name in ("step", "tool", "data", "usage"):
+            setattr(self, name, masks.json(getattr(self, name)))
 
 
 class BadReport(ValueError):

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 import orjson
 
 from executor_service.assignment import Assignment
+from executor_service.masking import Masks
 
 Kind = Literal["succeeded", "failed", "timed_out", "cancelled"]
 
@@ -96,6 +97,15 @@ class Outcome:
         self.exception_type = self.traceback = self.account = ""
         self.retry_after_s = None
         self.untouched = False
+
+    def mask(self, masks: Masks) -> None:
+        """Takes secrets out of all that it says."""
+        for name in ("message", "exception_type", "traceback"):
+            setattr(self, name, masks.text(getattr(self, name)))
+        for name in ("captured", "usage", "progress", "session", "more", "workspace"):
+            setattr(self, name, masks.json(getattr(self, name)))
+        if self.value_json is not None:
+            self.value_json = masks.encoded(self.value_json)
 
     def fail(self, reason: str, message: str, *, final: bool = False) -> Outcome:
         """Makes it a failure."""

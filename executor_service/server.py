@@ -42,6 +42,7 @@ from executor_service.outcome import Ending
 from executor_service.outcomes import Outcomes
 from executor_service.recording import CONTRACT, Lane
 from executor_service.reports import Reports
+from executor_service.secret_values import Secrets
 from executor_service.settings import Settings
 from executor_service.slots import pools_of
 from executor_service.spool import Spool
@@ -172,11 +173,12 @@ class ExecutorServer:
             kept_max=settings.workspaces_max,
             kept_days=settings.workspaces_days,
         )
-        host = Host(self.executor_id, children, self._workspaces, Path(settings.state_dir) / "harnesses")
+        secrets = Secrets(settings.secrets_dir)
+        host = Host(self.executor_id, children, self._workspaces, secrets, Path(settings.state_dir) / "harnesses")
         functions = FunctionHarness(self._functions, settings.slots_functions)
         agents = load_harnesses(settings.harness_modules, host)
         agents += self._builtin.agents(host, {agent.name for agent in agents})
-        return Harnesses([ShellHarness(children), functions, *agents], self._functions)
+        return Harnesses([ShellHarness(children, secrets), functions, *agents], self._functions)
 
     def _open_journal(self) -> None:
         lane = self._lane("outcomes", patient=True)

@@ -54,6 +54,8 @@ class Settings:
     agent_homes: Literal["user", "tenant"] = "user"
     #: JSON file of prices that goes over the shipped one: see `harness/cli/prices.json`. Empty: none.
     prices: str = ""
+    #: Folder of secrets that effects may ask for by name, one file each: see `secret_values.py`. Empty: none.
+    secrets_dir: str = ""
     #: Functions that may run at a time.
     slots_functions: int = 256
     #: Shell commands that may run at a time.

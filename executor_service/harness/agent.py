@@ -38,6 +38,7 @@ What a harness may rely on:
   exception is a bug of the harness: the attempt fails as HARNESS_ERROR.
 """
 
+import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -49,10 +50,12 @@ from executor_service.assignment import InvalidWork
 from executor_service.harness.base import Attempt
 from executor_service.harness.child import END_SECONDS_MAX, ChildControl, ChildEnd, Children, ChildWork
 from executor_service.harness.continuing import RESUME_PROMPT, Place, Session, SessionLost, continues, in_a_session
+from executor_service.harness.prompts import attached, render
 from executor_service.harness.schema import violation
 from executor_service.line_protocol import Report, encode_result
 from executor_service.outcome import Failure, Outcome, storable
 from executor_service.process_group import SpawnFailed
+from executor_service.secret_values import Secrets, secret_values
 from executor_service.transcript import Transcript
 from executor_service.workspaces.workspaces import Workspaces
 
@@ -144,6 +147,8 @@ class Host:
     children: Children
     #: Gives attempts their workspaces.
     workspaces: Workspaces
+    #: Secrets that effects ask for by name.
+    secrets: Secrets
     _stores: Path
 
     def store(self, name: str) -> Path:
@@ -171,10 +176,14 @@ class AgentEffects:
         return await self._host.workspaces.around(spec, "agent", attempt, lambda given: self._run(given, attempt))
 
     async def _run(self, spec: Mapping[str, Any], attempt: Attempt) -> Outcome:
-        request = _request(spec)
+        work = _work(spec)
+        secrets = await secret_values(self._host.secrets, work, attempt)
+        request = _request(work, secrets)
 
         async def run(session: Session | None, resumed: bool) -> Answer:
-            asked = replace(request, session=session, resumed_attempt=resumed, cwd=request.cwd or _directory(session))
+            cwd = request.cwd or _directory(session)
+            prompt = await asyncio.to_thread(attached, request.prompt, work.get("attachments") or (), cwd)
+            asked = replace(request, session=session, resumed_attempt=resumed, cwd=cwd, prompt=prompt)
             return await self._agent.run(asked, attempt)
 
         try:
@@ -216,20 +225,24 @@ def _work(spec: Mapping[str, Any]) -> Mapping[str, Any]:
     return work
 
 
-def _request(spec: Mapping[str, Any]) -> AgentRequest:
-    work = _work(spec)
+def _request(work: Mapping[str, Any], secrets: Mapping[str, str]) -> AgentRequest:
     return AgentRequest(
-        prompt=work["prompt"],
+        prompt=_text(work, "prompt"),
         cwd=work.get("cwd") or "",
         model=work.get("model") or "",
-        env=work.get("env") or {},
+        env={**(work.get("env") or {}), **secrets},
         output_schema=work.get("output_schema"),
         options=work.get("options") or {},
-        system_prompt=work.get("system_prompt") or "",
+        system_prompt=_text(work, "system_prompt"),
         max_turns=int(work.get("max_turns") or 0),
         permissions=_PERMISSIONS[work.get("permissions") or "AGENT_PERMISSIONS_UNSPECIFIED"],
         mcp_servers=work.get("mcp_servers") or {},
     )
+
+
+def _text(work: Mapping[str, Any], field: str) -> str:
+    text = work.get(field) or ""
+    return render(text, work["inputs"], field) if "inputs" in work else text
 
 
 _PERMISSIONS: Final = {

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from executor_service.assignment import Assignment
 from executor_service.line_protocol import Report
+from executor_service.masking import Masks
 from executor_service.outcome import Outcome
 from executor_service.output import Capture
 
@@ -42,6 +43,10 @@ class Attempt(Protocol):
 
     def goes_on(self, session: Mapping[str, str] | None, fresh_because: str = "") -> None:
         """Which session the work goes on with, a HarnessSession; or why with none although there was one."""
+
+    @property
+    def masks(self) -> Masks:
+        """The secrets of the attempt."""
 
     def output(self, capture: Capture, data: bytes) -> None:
         """A piece of output."""

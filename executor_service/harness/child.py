@@ -33,6 +33,8 @@ INHERITED: Final = ("PATH", "HOME", "LANG", "TZ", "TMPDIR", "USER", "SHELL")
 END_SECONDS_MAX: Final = 20.0
 
 OnLine = Callable[[bytes], None]
+#: The pipe of the line protocol, beside the output streams.
+_REPORTS: Final = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +246,8 @@ class _Child:
         self._result_error = ""
         self._failure: Failure | None = None
         self._group: ProcessGroup | None = None
-        self.sinks = (self._sink(STDOUT), self._sink(STDERR), self._reports.feed)
+        self._masked = {stream: attempt.masks.stream() for stream in (STDOUT, STDERR, _REPORTS)}
+        self.sinks = (self._sink(STDOUT), self._sink(STDERR), self._sink(_REPORTS))
 
     async def watch(self, group: ProcessGroup) -> ChildEnd:
         """Waits for the end of the child and of everything it started."""
@@ -258,6 +261,8 @@ class _Child:
         control.close()
         proven = await group.finish()
         failpoints.hit("child", "ended")
+        for stream, masked in self._masked.items():
+            self._said(stream, masked.close())
         for scanner in (self._reports, *self._scanners.values()):
             scanner.close()
         self._take_lines(None)
@@ -270,15 +275,22 @@ class _Child:
             self._group.end(self._attempt.kill_grace_s, self._first_signal)
 
     def _sink(self, stream: int) -> Callable[[bytes], None]:
-        capture, scanner = self._captures[stream], self._scanners[stream]
-
         def take(data: bytes) -> None:
-            self._attempt.output(capture, data)
-            scanner.feed(data)
-            if stream == STDOUT:
-                self._take_lines(data)
+            self._said(stream, self._masked[stream].feed(data))
 
         return take
+
+    def _said(self, stream: int, data: bytes) -> None:
+        """Bytes of a stream, without secrets."""
+        if not data:
+            return
+        if stream == _REPORTS:
+            self._reports.feed(data)
+        else:
+            self._attempt.output(self._captures[stream], data)
+            self._scanners[stream].feed(data)
+            if stream == STDOUT:
+                self._take_lines(data)
 
     def _take_lines(self, data: bytes | None) -> None:
         """Hands the lines on. An error of the harness must not reach the pipe's reader, nor leave the child running."""

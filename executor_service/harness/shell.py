@@ -8,6 +8,7 @@ from executor_service.harness.base import Attempt
 from executor_service.harness.child import END_SECONDS_MAX, ChildEnd, Children, ChildWork
 from executor_service.outcome import Outcome
 from executor_service.process_group import SpawnFailed
+from executor_service.secret_values import Secrets, secret_values
 
 
 class ShellHarness:
@@ -18,25 +19,27 @@ class ShellHarness:
     pool = "shell"
     end_seconds_max = END_SECONDS_MAX
 
-    def __init__(self, children: Children) -> None:
+    def __init__(self, children: Children, secrets: Secrets) -> None:
         self._children = children
+        self._secrets = secrets
 
     async def run(self, spec: Mapping[str, Any], attempt: Attempt) -> Outcome:
         """Runs the child to its end and everything it started with it."""
         work = spec.get("shell")
         if not isinstance(work, dict) or bool(work.get("argv")) == bool(work.get("command_line")):
             raise InvalidWork("a shell effect needs exactly one of argv and command_line")
+        values = await secret_values(self._secrets, work, attempt)
         try:
-            end = await self._children.run(_child_work(work), attempt)
+            end = await self._children.run(_child_work(work, values), attempt)
         except SpawnFailed as error:
             return Outcome().fail("SPAWN_FAILED", str(error))
         return _outcome(end, check=bool(work.get("check")))
 
 
-def _child_work(work: Mapping[str, Any]) -> ChildWork:
+def _child_work(work: Mapping[str, Any], secrets: Mapping[str, str]) -> ChildWork:
     argv = work.get("argv") or ["/bin/sh", "-c", work["command_line"]]
     size = int(work.get("output_bytes_max") or 0)
-    return ChildWork(argv, work.get("cwd") or "", work.get("env") or {}, work.get("stdin"), size)
+    return ChildWork(argv, work.get("cwd") or "", {**(work.get("env") or {}), **secrets}, work.get("stdin"), size)
 
 
 def _outcome(end: ChildEnd, *, check: bool) -> Outcome:

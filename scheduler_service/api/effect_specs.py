@@ -29,6 +29,12 @@ from scheduler_service.authoring.options import (
 )
 from scheduler_service.authoring.results import SESSION_FIELDS
 from scheduler_service.authoring.schema_shape import schema_problems
+from scheduler_service.authoring.templates import (
+    ATTACHMENTS_MAX,
+    SECRETS_MAX,
+    secret_problems,
+    template_problems,
+)
 from scheduler_service.authoring.values import canonical_json, digest, encode
 from scheduler_service.authoring.work import ITEMS_MAX, OUTPUT_BYTES_MAX, TURNS_MAX, workspace_problems
 
@@ -91,6 +97,7 @@ def _shell(check: Checks, path: str, work: journal_pb2.ShellWork) -> None:
     for index, argument in enumerate(work.argv):
         check.text(f"{path}.argv[{index}]", argument, limits.SPEC_BYTES_MAX)
     _environment(check, f"{path}.env", work.env)
+    _secrets(check, path, work)
     if not 0 <= work.output_bytes_max <= OUTPUT_BYTES_MAX:
         check.refuse(f"{path}.output_bytes_max", f"must be from 0 to {OUTPUT_BYTES_MAX}")
 
@@ -116,10 +123,32 @@ def _agent(check: Checks, path: str, work: journal_pb2.AgentWork) -> None:
     check.enum(f"{path}.permissions", work.permissions, journal_pb2.AgentPermissions)
     if not 0 <= work.max_turns <= TURNS_MAX:
         check.refuse(f"{path}.max_turns", f"must be from 0 to {TURNS_MAX}")
+    _prompt(check, path, work)
+    _secrets(check, path, work)
     if work.HasField("workspace"):
         if work.cwd:
             check.refuse(f"{path}.cwd", "give either cwd or workspace")
         _workspace(check, f"{path}.workspace", work.workspace)
+
+
+def _prompt(check: Checks, path: str, work: journal_pb2.AgentWork) -> None:
+    """Prompt and system prompt, with the inputs for their places and the files that belong to them."""
+    if work.HasField("inputs"):
+        given = inputs.json_object(check, work.inputs, f"{path}.inputs", limits.SPEC_BYTES_MAX)
+        for field in ("prompt", "system_prompt"):
+            for problem in template_problems(getattr(work, field), given or {}):
+                check.refuse(f"{path}.{field}", problem)
+    check.at_most(f"{path}.attachments", work.attachments, ATTACHMENTS_MAX)
+    for index, attachment in enumerate(work.attachments[:ATTACHMENTS_MAX]):
+        check.text(f"{path}.attachments[{index}].name", attachment.name, limits.NAME_BYTES_MAX)
+        check.required(f"{path}.attachments[{index}].path", attachment.path, limits.SPEC_BYTES_MAX)
+
+
+def _secrets(check: Checks, path: str, work: journal_pb2.ShellWork | journal_pb2.AgentWork) -> None:
+    _environment(check, f"{path}.secrets", work.secrets)
+    check.at_most(f"{path}.secrets", work.secrets, SECRETS_MAX)
+    for variable, problem in secret_problems(work.secrets, work.env):
+        check.refuse(f"{path}.secrets[{variable!r}]", problem)
 
 
 def _workspace(check: Checks, path: str, work: journal_pb2.Workspace) -> None:

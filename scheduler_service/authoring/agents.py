@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, TypedDict, TypeVar, Unpack, overload
 
 from scheduler_service.authoring import results
@@ -12,6 +12,7 @@ from scheduler_service.authoring.errors import OptionError
 from scheduler_service.authoring.results import AgentResult
 from scheduler_service.authoring.schema import schema_of
 from scheduler_service.authoring.schema_shape import schema_problems
+from scheduler_service.authoring.templates import template_problems
 from scheduler_service.authoring.values import encode
 from scheduler_service.authoring.work import Workspace, refuse
 
@@ -43,6 +44,12 @@ class AgentOptions(TypedDict, total=False):
     output_schema: Mapping[str, Any] | None
     #: Options that the harness's adapter documents.
     options: Mapping[str, Any] | None
+    #: Makes templates of prompt and system prompt: the values of `{{name}}` and `{{name.field}}`; `{{{{` is `{{`.
+    inputs: Mapping[str, Any] | None
+    #: Files on the executor that belong to the prompt, by name if given: small texts stand in it, others are named.
+    attach: Sequence[str | os.PathLike[str]] | Mapping[str, str | os.PathLike[str]]
+    #: Variables for the CLI with the values of the executor's secrets: `{"ANTHROPIC_API_KEY": "anthropic"}`.
+    secrets: Mapping[str, str] | None
     #: Name shown to people; by default the harness.
     label: str
 
@@ -72,7 +79,12 @@ def agent(harness: str, *, prompt: str, output: Any = None, **options: Any) -> E
     if problems := schema_problems(stored.get("output_schema", {}), "output_schema"):
         raise OptionError("agent: " + "; ".join(f"{path} {problem}" for path, problem in problems))
     decoder = results.agent_result if output is None else decoder_of(output)
-    return Effect("agent", options.get("label") or harness, stored, decoder)
+    made = Effect("agent", options.get("label") or harness, stored, decoder)
+    if "inputs" in stored:
+        for field in ("prompt", "system_prompt"):
+            for problem in template_problems(stored.get(field, ""), stored["inputs"]):
+                raise OptionError(f"agent: {field}: {problem}")
+    return made
 
 
 def _work(options: Mapping[str, Any], schema: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -84,7 +96,18 @@ def _work(options: Mapping[str, Any], schema: Mapping[str, Any] | None) -> dict[
     permissions = options.get("permissions", "full")
     if permissions not in _PERMISSIONS:
         refuse("agent: permissions", " or ".join(_PERMISSIONS), permissions)
-    taken = ("model", "system_prompt", "max_turns", "mcp_servers", "env", "options")
+    taken = ("model", "system_prompt", "max_turns", "mcp_servers", "env", "options", "secrets")
     plain = {name: options.get(name) for name in taken}
     more = {"cwd": cwd, "workspace": workspace and workspace.work(), "permissions": _PERMISSIONS[permissions]}
-    return set_fields(**plain, **more, output_schema=schema)
+    inputs = {} if options.get("inputs") is None else {"inputs": options["inputs"]}
+    return (
+        set_fields(**plain, **more, output_schema=schema, attachments=_attachments(options.get("attach", ()))) | inputs
+    )
+
+
+def _attachments(attach: Any) -> list[dict[str, str]]:
+    if isinstance(attach, Mapping):
+        return [{"name": name, "path": os.fspath(path)} for name, path in attach.items()]
+    if isinstance(attach, str):  # else it would be one file a letter
+        refuse("agent: attach", "a list of paths, or a dict of paths by name", attach)
+    return [{"path": os.fspath(path)} for path in attach]

@@ -54,13 +54,15 @@ def shell(
     stdin: str | None = None,
     check: bool = True,
     output_bytes_max: int = 0,
+    secrets: Mapping[str, str] | None = None,
     label: str = "",
 ) -> Effect[ShellResult]:
     """A child process on an executor: a list is run as argv, text by `/bin/sh -c`.
 
     With `check` (the default) a non-zero exit raises EffectFailed, else it is a result with that exit code. `cwd` is
     a directory on the executor (default: a fresh one), `env` is set on top of the executor's allow-list, `label` is the
-    name shown to people. Raises OptionError for an empty command.
+    name shown to people. `secrets` gives the child variables with the values of secrets of the executor, by their
+    names; what it says has them masked. Raises OptionError for an empty command.
     """
     work: dict[str, Any] = (
         {"command_line": cmd} if isinstance(cmd, str) else {"argv": [os.fspath(part) for part in cmd]}
@@ -68,6 +70,7 @@ def shell(
     if not cmd or (isinstance(cmd, str) and not cmd.strip()):
         raise OptionError("shell: the command is empty")
     work |= set_fields(cwd=os.fspath(cwd), env=dict(env or {}), check=check, output_bytes_max=output_bytes_max)
+    work |= set_fields(secrets=dict(secrets or {}))
     if stdin is not None:
         work["stdin"] = stdin  # optional in the proto: an empty text is not the same as none
     return Effect("shell", label or _command_name(cmd), encode(work, "shell"), results.shell_result)

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from scheduler_service.authoring.bounds import NAME_BYTES_MAX
 from scheduler_service.authoring.errors import OptionError
+from scheduler_service.authoring.templates import ATTACHMENTS_MAX, SECRETS_MAX, secret_problems
 from scheduler_service.authoring.values import encode
 
 OUTPUT_BYTES_MAX: Final = 32 << 20
@@ -107,6 +108,7 @@ def check_work(kind: str, name: Any, work: Mapping[str, Any]) -> None:
         if field not in fields:
             raise OptionError(f"{kind}: unknown field {field!r}; there are: {', '.join(fields)}")
         fields[field](value, f"{kind}: {field}")
+    check_secrets(work, kind)
 
 
 def _flag(value: Any, place: str) -> None:
@@ -154,6 +156,32 @@ def _environment(value: Any, place: str) -> None:
         check_text(text, f"{place}[{name!r}]")
 
 
+def _attachments(value: Any, place: str) -> None:
+    _list(value, place)
+    if len(value) > ATTACHMENTS_MAX:
+        raise OptionError(f"{place}: {len(value)} files; at most {ATTACHMENTS_MAX}")
+    for index, item in enumerate(value):
+        _object(item, f"{place}[{index}]")
+        for field, text in item.items():
+            if field not in ("name", "path"):
+                refuse(f"{place}[{index}]", "name and path", item)
+            check_text(text, f"{place}[{index}].{field}")
+        if not item.get("path"):
+            raise OptionError(f"{place}[{index}]: it has no path")
+
+
+def _secrets(value: Any, place: str) -> None:
+    _environment(value, place)
+    if len(value) > SECRETS_MAX:
+        raise OptionError(f"{place}: {len(value)} secrets; at most {SECRETS_MAX}")
+
+
+def check_secrets(work: Mapping[str, Any], place: str) -> None:
+    """Secrets together with the variables beside them. Raises OptionError."""
+    for variable, problem in secret_problems(work.get("secrets", {}), work.get("env", {})):
+        raise OptionError(f"{place}: secrets[{variable!r}] {problem}")
+
+
 def _output_bytes(value: Any, place: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= OUTPUT_BYTES_MAX:
         refuse(place, f"0 to {OUTPUT_BYTES_MAX} bytes", value)
@@ -167,13 +195,14 @@ def _turns(value: Any, place: str) -> None:
 _WORK: Final[Mapping[str, Mapping[str, Check]]] = {
     "shell": {
         "argv": _argv, "command_line": check_text, "cwd": check_text, "env": _environment, "stdin": check_text,
-        "check": _flag, "output_bytes_max": _output_bytes,
+        "check": _flag, "output_bytes_max": _output_bytes, "secrets": _secrets,
     },
     "function": {"function": check_name, "args": _list, "kwargs": _object},
     "agent": {
         "harness": check_name, "prompt": check_text, "cwd": check_text, "model": check_name, "env": _environment,
         "output_schema": _object, "options": _object, "workspace": check_workspace, "system_prompt": check_text,
-        "max_turns": _turns, "permissions": check_name, "mcp_servers": _object,
+        "max_turns": _turns, "permissions": check_name, "mcp_servers": _object, "inputs": _object,
+        "attachments": _attachments, "secrets": _secrets,
     },
     "external": {"prompt": check_text, "choices": _choices, "assignees": _names, "data": _object},
     "run": {"process": check_name, "input": _object},

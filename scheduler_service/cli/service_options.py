@@ -94,6 +94,7 @@ EXECUTOR: Final = (
     Setting("AGENT_HOMES", "HOME of agents: the executor's, or one of the tenant's own.", "user", "user|tenant"),
     Setting("PRICES", "JSON file of prices of models, over the shipped one.", metavar="FILE"),
     *SLOTS,
+    Setting("SECRETS_DIR", "Folder of the secrets that effects may ask for by name, one file each.", metavar="DIR"),
     Setting("STATE_DIR", "Folder of locks and working directories.", "below ~/.local/state", "DIR"),
     Setting("WORKSPACES_MAX", "Worktrees and copies of effects that are kept; older ones go.", "100", "N"),
     Setting("WORKSPACES_DAYS", "Days that they are kept after they were last used.", "30", "DAYS"),

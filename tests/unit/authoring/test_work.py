@@ -50,6 +50,12 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
         lambda: bb.merge("/r", [5]),
         "merge: results[0]: expected an AgentResult, an Outcome, a WorkspaceResult or the id",
     ),
+    (lambda: bb.agent("h", prompt="a {{b}}", inputs={"c": 1}), "agent: prompt: {{b}} names nothing in the inputs"),
+    (lambda: bb.agent("h", prompt="a", attach="abc"), "agent: attach: expected a list of paths, or a dict of paths by"),
+    (lambda: bb.agent("h", prompt="a", attach=[""]), "agent: attachments[0]: it has no path"),
+    (lambda: bb.agent("h", prompt="a", secrets={"A": "a/b"}), "agent: secrets['A'] must be a secret's name: 1 to 128"),
+    (lambda: bb.agent("h", prompt="a", secrets={"A=": "b"}), "agent: secrets: 'A=' is no name of a variable"),
+    (lambda: bb.shell("x", env={"A": "1"}, secrets={"A": "b"}), "shell: secrets['A'] is in env too"),
     (lambda: bb.agent("h", prompt=5), "agent: prompt: expected text, got 5"),  # type: ignore[call-overload]
     (lambda: bb.function("f" * 257), "function: name (label=): expected 1 to 256 bytes of text, got 'fff"),
     (lambda: bb.timer("2026"), "timer: fire_at: expected a datetime with a time zone, such as ctx.now() + ..."),  # type: ignore[arg-type]
@@ -97,6 +103,9 @@ MOST = [
     spec_of(bb.agent("h" * 256, prompt="p", model="m", options={"a": [1]}, output_schema={"type": "object"})),
     spec_of(bb.agent("h", prompt="p", workspace=bb.worktree("/r", base="main", keep="always"))),
     spec_of(bb.agent("h", prompt="p", workspace=bb.copy_of("/d", keep="never"))),
+    spec_of(bb.agent("h", prompt="{{a.b}}", inputs={"a": {"b": 1}}, attach={"n": "x"}, secrets={"A": "a.b"})),
+    spec_of(bb.agent("h", prompt="p", inputs={}, attach=["x", "/y"])),
+    spec_of(bb.shell("x", secrets={"A": "a"})),
     spec_of(bb.agent("h", prompt="p", workspace=bb.exclusive("/d"))),
     spec_of(bb.merge("/r", ["1" * 40, bb.AgentResult("t"), None], into="x", base="main", update_checkout=True)),
     spec_of(bb.external("?", choices=[str(n) for n in range(work.ITEMS_MAX)], assignees=["ops"], data={"a": 1})),

@@ -1225,6 +1225,26 @@ class ShellWork(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class SecretsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ARGV_FIELD_NUMBER: _builtins.int
     COMMAND_LINE_FIELD_NUMBER: _builtins.int
     CWD_FIELD_NUMBER: _builtins.int
@@ -1232,6 +1252,7 @@ class ShellWork(_message.Message):
     STDIN_FIELD_NUMBER: _builtins.int
     CHECK_FIELD_NUMBER: _builtins.int
     OUTPUT_BYTES_MAX_FIELD_NUMBER: _builtins.int
+    SECRETS_FIELD_NUMBER: _builtins.int
     command_line: _builtins.str
     """A command line, run by `/bin/sh -c`."""
     cwd: _builtins.str
@@ -1250,6 +1271,12 @@ class ShellWork(_message.Message):
     def env(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Variables set for the child, on top of the executor's allow-list."""
 
+    @_builtins.property
+    def secrets(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Secrets by the variable that the child finds them in: each the name of a secret of the executor. Their values are
+        never in the journal, and masked in what the child says.
+        """
+
     def __init__(
         self,
         *,
@@ -1260,10 +1287,11 @@ class ShellWork(_message.Message):
         stdin: _builtins.str | None = ...,
         check: _builtins.bool = ...,
         output_bytes_max: _builtins.int = ...,
+        secrets: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_stdin", b"_stdin", "stdin", b"stdin"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stdin", b"_stdin", "argv", b"argv", "check", b"check", "command_line", b"command_line", "cwd", b"cwd", "env", b"env", "output_bytes_max", b"output_bytes_max", "stdin", b"stdin"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stdin", b"_stdin", "argv", b"argv", "check", b"check", "command_line", b"command_line", "cwd", b"cwd", "env", b"env", "output_bytes_max", b"output_bytes_max", "secrets", b"secrets", "stdin", b"stdin"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__stdin: _TypeAlias = _typing.Literal["stdin"]  # noqa: Y015
     _WhichOneofArgType__stdin: _TypeAlias = _typing.Literal["_stdin", b"_stdin"]  # noqa: Y015
@@ -1404,7 +1432,9 @@ class AgentWork(_message.Message):
 
     @_builtins.property
     def inputs(self) -> _struct_pb2.Struct:
-        """Values for the places `{{name}}` of prompt and system prompt. Unset: these are taken as they stand."""
+        """Values for the places `{{name}}`, `{{name.field}}` and `{{name.0}}` of prompt and system prompt; `{{{{` is `{{`. A
+        place that names nothing is refused. Unset: the texts are taken as they stand.
+        """
 
     @_builtins.property
     def attachments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attachment]:
@@ -1485,27 +1515,23 @@ class Attachment(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
-    BLOB_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Name that the prompt calls it by."""
+    """Name that the prompt calls it by. Empty: the file's own."""
     path: _builtins.str
-    """Path on the executor, relative to the workspace or absolute."""
-    @_builtins.property
-    def blob(self) -> Global___BlobRef:
-        """A blob of the run."""
-
+    """Path on the executor, relative to the workspace or absolute. A text of at most 32 KiB (256 KiB in all) is put into
+    the prompt; a larger one, a folder and what is no text are named in it.
+    """
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         path: _builtins.str = ...,
-        blob: Global___BlobRef | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["blob", b"blob", "path", b"path", "source", b"source"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blob", b"blob", "name", b"name", "path", b"path", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "path", b"path", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["path", "blob"]  # noqa: Y015
+    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["path"]  # noqa: Y015
     _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_source) -> _WhichOneofReturnType_source | None: ...
 
