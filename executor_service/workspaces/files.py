@@ -1,5 +1,6 @@
 """Copying and removing trees of files."""
 
+import contextlib
 import os
 import shutil
 import stat
@@ -26,7 +27,7 @@ def measure(source: Path, stop: Stop) -> tuple[int, int]:
         if stop.is_set():
             raise Stopped
         files += 1
-        if entry.is_file(follow_symlinks=False):
+        with contextlib.suppress(FileNotFoundError):  # somebody works in it
             size += entry.stat(follow_symlinks=False).st_size
         if files > FILES_MAX or size > BYTES_MAX:
             raise InvalidWork(
@@ -96,8 +97,8 @@ def _walk(folder: Path) -> Iterator["os.DirEntry[str]"]:
     while waiting:
         try:
             entries = os.scandir(waiting.pop())
-        except PermissionError:
-            continue  # cp says which
+        except (PermissionError, FileNotFoundError):
+            continue  # cp says which, if it matters
         with entries:
             for entry in entries:
                 yield entry

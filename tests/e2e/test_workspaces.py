@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.test_agents import joined
+from tests.support.eventually import eventually
 from tests.support.journals import check_journal, journal_of, of_type
 from tests.support.repositories import git, repository, state_of
 from tests.support.services import Stack, result_value
@@ -53,6 +54,22 @@ async def test_a_retry_finds_what_the_attempt_before_it_left(agents: Stack, repo
     assert git(repo, "show", f"{value['workspace']['branch']}:whole.txt") == "h"
     [first] = of_type(await journal_of(agents.dsn, run.run_id), "EFFECT_ATTEMPT_FAILED")
     assert first.data["partial"]["workspace"]["kept"] is True
+
+
+async def test_a_killed_executor_leaves_the_tree_to_its_successor(stack: Stack, repo: Path) -> None:
+    service = await joined(stack, "killed", SCRIPTED_AGENTS="pi")
+    try:
+        run_id = await stack.create("workspaces.killed", repo=str(repo), harness="pi")
+        trees = stack.folder / "killed" / "worktrees"
+        await eventually(lambda: list(trees.glob("*/half.txt")), timeout=120)
+        service.kill()
+        service.start()
+        workspace = result_value(await stack.result(run_id))
+    finally:
+        service.kill()
+    assert git(repo, "show", f"{workspace['branch']}:whole.txt") == "h"
+    [lost] = of_type(await journal_of(stack.dsn, run_id), "EFFECT_ATTEMPT_LOST")
+    assert "never_started" not in lost.data
 
 
 async def test_agents_in_one_directory_go_one_at_a_time(agents: Stack, tmp_path: Path) -> None:

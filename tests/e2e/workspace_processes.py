@@ -35,6 +35,15 @@ async def retry(ctx: bb.Context, repo: str) -> dict[str, Any]:
     return {"attempts": handle.attempts, "workspace": asdict(result.workspace)}
 
 
+@bb.process("workspaces.killed")
+async def killed(ctx: bb.Context, repo: str, harness: str) -> dict[str, Any]:
+    """The first attempt does half of the work and goes on for ever, the second finds that half."""
+    script = scripted("twice", sh="test -e half.txt && cp half.txt whole.txt || { echo h > half.txt; sleep 600; }")
+    work = bb.agent(harness, prompt=script, workspace=bb.worktree(repo))
+    result = await ctx.run(work, key="it", retry=bb.Retry(2, initial=0.05))
+    return asdict(result.workspace) if result.workspace is not None else {}
+
+
 @bb.process("workspaces.in-turn")
 async def in_turn(ctx: bb.Context, directory: str, agents: int) -> list[str]:
     """Agents in one directory: each of them finds it free, does its work, and leaves it so."""

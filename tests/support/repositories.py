@@ -41,3 +41,12 @@ def state_of(folder: Path) -> tuple[str, ...]:
         ["stash", "list"],
     )
     return tuple(git(folder, *args) for args in asked)
+
+
+def slow(repo: Path, seconds: int) -> Path:
+    """Checkouts of the repository wait; the file is there when one has begun."""
+    begun = repo.parent / "begun"
+    git(repo, "config", "filter.slow.smudge", f"sh -c 'touch {begun}; sleep {seconds}; cat'")
+    (repo / ".git" / "info").mkdir(exist_ok=True)
+    (repo / ".git" / "info" / "attributes").write_text("a.txt filter=slow\n")
+    return begun

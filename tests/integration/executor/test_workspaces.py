@@ -1,4 +1,4 @@
-"""Agents in workspaces: what the journal says, what stays, who waits for whom, what a kill leaves."""
+"""Agents in workspaces: what the journal says of them, what stays, what ends their making, and who waits for whom."""
 
 import json
 from pathlib import Path
@@ -9,11 +9,12 @@ import pytest
 from backburner.scheduler.v1 import dispatch_service_pb2 as pb
 from executor_service.errors import StartError
 from executor_service.server import ExecutorServer
-from tests.integration.executor.conftest import NewExecutor, StartExecutor
+from executor_service.workspaces import workspaces
+from tests.integration.executor.conftest import StartExecutor
 from tests.support import scripted_agent
 from tests.support.eventually import eventually
 from tests.support.fake_scheduler import Dispatch, FakeScheduler, Settled
-from tests.support.repositories import git, repository, state_of
+from tests.support.repositories import git, repository, slow, state_of
 
 
 @pytest.fixture
@@ -95,6 +96,30 @@ async def test_a_cancel_keeps_what_was_done(scheduler: FakeScheduler, executor: 
     assert git(repo, "show", f"{workspace['result_commit']}:half.txt") == "h"
 
 
+async def test_a_cancel_ends_the_making_of_a_worktree(
+    scheduler: FakeScheduler, executor: ExecutorServer, repo: Path
+) -> None:
+    begun = slow(repo, 300)
+    dispatch = await scheduler.one(**ask(repo))
+    await eventually(begun.exists)
+    scheduler.sessions[-1].cancel(dispatch)
+    settled = await scheduler.settled(dispatch)
+    assert settled.type == "EFFECT_CANCELLED"
+    assert executor.attempts.pools["agents"].taken == 0
+    git(repo, "config", "--unset", "filter.slow.smudge")
+    assert (await scheduler.run(**ask(repo))).type == "EFFECT_RESOLVED", "the repository is free"
+
+
+@pytest.mark.usefixtures("executor")
+async def test_the_making_of_a_worktree_is_no_silence(
+    scheduler: FakeScheduler, repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workspaces, "_PATIENCE_SECONDS", 0.2)
+    slow(repo, 3)
+    settled = await scheduler.run(timeouts={"silence": "1.5s"}, **ask(repo))
+    assert settled.data["state"] == "EFFECT_STATE_SUCCEEDED"
+
+
 @pytest.mark.usefixtures("executor")
 async def test_a_source_without_git_is_invalid_work_that_names_the_remedy(
     scheduler: FakeScheduler, tmp_path: Path
@@ -144,30 +169,6 @@ async def test_the_lease_holds_among_the_executors_of_a_host(
     assert await eventually(lambda: session.was_rejected(second))
     hold.unlink()
     await scheduler.settled(first)
-
-
-async def test_a_killed_executor_leaves_the_tree_to_its_successor(
-    scheduler: FakeScheduler, new_executor: NewExecutor, repo: Path
-) -> None:
-    env = {"BACKBURNER_HARNESS_MODULES": scripted_agent.__name__, "BACKBURNER_EXECUTOR_ID": "killed"}
-    service = new_executor(**env)
-    wait = str(repo / "never")
-    dispatch = await scheduler.one(**ask(repo, write={"half.txt": "h\n"}, sh="exit 1", wait_for=wait))
-    trees = repo.parent / "state" / "worktrees"
-    await eventually(lambda: list(trees.glob("*/half.txt")), timeout=60)
-    service.kill()
-    new_executor(**env)
-    session = await scheduler.session(after=1)
-    second = Dispatch(dispatch.run_id, dispatch.effect_id, pb.StartAttempt())
-    second.start.CopyFrom(dispatch.start)
-    second.start.attempt = 2
-    work = json.loads(dispatch.start.spec_json)
-    work["agent"]["prompt"] = f"go on {json.dumps({'sh': 'cat half.txt > found.txt'})}"
-    second.start.spec_json = json.dumps(work).encode()
-    session.start(second)
-    found = trees / dispatch.effect_id / "found.txt"
-    await eventually(found.exists, timeout=60)
-    assert found.read_text() == "h\n"
 
 
 @pytest.mark.usefixtures("executor")

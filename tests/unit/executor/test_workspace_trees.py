@@ -18,13 +18,13 @@ import pytest
 
 from executor_service.assignment import Assignment, InvalidWork
 from executor_service.descendants import Reaper
-from executor_service.workspaces import capture, records, sweep, trees
+from executor_service.workspaces import capture, files, records, sweep, trees
 from executor_service.workspaces.git import Git, GitFailed, Stopped
 from executor_service.workspaces.leases import Busy, Held, Lease
 from executor_service.workspaces.repository import Repository
 from executor_service.workspaces.trees import Tree
 from tests.support.children import alive
-from tests.support.repositories import git, repository, state_of
+from tests.support.repositories import git, repository, slow, state_of
 
 EFFECT = "3f2a9c1b-7d4e-5a6b-8c9d-0e1f2a3b4c5d"
 BRANCH = "backburner/3f2a9c1b7d4e"
@@ -227,6 +227,35 @@ def test_a_copy_is_the_agents_own_and_keeps_links(tmp_path: Path, runner: Git, o
     assert (again.found, trees.result_of(again, runner, succeeded=True)["patch"]) == (True, result["patch"])
 
 
+def test_what_is_more_than_is_copied_is_refused(tmp_path: Path, open_: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = _plain(tmp_path)
+    for name in ("a", "b", "c"):
+        (source / name).write_text("1234")
+    monkeypatch.setattr(files, "FILES_MAX", 2)
+    with pytest.raises(InvalidWork, match="more than 2 files or 20 GiB"):
+        open_(source, "COPY")
+    monkeypatch.setattr(files, "FILES_MAX", 3)
+    monkeypatch.setattr(files, "BYTES_MAX", 11)
+    with pytest.raises(InvalidWork, match="is not copied: ask for a worktree"):
+        open_(source, "COPY")
+    monkeypatch.setattr(files, "BYTES_MAX", 12 + source.stat().st_size)
+    assert open_(source, "COPY").root.is_dir()
+
+
+def test_what_vanishes_while_it_is_measured_is_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = _plain(tmp_path)
+    (source / "folder").mkdir()
+    scandir = os.scandir
+
+    def after_it_went(path: str) -> Any:
+        if path.endswith("folder"):
+            (source / "folder").rmdir()
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", after_it_went)
+    assert files.measure(source, threading.Event())[0] == 1
+
+
 def test_a_copy_of_no_repository_has_no_patch_even_below_one(tmp_path: Path, runner: Git, open_: Open) -> None:
     repository(tmp_path / "state")  # the copies stand in a repository of somebody else's
     tree = open_(_plain(tmp_path), "COPY")
@@ -363,15 +392,6 @@ time.sleep(300)
 
 
 # What was cut off.
-
-
-def slow(repo: Path, seconds: int) -> Path:
-    """Checkouts of the repository wait; the file is there when one has begun."""
-    begun = repo.parent / "begun"
-    git(repo, "config", "filter.slow.smudge", f"sh -c 'touch {begun}; sleep {seconds}; cat'")
-    (repo / ".git" / "info").mkdir(exist_ok=True)
-    (repo / ".git" / "info" / "attributes").write_text("a.txt filter=slow\n")
-    return begun
 
 
 def wait_for(path: Path, seconds: float = 60.0) -> None:
