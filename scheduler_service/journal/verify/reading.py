@@ -16,7 +16,7 @@ from scheduler_service.journal.verify.rules import Recorded, Violation, violatio
 _STATEMENTS: Final = load_statements(Path(__file__).with_name("verify.sql"))
 #: What is read of a run, by name; each takes `run_id`.
 READS: Final = {
-    name: _STATEMENTS[name] for name in ("head", "run", "journal", "effects", "open_work", "groups", "blobs")
+    name: _STATEMENTS[name] for name in ("head", "run", "journal", "effects", "open_work", "groups", "blobs", "usage")
 }
 _PAGE_RUNS: Final = 500
 
@@ -76,7 +76,8 @@ def recorded(run_id: str, read: Mapping[str, Sequence[dict[str, Any]]]) -> Recor
     """What was read of a run, as the rules take it."""
     [head], [run], [open_work] = read["head"], read["run"], read["open_work"]
     queued, timers = frozenset(open_work["queued"]), frozenset(open_work["timers"])
-    return Recorded(run_id, read["journal"], read["effects"], head, run, queued, timers, read["groups"], read["blobs"])
+    sums = read["groups"], read["blobs"], read["usage"]
+    return Recorded(run_id, read["journal"], read["effects"], head, run, queued, timers, *sums)
 
 
 async def _rows(connection: Connection, statement: LiteralString, parameters: dict[str, Any]) -> list[dict[str, Any]]:

@@ -60,6 +60,7 @@ class Recorded:
     groups: Sequence[Row] = ()
     #: Blobs that are not as the rows say, each with its problem.
     blobs: Sequence[Row] = ()
+    usage: Sequence[Row] = ()
     by_effect: Mapping[Any, list[Row]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -285,6 +286,11 @@ def _blobs(run: Recorded) -> Found:
         yield row["effect_key"], row["seq"], f"blob {row['digest']} {row['problem']}"
 
 
+def _usage(run: Recorded) -> Found:
+    for row in run.usage:
+        yield row["effect_key"], row["seq"], row["problem"]
+
+
 class Rule(NamedTuple):
     """What must hold, which invariant says so, and what finds the exceptions."""
 
@@ -315,6 +321,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "head": Rule("the head is the journal's last row", "I4", _head),
     "groups": Rule("a group runs no more than its limit, and the limit is what its outcomes lead to", "I11", _groups),
     "blobs": Rule("each large value is kept whole, with the row that refers to it", "I6", _blobs),
+    "usage": Rule("what ended attempts consumed is counted, each once", "I14", _usage),
     "settled_at_end": Rule("a run ends after what it waits for", "I7", _settled_at_end),
 }
 

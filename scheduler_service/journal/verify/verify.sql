@@ -60,3 +60,31 @@ SELECT coalesce(r.seq, 0) AS seq, coalesce(r.effect_key, '') AS effect_key, dige
             ELSE format('has %%s bytes, not %%s', k.size_bytes, r.size_bytes) END AS problem
   FROM referred r FULL JOIN kept k USING (digest)
  WHERE (r.size_bytes = k.size_bytes AND k.sound) IS NOT TRUE ORDER BY 1, 3
+
+-- usage --
+-- What is counted of attempts, against the rows that ended them; and a run's budget against what is counted.
+WITH ended AS (
+    SELECT DISTINCT ON (j.effect_id, j.attempt) j.seq, j.effect_id, j.effect_key, j.attempt,
+           coalesce(j.data->'result'->'usage', j.data->'partial'->'usage') AS usage
+    FROM backburner.journal j
+    WHERE j.run_id = %(run_id)s AND j.attempt > 0 AND NOT j.data ? 'never_started'
+      AND j.type IN ('EFFECT_ATTEMPT_FAILED', 'EFFECT_ATTEMPT_LOST', 'EFFECT_PARKED', 'EFFECT_RESOLVED', 'EFFECT_CANCELLED')
+    ORDER BY j.effect_id, j.attempt, j.seq
+), counted AS (
+    SELECT u.* FROM backburner.attempt_usage u WHERE u.run_id = %(run_id)s
+)
+SELECT coalesce(e.seq, 0) AS seq, coalesce(e.effect_key, '') AS effect_key,
+       CASE WHEN c.effect_id IS NULL THEN format('the usage of attempt %%s is not counted', e.attempt)
+            WHEN e.effect_id IS NULL THEN format('attempt %%s of %%s is counted, and has not ended', c.attempt, c.effect_id)
+            ELSE format('of attempt %%s other tokens are counted than its end says', e.attempt) END AS problem
+  FROM ended e FULL JOIN counted c ON c.effect_id = e.effect_id AND c.attempt = e.attempt
+ WHERE e.effect_id IS NULL
+    OR (e.usage IS NOT NULL AND (c.input_tokens + c.output_tokens IS DISTINCT FROM
+        coalesce((e.usage->>'input_tokens')::float8, 0) + coalesce((e.usage->>'output_tokens')::float8, 0)))
+UNION ALL
+SELECT 0, '', format('the budget has %%s tokens used, and %%s are counted', b.used[1], s.tokens)
+  FROM backburner.run_budgets b,
+       (SELECT coalesce(sum(c.input_tokens + c.output_tokens), 0) AS tokens FROM counted c) s
+ WHERE b.run_id = %(run_id)s AND b.used[1] <> s.tokens
+   AND NOT EXISTS (SELECT FROM backburner.runs r WHERE r.run_id = b.run_id AND r.previous_run_id IS NOT NULL)
+ ORDER BY 1, 3

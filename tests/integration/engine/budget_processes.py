@@ -39,4 +39,12 @@ async def many(ctx: bb.Context, tokens: list[float], hold: str) -> list[str]:
     return found
 
 
-ALL: Mapping[str, AnyProcess] = {name: bb.processes()[name] for name in ("budgets/one", "budgets/many")}
+@bb.process("budgets/agent")
+async def agent(ctx: bb.Context, prompt: str, own: dict[str, Any]) -> str:
+    """One agent."""
+    await ctx.run(bb.agent("codex", prompt=prompt), key="it", kill_grace=0.5, budget=bb.budget(**own))
+    return "succeeded"
+
+
+_NAMES = ("budgets/one", "budgets/many", "budgets/agent")
+ALL: Mapping[str, AnyProcess] = {name: bb.processes()[name] for name in _NAMES}

@@ -1,6 +1,7 @@
 """Budgets through the services: what runs is stopped at its limit, what is spent starts nothing, usage adds up."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from backburner.scheduler.v1 import scheduler_service_pb2 as pb
 from tests.integration.engine import budget_processes
 from tests.integration.engine.real_executor import real_executor
 from tests.integration.engine.world import World, world
+from tests.support import scripted_agent
 from tests.support.eventually import eventually
 
 pytestmark = pytest.mark.timeout(240)
@@ -134,3 +136,31 @@ async def test_budget_that_is_none_is_refused_with_its_path(at: World, budget: d
         await create(at, "budgets/many", budget, tokens=[1], hold="")
     assert refusal.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert path in (refusal.value.details() or "")
+
+
+async def test_agent_that_was_stopped_goes_on_with_its_session_after_a_raise(
+    database_url: str, tmp_path: Path, hold: str
+) -> None:
+    """It is stopped between two reports of its stream; the next attempt has what was raised, and the session."""
+    reports = [{"usage": {"input_tokens": n, "cost_usd": n / 1000, "turns": 1}} for n in (40, 80, 120)]
+    prompt = json.dumps({"reports": reports, "hold": hold})
+    modules = (scripted_agent.__name__,)
+    async with (
+        world(database_url, budget_processes.ALL) as at,
+        real_executor(at, tmp_path, harness_modules=modules),
+    ):
+        asks = {"tokens": 100, "on_spent": "ask"}
+        run_id = await create(at, "budgets/agent", None, prompt=prompt, own=asks)
+        parked = await at.row(run_id, "EFFECT_PARKED", "it", SECONDS)
+        assert parked.data["error"]["reason"] == "EFFECT_REASON_BUDGET"
+        assert "until" not in parked.data
+        assert parked.data["partial"]["usage"]["input_tokens"] == 120
+        session = parked.data["partial"]["session"]["session_id"]
+        await asyncio.to_thread(Path(hold).unlink)
+        raised = op.RaiseBudgetRequest(run_id=run_id, effect_key="it", budget=journal_pb2.Budget(tokens=1000))
+        await at.operator.RaiseBudget(raised)
+        assert await at.value(run_id, SECONDS) == "succeeded"
+        rows = await at.rows(run_id, "EFFECT_RESOLVED")
+        assert (rows[0].attempt, rows[0].data["result"]["session"]["session_id"]) == (2, session)
+        [effect] = (await at.client.ListEffects(pb.ListEffectsRequest(run_id=run_id))).effects
+        assert (effect.usage.input_tokens, effect.usage.turns) == (240, 2)

@@ -41,6 +41,7 @@ DAMAGE: dict[str, LiteralString] = {
     "head": "UPDATE backburner.run_heads SET open_effects = 7 WHERE run_id = %s",
     "groups": "UPDATE backburner.run_groups SET successes = 3 WHERE run_id = %s",
     "blobs": "DELETE FROM backburner.blobs WHERE run_id = %s",
+    "usage": "DELETE FROM backburner.attempt_usage WHERE run_id = %s",
     "settled_at_end": "UPDATE backburner.run_heads SET open = false WHERE run_id = %s",
 }
 
@@ -50,7 +51,7 @@ async def scene(at: Desk) -> str:
     run_id = await at.create()
     await at.request(run_id, "a", "b", fast=True, max_attempts=2)
     await at.request(run_id, "c", group_id="g", group_max=2, group_strategy="ADAPTIVE")
-    await at.settle(run_id, "a", blob_text='"large"')
+    await at.settle(run_id, "a", blob_text='"large"', result={"usage": {"input_tokens": 7}})
     timer = {"type": "TIMER_SET", "cause": 1, "data": {"ordinal": 0, "fire_at": "2030-01-01T00:00:00Z"}}
     await at.append(run_id, timer, {"type": "PROCESS_LOG", "cause": 1, "data": {"message": "m"}})
     return run_id
