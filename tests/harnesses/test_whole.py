@@ -122,7 +122,7 @@ def child_of(executor: int, pid: int) -> psutil.Process:
 
 async def test_a_spent_quota_parks_until_the_reset_without_a_slot(stack_of: StackOf, model_server: ModelServer) -> None:
     stack = await stack_of("claude-code", BACKBURNER_PARK_SECONDS="1", BACKBURNER_SLOTS_AGENTS="1")
-    reset = int(time.time()) + 8
+    reset = int(time.time()) + 20
     model_server.play(Scenario(faults=(Fault("usage_limit", message=f"Claude AI usage limit reached|{reset}"),)))
     run_id, effect_id = await ask(stack, "quota", **agent("claude-code", model_server))
 

@@ -162,7 +162,7 @@ async def test_discovery_says_what_is_there_and_what_to_do(tmp_path: Path) -> No
     assert claude.check.remedy == f"not logged in: {ClaudeCode.login_remedy}"
     assert (codex.check.version, codex.check.version_known) == ("99.0.1", False)
     assert codex.program is not None, "it is used all the same"
-    assert "version 99.0.1 is used, but not known to work (known: 0.100.0 and later, below 1)" in codex.check.remedy
+    assert "version 99.0.1 is used, but not known to work (known: 0.160.0 and later, below 1)" in codex.check.remedy
     [gone] = await discover([Codex()], {"codex": str(missing)}, tmp_path)
     assert (gone.program, gone.check.found) == (None, False)
     assert (
