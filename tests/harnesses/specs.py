@@ -43,9 +43,38 @@ def _qwen_code(server: ModelServer, key: str) -> dict[str, Any]:
     return {"env": env, "model": "scripted-model", "options": {"retries": 0}}
 
 
+def _opencode(server: ModelServer, key: str) -> dict[str, Any]:
+    models = {"scripted-model": {"name": "scripted", "limit": {"context": 128000, "output": 4096}}}
+    options = {"baseURL": f"http://127.0.0.1:{server.port}/v1", "apiKey": key}
+    provider = {"npm": "@ai-sdk/openai-compatible", "name": "scripted", "options": options, "models": models}
+    config = {"enabled_providers": ["scripted"], "provider": {"scripted": provider}}
+    return {"model": "scripted/scripted-model", "options": {"config": config}}
+
+
+def _pi(server: ModelServer, key: str) -> dict[str, Any]:
+    cost = {"input": 0, "output": 0, "cacheRead": 0, "cacheWrite": 0}
+    model = {
+        "id": "scripted-model", "name": "scripted", "reasoning": False, "input": ["text"], "cost": cost,
+        "contextWindow": 128000, "maxTokens": 4096,
+    }  # fmt: skip
+    provider = {
+        "baseUrl": f"http://127.0.0.1:{server.port}/v1", "api": "openai-completions", "apiKey": key, "models": [model],
+    }  # fmt: skip
+    options = {"provider": "scripted", "providers": {"scripted": provider}, "retries": 0}
+    return {"model": "scripted-model", "options": options}
+
+
+def _copilot(server: ModelServer, key: str) -> dict[str, Any]:
+    provider = {"base_url": f"http://127.0.0.1:{server.port}/v1", "api_key": key}
+    return {"model": "scripted-model", "options": {"provider": provider, "offline": True}}
+
+
 POINTED: Final[Mapping[str, Pointed]] = {
     "claude-code": _claude_code,
     "codex": _codex,
     "gemini-cli": _gemini_cli,
     "qwen-code": _qwen_code,
+    "opencode": _opencode,
+    "pi": _pi,
+    "copilot": _copilot,
 }

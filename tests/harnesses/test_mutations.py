@@ -131,9 +131,25 @@ def _qwen(line: dict[str, Any]) -> bool:
     return _claude(line) and not str(line.get("result")).startswith("[API Error:")
 
 
+def _opencode(line: dict[str, Any]) -> bool:
+    part = line.get("part")
+    return line.get("type") == "step_finish" and isinstance(part, dict) and part.get("reason") == "stop"
+
+
+def _pi(line: dict[str, Any]) -> bool:
+    messages = line.get("messages")
+    last = messages[-1] if line.get("type") == "agent_end" and isinstance(messages, list) and messages else None
+    return isinstance(last, dict) and last.get("role") == "assistant" and last.get("stopReason") == "stop"
+
+
 SUCCESS: Final[Mapping[str, Callable[[dict[str, Any]], bool]]] = {
     "claude-code": _claude,
     "codex": lambda line: line.get("type") == "turn.completed" and isinstance(line.get("usage"), dict),
     "gemini-cli": lambda line: line.get("type") == "result" and line.get("status") == "success",
     "qwen-code": _qwen,
+    "opencode": _opencode,
+    "pi": _pi,
+    "copilot": lambda line: (
+        line.get("type") == "result" and type(line.get("exitCode")) is int and line["exitCode"] == 0
+    ),
 }

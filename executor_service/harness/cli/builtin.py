@@ -12,9 +12,12 @@ from executor_service.harness.cli.adapter import Adapter
 from executor_service.harness.cli.claude_code import ClaudeCode
 from executor_service.harness.cli.codex import Codex
 from executor_service.harness.cli.command import load_commands
+from executor_service.harness.cli.copilot import Copilot
 from executor_service.harness.cli.discovery import Found, discover
 from executor_service.harness.cli.gemini_cli import GeminiCli
 from executor_service.harness.cli.homes import Homes
+from executor_service.harness.cli.opencode import OpenCode
+from executor_service.harness.cli.pi import Pi
 from executor_service.harness.cli.prices import load_prices
 from executor_service.harness.cli.qwen_code import QwenCode
 from executor_service.harness.cli.runner import CliAgent
@@ -23,7 +26,9 @@ from executor_service.settings import Settings
 log = logging.getLogger(__name__)
 
 #: Every CLI that is known, in the order that they are shown in.
-ADAPTERS: Final[Sequence[Adapter]] = (ClaudeCode(), Codex(), GeminiCli(), QwenCode())
+ADAPTERS: Final[Sequence[Adapter]] = (
+    ClaudeCode(), Codex(), GeminiCli(), OpenCode(), Pi(), QwenCode(), Copilot(),
+)  # fmt: skip
 ALL: Final = "all"
 NONE: Final = "none"
 

@@ -4,7 +4,7 @@ A parser never trusts a line: fields may be missing or of any type. `Fields` rea
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from executor_service.outcome import Failure
@@ -142,6 +142,8 @@ class Ended:
     #: Why not, when it is not `ok`.
     failure: Failure | None = None
     turns: int | None = None
+    #: True: the CLI does not know of it and would go on, so it is ended at once.
+    stop: bool = False
 
 
 Event = (
@@ -222,6 +224,16 @@ def todos(items: Iterator[Fields], done: Sequence[str] = ("completed", "done")) 
     """A list of things to do whose entries have a `status`."""
     states = [item.text("status") for item in items]
     return Todos(sum(state in done for state in states), len(states))
+
+
+def out_of_turns(turns: int) -> Ended:
+    """The end of a CLI that has no bound of turns itself and wants one more."""
+    return Ended(False, None, Failure("MAX_TURNS", f"stopped after {turns} turns: there may be no more"), turns, True)
+
+
+def priced(tokens: Tokens, cost: float | None) -> Tokens:
+    """The same tokens at that cost."""
+    return replace(tokens, cost_usd=cost)
 
 
 def tool(tool_id: str, name: str, given: Any) -> ToolStarted:

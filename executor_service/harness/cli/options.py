@@ -54,6 +54,13 @@ class Options:
             raise InvalidWork(f"option {name}: expected a text, not {given!r}")
         return given
 
+    def flagged(self, name: str) -> bool:
+        """True or false; false when it is not given."""
+        given = self._given.get(name, False)
+        if not isinstance(given, bool):
+            raise InvalidWork(f"option {name}: expected true or false, not {given!r}")
+        return given
+
     def table(self, name: str) -> Mapping[str, Any]:
         """An object; empty when it is not given."""
         given = self._given.get(name, {})

@@ -198,8 +198,9 @@ class _Work:
 
     def _line(self, control: ChildControl, line: bytes) -> None:
         self._stream.take(line)
-        if self._stream.ended is not None and not control.finishing:
-            control.finish(LINGER_SECONDS, REAP_SECONDS)
+        ended = self._stream.ended
+        if ended is not None and not control.finishing:
+            control.finish(0.0 if ended.stop else LINGER_SECONDS, REAP_SECONDS)
 
     def _environment(self, task: Task, launch: Mapping[str, str]) -> dict[str, str]:
         keys = {name: os.environ[name] for name in self._adapter.credentials if name in os.environ}
