@@ -90,7 +90,7 @@ async def _version(argv: Sequence[str], home: Path) -> tuple[str, str]:
                 out, err = await child.communicate()
         except TimeoutError:
             return "", f"`{argv[-1]} --version` has not answered within {VERSION_SECONDS:g} s: try it by hand"
-    found = _VERSION.search(out.decode("utf-8", "replace"))
+    found = _VERSION.search((out.strip() or err).decode("utf-8", "replace"))  # pi tells it on stderr
     if child.returncode or found is None:
         said = (err or out).decode("utf-8", "replace").strip()[:300]
         return "", f"`{argv[-1]} --version` ended with {child.returncode} and said {said!r}: try it by hand"

@@ -21,7 +21,7 @@ _SURE: Final = (
         r"input token count .{0,60}exceeds|too many tokens|exceeds? (?:the )?(?:model'?s )?(?:maximum|context)", re.I)),
     ("QUOTA_EXHAUSTED", re.compile(
         r"insufficient[_ ]quota|exceeded your current quota|usage[_ ]limit|quota (?:exceeded|will reset|exhausted)|"
-        r"credit balance|out of credits|billing|hit your limit|limit reached|daily limit|monthly limit|"
+        r"credit balance|out of credits|billing|hit your limit|(?<!rate[ _])limit reached|daily limit|monthly limit|"
         r"quota_exceeded|TerminalQuota|payment required", re.I)),
     ("OVERLOADED", re.compile(r"overloaded|(?:over|at) capacity|high demand|currently unavailable", re.I)),
     ("AUTHENTICATION", re.compile(

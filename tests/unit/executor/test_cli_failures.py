@@ -13,6 +13,7 @@ SAID = [
     ("Please run /login", 0, "AUTHENTICATION"),
     ("API Error: Request rejected (429) · slow down", 0, "RATE_LIMITED"),
     ("exceeded retry limit, last status: 429 Too Many Requests", 0, "RATE_LIMITED"),
+    ("429 Rate limit reached on tokens per min (TPM): Limit 30000, Used 30000", 0, "RATE_LIMITED"),
     ("Claude AI usage limit reached|1795784400", 0, "QUOTA_EXHAUSTED"),
     ("You've hit your usage limit. Try again in 3 hours 20 minutes.", 0, "QUOTA_EXHAUSTED"),
     ("Your credit balance is too low to access the Anthropic API.", 400, "QUOTA_EXHAUSTED"),
