@@ -108,7 +108,7 @@ class Adapter(ABC):
     silence: Silence = Silence()
     #: False: it cannot go on with a session, each attempt starts afresh.
     resumes: bool = True
-    #: True: while a turn runs only its files tell what it has consumed, not its lines.
+    #: True: its files tell what a turn consumes: while it runs, or better than its lines, or they alone.
     counts_in_files: bool = False
     #: What it says when the session to go on with is gone. None: nothing that is known.
     session_lost: re.Pattern[str] | None = None

@@ -123,7 +123,9 @@ def _provider(options: Options) -> Mapping[str, str]:
     for name, value in options.table("provider").items():
         if not _PROVIDER.fullmatch(name) or isinstance(value, bool) or not isinstance(value, (str, int, float)):
             raise InvalidWork(f"option provider.{name}: expected a text by a name in small letters, not {value!r}")
-        found[f"COPILOT_PROVIDER_{name.upper()}"] = f"{value:g}" if isinstance(value, float) else str(value)
+        found[f"COPILOT_PROVIDER_{name.upper()}"] = str(
+            int(value) if isinstance(value, float) and value.is_integer() else value
+        )
     if options.flagged("offline"):
         found["COPILOT_OFFLINE"] = "true"
     return found
