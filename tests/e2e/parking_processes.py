@@ -22,8 +22,8 @@ async def waits(ctx: bb.Context, gate: str, reset_s: float) -> list[Any]:
 
 
 @bb.process("parking.other")
-async def other(ctx: bb.Context) -> str:
-    return (await ctx.run(bb.agent("claude-code", prompt="other"), key="other")).text
+async def other(ctx: bb.Context, harness: str) -> str:
+    return (await ctx.run(bb.agent(harness, prompt="other"), key="it")).text
 
 
 @bb.process("parking.chain")

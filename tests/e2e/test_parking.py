@@ -34,6 +34,11 @@ async def breakers(stack: Stack, harness: str) -> list[op.Breaker]:
     return [breaker for breaker in answer.breakers if breaker.harness == harness]
 
 
+async def causes(stack: Stack, run_id: str) -> list[pb.WaitingOn]:
+    run = (await stack.client.GetRun(pb.GetRunRequest(run_id=run_id))).run
+    return [cause for cause in run.waiting_on if cause.effect_key == "it"]
+
+
 @pytest.mark.invariant("I1", "I2", "I3", "I8")
 async def test_a_parked_agent_holds_no_slot_and_goes_on_at_its_reset(services: Stack, tmp_path: Path) -> None:
     """The scheduler is killed meanwhile, and another one goes on with a process that has seen the state PARKED."""
@@ -47,11 +52,10 @@ async def test_a_parked_agent_holds_no_slot_and_goes_on_at_its_reset(services: S
     [row] = await eventually(parked, timeout=60)
     [breaker] = await breakers(services, "codex")
     assert (breaker.account, breaker.state, breaker.reset_known) == ("openai:test", op.Breaker.STATE_OPEN, True)
-    run = (await services.client.GetRun(pb.GetRunRequest(run_id=run_id))).run
-    [cause] = [cause for cause in run.waiting_on if cause.effect_key == "it"]
+    [cause] = await causes(services, run_id)
     assert cause.cause == pb.WaitingOn.CAUSE_NOT_BEFORE
     assert "parked, without a slot, until its provider takes requests again" in cause.message
-    other = await services.result(await services.create("parking.other"))
+    other = await services.result(await services.create("parking.other", harness="claude-code"))
     assert result_value(other) == "turn 1: other", "in the only slot"
 
     services.scheduler.kill()
@@ -82,8 +86,18 @@ async def test_the_next_harness_of_the_chain_takes_it_in_a_session_of_its_own(se
     again = await services.result(await services.create("parking.chain"))
     [dispatched] = of_type(await journal_of(services.dsn, again.run_id), "EFFECT_DISPATCHED")
     assert dispatched.data["harness"] == "claude-code", "nothing is dispatched into an open breaker"
+    waiting = await services.create("parking.other", harness="gemini-cli")
+
+    async def stopped() -> bool:
+        return any(cause.cause == pb.WaitingOn.CAUSE_BREAKER for cause in await causes(services, waiting))
+
+    await eventually(stopped, timeout=30)
+    [cause] = await causes(services, waiting)
+    assert "breaker of gemini-cli in namespace default: open until" in cause.message
+    assert cause.until == breaker.until
     asked = op.ResetBreakersRequest(harness="gemini-cli", reason="paid", actor="ada")
     assert len((await services.operator.ResetBreakers(asked)).breakers) == 1
+    assert result_value(await services.result(waiting)) == "turn 1: other"
     assert await breakers(services, "gemini-cli") == []
     [note] = (await services.operator.ListAudit(op.ListAuditRequest(subject="gemini-cli"))).entries
     assert (note.action, note.actor, note.reason) == ("RESET_BREAKER", "ada", "paid")

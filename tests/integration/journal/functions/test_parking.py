@@ -55,7 +55,7 @@ async def test_the_table_in_code_is_the_one_of_the_database(at: Desk) -> None:
 @pytest.mark.parametrize("why", ["QUOTA_EXHAUSTED", "RATE_LIMITED"])
 @pytest.mark.invariant("I2", "I3")
 async def test_a_known_reset_parks_the_effect_without_a_slot_until_then(at: Desk, why: str) -> None:
-    run_id = await agent(at, max_attempts=2)
+    run_id = await agent(at)
     row = await fails(at, run_id, why, retry_after_s=7200, result={"exit_code": 1}, untouched=True)
     assert (row["type"], row["attempt"], row["data"]["untouched"]) == ("EFFECT_PARKED", 1, True)
     assert row["data"]["error"]["reason"] == f"EFFECT_REASON_{why}"
