@@ -16,10 +16,10 @@ def check_budget(check: Checks, path: str, budget: journal_pb2.Budget) -> None:
         amount = getattr(budget, field)
         if not 0 <= amount <= AMOUNT_MAX:  # NaN is neither
             check.refuse(f"{path}.{field}", f"must be from 0, which is no bound, to {AMOUNT_MAX:g}")
-    if budget.HasField("wall_time"):
-        check.seconds(f"{path}.wall_time", budget.wall_time, DURATION_SECONDS_MAX)
+    if budget.HasField("wall_time") and not check.seconds(f"{path}.wall_time", budget.wall_time, DURATION_SECONDS_MAX):
+        budget.ClearField("wall_time")  # no bound, or refused: a malformed one cannot be read as anything
     check.enum(f"{path}.on_spent", budget.on_spent, journal_pb2.BudgetAction)
-    if not (budget.tokens or budget.cost_usd or budget.turns or budget.wall_time.ToNanoseconds()):
+    if not (budget.tokens or budget.cost_usd or budget.turns or budget.HasField("wall_time")):
         check.refuse(path, "bounds nothing: give tokens, cost_usd, wall_time or turns")
 
 

@@ -126,7 +126,8 @@ class Checks:
     def seconds(self, field: str, value: Duration, seconds_max: float, seconds_min: float = 0.0) -> float:
         """A duration in seconds, from `seconds_min` to `seconds_max`."""
         seconds = value.seconds + value.nanos / 1e9
-        if not seconds_min <= seconds <= seconds_max or not -1_000_000_000 < value.nanos < 1_000_000_000:
+        whole = abs(value.nanos) < 1_000_000_000 and value.seconds * value.nanos >= 0  # both parts have one sign
+        if not whole or not seconds_min <= seconds <= seconds_max:
             self.refuse(field, f"must be from {seconds_min:g} to {seconds_max:.10g} s")
             return seconds_min
         return seconds

@@ -138,6 +138,17 @@ def test_times_out_of_range_are_refused() -> None:
     assert fields(run_requests.run_list, request) == ["created_after", "created_before"]
 
 
+@pytest.mark.parametrize(
+    "wall",
+    [Duration(nanos=-5), Duration(seconds=7, nanos=-1), Duration(seconds=2**62), Duration(seconds=1, nanos=2**30)],
+    ids=str,
+)
+def test_a_malformed_wall_time_of_a_budget_is_refused(wall: Duration) -> None:
+    budget = journal_pb2.Budget(turns=1, wall_time=wall)
+    assert fields(run_requests.new_run, pb.CreateRunRequest(process="p", budget=budget)) == ["budget.wall_time"]
+    assert run_requests.new_run(pb.CreateRunRequest(process="p", budget=journal_pb2.Budget(turns=1))).budget
+
+
 def test_a_watch_has_no_transcripts() -> None:
     position = pb.OutputPosition(effect_id=RUN, attempt=1, stream=executor_pb.OUTPUT_STREAM_TRANSCRIPT)
     request = pb.WatchRunRequest(run_id=RUN, output_positions=[position])
