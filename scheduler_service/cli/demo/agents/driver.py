@@ -78,6 +78,8 @@ def run_agents_demo(wanted: Wanted, data_dir: Path) -> int:
             signals.defer()
             stack.options = _kept(stack.options, kept=kept)
             stack.stop()
+            if kept:
+                say(f"kept: {data_dir}; remove it when you have seen enough")
     return _conclude(outcome, wanted, data_dir if kept else None)
 
 
