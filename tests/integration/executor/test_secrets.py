@@ -163,3 +163,24 @@ async def test_prompts_are_rendered_with_inputs_and_files(scheduler: FakeSchedul
         settled = await scheduler.run(**ask("Greet {{who.name}}", spec={"agent": wrong}))
         assert settled.reason == "INVALID_WORK"
         assert said in settled.data["error"]["message"]
+
+
+async def test_the_key_of_the_provider_is_a_secret_too(
+    scheduler: FakeScheduler, start_executor: StartExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not asked for by name: the CLI gets it from the executor's own environment."""
+    await scheduler.session()
+    monkeypatch.setenv("TALKER_KEY", KEY)
+    program = tmp_path / "talker"
+    program.write_text('#!/bin/sh\n[ "$1" = --version ] && echo 1.0.0 && exit\nprintf %s "the key is $TALKER_KEY"\n')
+    program.chmod(0o755)
+    commands = {"talker": {"argv": [str(program)], "credentials": ["TALKER_KEY"], "output": "text"}}
+    (tmp_path / "commands.json").write_text(json.dumps(commands))
+    await start_executor(
+        executor_id="talks", state_dir=str(tmp_path / "talks"), agents=("talker",),
+        harness_commands=str(tmp_path / "commands.json"),
+    )  # fmt: skip
+    await scheduler.session(after=1)
+    settled = await scheduler.run(**ask(harness="talker", spec={"agent": {"cwd": str(tmp_path)}}))
+    assert settled.value == "the key is ***"
+    assert pieces(await everything(scheduler)) == []

@@ -6,6 +6,7 @@ import pytest
 
 from tests.integration.journal import items
 from tests.integration.journal.desk import Desk, Row
+from tests.integration.journal.functions.test_parking import reset_comes
 
 OTHER = "e2"
 AGENT: dict[str, Any] = {"kind": "AGENT", "harness": "codex", "pool": "agents", "capabilities": ["agent/codex"]}
@@ -126,3 +127,27 @@ async def test_a_start_says_what_it_goes_on_with_and_why_not(at: Desk, run_id: s
     started = items.attempt_of(run_id, "a", pid=7, continues=SESSION, fresh_because="")
     assert (await at.one("attempts_started_v1", started))["outcome"] == "ok"
     assert (await at.journal(run_id))[-1]["data"] == {"pid": 7, "continues": SESSION}
+
+
+async def test_a_parked_effect_goes_on_where_it_was(at: Desk, run_id: str) -> None:
+    parked = await at.settle(
+        run_id, "a", "failed", why="QUOTA_EXHAUSTED", retry_after_s=7200, untouched=True, result={"session": SESSION}
+    )
+    assert parked["type"] == "EFFECT_PARKED"
+    await reset_comes(at, run_id)
+    assert await taken(at, OTHER) == []
+    assert [row["resume"] for row in await taken(at)] == [SESSION]
+
+
+async def test_the_next_harness_of_a_chain_begins_anywhere(at: Desk) -> None:
+    await at.hello(OTHER, incarnation="2", capabilities=["agent/claude-code"])
+    run_id = await at.create()
+    await at.request(run_id, "a", **AGENT | {"capabilities": ["agent/codex", "agent/claude-code"]})
+    await taken(at)
+    failed = await at.settle(run_id, "a", "failed", why="AUTHENTICATION", untouched=True, result={"session": SESSION})
+    assert failed["type"] == "EFFECT_ATTEMPT_FAILED"
+    other: dict[str, Any] = {"executor_id": OTHER, "incarnation": "2", "session_no": 1}
+    other["capabilities"] = ["agent/claude-code"]
+    [row] = await at.claim(pools=POOLS, session_wait_s=3600, **other)
+    why = {"fresh_because": "attempt 1 was one of another harness, codex"}
+    assert (row["harness"], row["resume"]) == ("claude-code", why)
