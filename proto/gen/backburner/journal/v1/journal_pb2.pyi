@@ -574,7 +574,7 @@ class _EffectReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EffectRe
     EFFECT_REASON_AWAIT_CANCELLED: _EffectReason.ValueType  # 35
     """Cancelled because the wait that owned it was cancelled (foreground effects)."""
     EFFECT_REASON_BUDGET: _EffectReason.ValueType  # 36
-    """A budget was spent."""
+    """A budget was spent: its own, its run's or a label's; the message says which."""
     EFFECT_REASON_REJECTED_BY_RESOLVER: _EffectReason.ValueType  # 40
     """Rejected by the one who was asked (external effects)."""
     EFFECT_REASON_CHILD_RUN_FAILED: _EffectReason.ValueType  # 41
@@ -650,7 +650,7 @@ EFFECT_REASON_RUN_CANCELLED: EffectReason.ValueType  # 34
 EFFECT_REASON_AWAIT_CANCELLED: EffectReason.ValueType  # 35
 """Cancelled because the wait that owned it was cancelled (foreground effects)."""
 EFFECT_REASON_BUDGET: EffectReason.ValueType  # 36
-"""A budget was spent."""
+"""A budget was spent: its own, its run's or a label's; the message says which."""
 EFFECT_REASON_REJECTED_BY_RESOLVER: EffectReason.ValueType  # 40
 """Rejected by the one who was asked (external effects)."""
 EFFECT_REASON_CHILD_RUN_FAILED: EffectReason.ValueType  # 41
@@ -1006,7 +1006,7 @@ class EffectSpec(_message.Message):
     Effects that no executor takes (external, run, timer) begin with their request. They cannot have what only means
     something to one that is queued and run: timeouts.schedule_to_start, timeouts.silence, timeouts.kill_grace, retry,
     priority, group, executor_labels, fallbacks, on_quota, sleep_until, continue_from, continue_session, if_session_lost,
-    retry_session.
+    retry_session, budget.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

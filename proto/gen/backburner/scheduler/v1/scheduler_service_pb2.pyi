@@ -1181,7 +1181,7 @@ class LiveProgress(_message.Message):
 
     @_builtins.property
     def usage(self) -> _journal_pb2.Usage:
-        """Usage so far."""
+        """Usage so far, of this attempt alone."""
 
     def __init__(
         self,
