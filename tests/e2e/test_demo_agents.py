@@ -88,8 +88,9 @@ def test_the_sample_without_any_agent_cli(home: Path) -> None:
 
 
 @pytest.mark.skipif(len(real("claude-code", "codex")) < 2, reason="claude-code and codex are not both installed")
-def test_the_sample_with_real_clis_and_no_login(home: Path) -> None:
-    done = demo(home, "--json", *real("claude-code", "codex"))
+def test_the_sample_with_real_clis_and_no_account_whoever_is_logged_in(home: Path) -> None:
+    theirs = {"ANTHROPIC_AUTH_TOKEN": "theirs", "CLAUDE_CODE_USE_BEDROCK": "1", "OPENAI_API_KEY": "theirs"}
+    done = demo(home, "--json", "--stand-ins", *real("claude-code", "codex"), **theirs)
     said = json.loads(done.stdout)
     check_sample(said)
     assert [part["harness"] for part in said["parts"]] == ["claude-code", "codex", "demo-agent"]

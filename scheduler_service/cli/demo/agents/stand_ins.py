@@ -24,6 +24,11 @@ _WORD_SECONDS: Final = 0.06
 _USAGE: Final = (Usage(input=1800, cached=0, output=60), Usage(input=2100, cached=1800, output=90))
 _PLAINLY: Final = "This is a stand-in: a script, no model."
 
+# By these Claude Code would go to an account in spite of the key.
+_OTHER_ACCOUNTS: Final = (
+    "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN", "CLAUDE_CODE_USE_BEDROCK", "CLAUDE_CODE_USE_VERTEX",
+)  # fmt: skip
+
 
 def describe_demo_agent(path: Path) -> Path:
     """Write the file that makes the small CLI a harness; the docstring of the adapter `command` says what is in it."""
@@ -98,7 +103,8 @@ def _last_words(role: str, *, in_sample: bool) -> str:
 
 
 def _claude_code(url: str, key: str, home: Path) -> dict[str, Any]:
-    return {"env": {"ANTHROPIC_BASE_URL": url, "ANTHROPIC_API_KEY": key, "CLAUDE_CONFIG_DIR": str(home / ".claude")}}
+    led = {"ANTHROPIC_BASE_URL": url, "ANTHROPIC_API_KEY": key, "CLAUDE_CONFIG_DIR": str(home / ".claude")}
+    return {"env": led | dict.fromkeys(_OTHER_ACCOUNTS, "")}
 
 
 def _codex(url: str, key: str, home: Path) -> dict[str, Any]:
