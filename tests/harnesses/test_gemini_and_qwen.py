@@ -147,6 +147,15 @@ def test_qwen_says_success_of_what_the_provider_refused(tmp_path: Path) -> None:
     assert failed(play(QWEN, broken_off, tmp_path))[0] == "HARNESS_ERROR"
 
 
+def test_qwen_limits_are_not_taken_for_a_quota_by_the_advice_it_adds(tmp_path: Path) -> None:
+    advice = "Possible quota limitations in place or slow response times detected. Please wait and try again later."
+    for before in ("", "a b "):
+        said = qwen_says(f"{before}[API Error: 429 Rate limit reached on tokens: Limit 30000, Used 30000]\n{advice}", 0)
+        assert failed(play(QWEN, said, tmp_path))[0] == "RATE_LIMITED"
+    said = qwen_says(f"[API Error: 429 You exceeded your current quota, please check your plan]\n{advice}", 0)
+    assert failed(play(QWEN, said, tmp_path))[0] == "QUOTA_EXHAUSTED"
+
+
 def test_qwen_paid_for_earlier_turns_but_not_for_the_one_that_failed(tmp_path: Path) -> None:
     turn = b'{"type":"stream_event","event":{"type":"message_start"}}'
     failing = qwen_says("a b [API Error: 503 overloaded]", 0)

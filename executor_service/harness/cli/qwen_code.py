@@ -27,10 +27,13 @@ from executor_service.harness.cli.adapter import Adapter, Launch, Program, Silen
 from executor_service.harness.cli.events import Event, Fields, Tokens
 from executor_service.harness.cli.failures import failure
 from executor_service.harness.cli.options import Options, merged
+from executor_service.outcome import Failure
 
 _MODES: Final = {"full": "yolo", "edit": "auto-edit", "read_only": "plan"}
 _ACCOUNTS: Final = {"OPENAI_API_KEY": "openai", "ANTHROPIC_API_KEY": "anthropic", "GEMINI_API_KEY": "gemini"}
 _ERROR: Final = "[API Error:"
+#: The provider's words, and the advice that it adds to those of a limit: of quotas, whatever the cause.
+_WORDS: Final = re.compile(r"\[API Error: (.*)\](\n(?:Possible quota|Please wait).*)?", re.S)
 
 
 class QwenCode(Adapter):
@@ -187,13 +190,11 @@ class QwenParser:
             yield events.Ended(True, text, turns=turns)
         else:
             words = text or said.of("error").text("message") or said.text("subtype") or "no reason given"
-            yield events.Ended(False, None, failure(words[max(0, words.rfind(_ERROR)) :]), turns)
+            yield events.Ended(False, None, _failure(words[max(0, words.rfind(_ERROR)) :]), turns)
 
     def _is_error(self, text: str) -> bool:
-        """Whether an answer is an error of the provider: all of it is, or, of a request that cost nothing, its end."""
-        if text.startswith(_ERROR):
-            return True
-        return not self._billed and _ERROR in text and text.endswith("]")
+        """Whether an answer is an error of the provider: it begins as one, or has one in it and cost nothing."""
+        return text.startswith(_ERROR) or (not self._billed and _ERROR in text)
 
 
 _READERS: Final = {
@@ -203,6 +204,11 @@ _READERS: Final = {
     "user": QwenParser._user,
     "result": QwenParser._result,
 }
+
+
+def _failure(message: str) -> Failure:
+    found = _WORDS.fullmatch(message)
+    return failure(found[1].strip(), 429 if found[2] else 0) if found else failure(message)
 
 
 def _tokens(usage: Fields) -> Tokens:
