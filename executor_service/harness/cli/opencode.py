@@ -2,8 +2,9 @@
 
 Runs `opencode run --format json`, its native binary rather than the wrapper, prompt on stdin. SIGTERM ends it alone,
 its tools are ended by the sweep. It says when a tool has ended, not when it begins, and nothing at all while it tries a
-request again (up to 75 s, no switch). There is no closing event: success is a last step that stopped, and exit code 0.
-It has no bound of turns, so the parser ends it. What helpers of it consume only its database tells.
+request again (75 s and more, no switch). There is no closing event: success is a step that stopped without a tool, and
+no other word nor exit after it. What a step consumes is known when its tools have ended. It has no bound of turns, so
+the parser ends it. What helpers of it consume only its database tells.
 
 Its configuration of this turn is in a variable, on top of the user's files. `edit` and `read_only` are its own
 permissions: what they deny is not offered to the model.
@@ -169,6 +170,7 @@ class OpenCodeParser:
         self._model = task.model
         self._turns = 0
         self._stop = ""
+        self._used_tools = False
         self._words: list[str] = []
         self._spent = Tokens()
         self._failed: Failure | None = None
@@ -183,24 +185,28 @@ class OpenCodeParser:
             yield from reader(self, said)
 
     def close(self, status: int) -> Iterator[Event]:
-        """The last step and the exit say how it ended."""
+        """What it says after its last step, and its exit, may speak against it."""
         if self._over:
             return
         if self._failed is not None:
             yield events.Ended(False, None, self._failed)
-        elif status == 0 and self._stop == "stop":
-            yield events.Ended(True, "".join(self._words))
-        elif status == 0 and self._stop:
+        elif status > 0 and self._stop == "stop":
+            yield events.Ended(
+                False, None, Failure("HARNESS_CRASHED", f"it exited with code {status} when it was done")
+            )
+        elif status == 0 and self._stop and self._stop != "stop":
             yield events.Ended(False, None, _unfinished(self._stop))
 
     def _start(self, _said: Fields) -> Iterator[Event]:
         self._turns += 1
         self._stop = ""
+        self._used_tools = False
         self._words = []
         yield events.TurnStarted()
 
     def _tool(self, said: Fields) -> Iterator[Event]:
         part = said.of("part")
+        self._used_tools = True
         state, tool, call = part.of("state"), part.text("tool"), part.text("callID")
         yield events.tool(call, tool, state.raw("input"))
         given = state.of("input")
@@ -224,6 +230,8 @@ class OpenCodeParser:
         if self._stop == "tool-calls" and self._max_turns and self._turns >= self._max_turns:
             self._over = True
             yield events.out_of_turns(self._turns)
+        elif self._stop == "stop" and self._turns and not self._used_tools and self._failed is None:
+            yield events.Ended(True, "".join(self._words))
 
     def _error(self, said: Fields) -> Iterator[Event]:
         error = said.of("error")

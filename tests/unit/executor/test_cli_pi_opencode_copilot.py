@@ -122,9 +122,23 @@ def test_one_that_was_cancelled_in_a_tool_says_no_last_word(adapter: Adapter, st
     assert stream.session_id
 
 
-@pytest.mark.parametrize("status", [1, -9, 143])
+@pytest.mark.parametrize("status", [1, 143])
 def test_opencode_has_not_succeeded_when_its_exit_says_otherwise(status: int, task: Task) -> None:
     stream, _ = played(OpenCode(), task, captured("opencode"), status)
+    assert stream.ended is not None
+    assert stream.ended.failure is not None
+    assert (stream.ended.ok, stream.ended.failure.reason) == (False, "HARNESS_CRASHED")
+
+
+def test_an_error_of_opencode_after_its_last_step_is_one(task: Task) -> None:
+    stream, _ = played(OpenCode(), task, [*captured("opencode"), *captured("opencode-err500")], 0)
+    assert stream.ended is not None
+    assert not stream.ended.ok
+
+
+def test_a_step_of_opencode_that_stopped_with_a_tool_is_not_the_last(task: Task) -> None:
+    lines = [line.replace(b'"reason":"tool-calls"', b'"reason":"stop"') for line in captured("opencode")[:3]]
+    stream, _ = played(OpenCode(), task, lines, 0)
     assert stream.ended is None
 
 
