@@ -23,7 +23,7 @@ from tests.support.model_server import Bash, Fault, Hang, ModelServer, Scenario,
 StartCli = Callable[..., Any]
 SCHEMA = {"type": "object", "properties": {"approve": {"type": "boolean"}}, "required": ["approve"]}
 #: The answer is there within this, or the machine is lost.
-SECONDS = 120.0
+SECONDS = 240.0
 #: These tell of a tool, and of what asking for it consumed, when it has ended.
 LATE = ("opencode",)
 

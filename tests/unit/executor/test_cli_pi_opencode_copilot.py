@@ -109,6 +109,8 @@ def test_pi_is_not_done_while_it_tries_again(task: Task) -> None:
     assert stream.ended is None
     assert events.Retrying("500 fake boom", 0, 2.0) in told
     assert stream.turns == 1
+    stream, _ = played(Pi(), task, lines)
+    assert stream.turns == 1, "the same turn once more is none"
 
 
 @pytest.mark.parametrize(
@@ -161,6 +163,13 @@ def test_pi_whose_answer_was_cut_off_has_failed(task: Task) -> None:
 def test_copilot_that_was_aborted_has_not_succeeded(task: Task) -> None:
     lines = captured("copilot")
     lines[-1:-1] = [b'{"type":"assistant.idle","data":{"aborted":true}}']
+    stream, _ = played(Copilot(), task, lines)
+    assert stream.ended is not None
+    assert not stream.ended.ok
+
+
+def test_copilot_that_ended_with_a_code_has_not_succeeded(task: Task) -> None:
+    lines = [line.replace(b'"exitCode":0,"usage"', b'"exitCode":1,"usage"') for line in captured("copilot")]
     stream, _ = played(Copilot(), task, lines)
     assert stream.ended is not None
     assert not stream.ended.ok
@@ -296,9 +305,11 @@ def test_copilot_counts_the_records_of_its_session(task: Task) -> None:
     path.parent.mkdir(parents=True)
     usage = {"inputTokens": 9, "outputTokens": 2, "cacheReadTokens": 4, "reasoningTokens": 1}
     record = json.dumps({"type": "session.usage_record", "data": {"usage": usage}})
-    path.write_text(f'{record}\n{{"type":"x","data":"session.usage_record"}}\n{record}\n{record[:40]}')
+    other = record.replace('"type": "session', '"of": "session.usage_record", "type": "x')
+    path.write_text(f"{record}\n{other}\n{record}\n{record[:40]}")
+    (path.parent / "x").mkdir()
     assert Copilot().consumed(task, session) == Tokens(18, 4, 8, 0, 2)
-    assert Copilot().consumed(task, "../../x") is None
+    assert Copilot().consumed(task, f"x/../{session}") is None
     stream, _ = played(Copilot(), task, captured("copilot-sigterm"))
     assert stream.session_id == session, "it is known before it is told, at the very end"
 
