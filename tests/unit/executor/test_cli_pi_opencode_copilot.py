@@ -307,7 +307,7 @@ def test_copilot_counts_the_records_of_its_session(task: Task) -> None:
     record = json.dumps({"type": "session.usage_record", "data": {"usage": usage}})
     other = record.replace('"type": "session', '"of": "session.usage_record", "type": "x')
     path.write_text(f"{record}\n{other}\n{record}\n{record[:40]}")
-    (path.parent / "x").mkdir()
+    (path.parent.parent / "x").mkdir()
     assert Copilot().consumed(task, session) == Tokens(18, 4, 8, 0, 2)
     assert Copilot().consumed(task, f"x/../{session}") is None
     stream, _ = played(Copilot(), task, captured("copilot-sigterm"))
