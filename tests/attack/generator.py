@@ -96,7 +96,7 @@ class Generator:
     def _put_entries(self, target: Any, entry: Descriptor, depth: int) -> None:
         value = entry.fields_by_name["value"]
         for _ in range(self._length()):
-            key = self._text("label")
+            key = self._text("map_key")
             if value.message_type is None:
                 target[key] = self._scalar(value)
             else:

@@ -95,12 +95,16 @@ class Target:
         await self._release_holds()
         await self._clear_budgets()
         await self._new_talker()
+        plenty = journal_pb2.Budget(tokens=1e12)
         run_id = await self.stack.create("victim")
         ask = await self._effect(run_id, "ask")
         self.run_ids.append(run_id)
         halted = await self.stack.create("victim")
         await self.stack.client.HaltRun(pb.HaltRunRequest(run_id=halted))
-        runs, epoch = [run_id, run_id, halted, self._talk[0], self._blob[0]], 1
+        bounded_label = operator_pb.LabelBudget(label="team=a", budget=plenty)
+        await self.stack.operator.SetBudget(operator_pb.SetBudgetRequest(budget=bounded_label))
+        bounded = await self.stack.client.CreateRun(pb.CreateRunRequest(process="victim", budget=plenty))
+        runs, epoch = [run_id, run_id, halted, self._talk[0], self._blob[0], bounded.run.run_id], 1
         self.run_ids.append(self._talk[0])
         try:
             answer = await self.stack.client.CreateRun(pb.CreateRunRequest(client=pb.ClientDriven(), key=f"c-{ask}"))
@@ -113,7 +117,8 @@ class Target:
             "namespace": ["", "", "default", "talk"], "run_id": runs, "effect_id": [ask, self._talk[1]],
             "key": ["ask", "sh", "double", "talk", f"c-{ask}"], "keys": ["ask", "sh", "double"], "process": ["victim"],
             "processes": ["victim"], "request_id": ["", ask], "page_token": [""], "input": ["files", "depth"],
-            "digest": [self._blob[1]], "choice": ["yes", "no"], "label": ["a", "b"], "client_epoch": [epoch],
+            "digest": [self._blob[1]], "choice": ["yes", "no"], "map_key": ["a", "b"],
+            "label": ["team=a", "team=b"], "client_epoch": [epoch],
             "attempt": [0, 1], "name": ["go"], "after_seq": [0, 1, 2], "command_line": ["true"],
             "function": ["double"], "external": [1], "effects": [1], "effect": [1], "spec": [1],
             "attempts": [1], "hello": [1], "contract": [1],
@@ -126,6 +131,11 @@ class Target:
         ]  # fmt: skip
         return known, {
             pb.EffectName.DESCRIPTOR.full_name: names,
+            journal_pb2.Budget.DESCRIPTOR.full_name: [plenty, journal_pb2.Budget(turns=1_000_000)],
+            operator_pb.RaiseBudgetRequest.DESCRIPTOR.full_name: [
+                operator_pb.RaiseBudgetRequest(run_id=bounded.run.run_id, budget=journal_pb2.Budget(tokens=2e12))
+            ],
+            operator_pb.LabelBudget.DESCRIPTOR.full_name: [bounded_label],
             pb.EffectRequest.DESCRIPTOR.full_name: list(_asked()),
         }
 
