@@ -57,8 +57,10 @@ class ChildControl:
     """Lets a harness end its child because the work is done: the end is not a failure then."""
 
     def __init__(self) -> None:
-        #: True from `finish` on: what the child does now is of no account.
+        #: True from `finish` on: no timeout ends it any more.
         self.finishing = False
+        #: True once it was ended because it lingered: its exit is ours, and says nothing.
+        self.reaped = False
         #: Set by the child that is run.
         self.end: Callable[[float], None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -76,6 +78,7 @@ class ChildControl:
 
     def _end(self, grace_s: float) -> None:
         if self.end is not None:
+            self.reaped = True
             self.end(grace_s)
 
 

@@ -172,6 +172,21 @@ async def test_a_cli_that_lingers_after_its_last_word_has_succeeded(
 
 
 @pytest.mark.parametrize("name", clis())
+async def test_a_bad_exit_speaks_against_a_good_last_word(
+    name: str, start_cli: StartCli, scheduler: FakeScheduler, model_server: ModelServer, tmp_path: Path
+) -> None:
+    program = tmp_path / "program"
+    real = shlex.quote(str(CLIS[name].executable))
+    program.write_text(f'#!/bin/sh\n{real} "$@"\n[ "$1" = --version ] || exit 3\n')
+    program.chmod(0o755)
+    await start_cli(name, program)
+    settled = await scheduler.run(SECONDS, **agent(name, model_server, cwd=str(tmp_path)))
+    assert settled.reason == "HARNESS_CRASHED"
+    assert "it said that it was done, and then the child exited with code 3" in settled.data["error"]["message"]
+    assert usage_of(settled) == handed_out(model_server)
+
+
+@pytest.mark.parametrize("name", clis())
 async def test_a_session_goes_on_and_nothing_is_counted_twice(
     name: str, start_cli: StartCli, scheduler: FakeScheduler, model_server: ModelServer, tmp_path: Path
 ) -> None:

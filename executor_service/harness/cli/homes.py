@@ -47,6 +47,7 @@ class Homes:
         if not folder.exists():
             self._forget_old(folder.parent)
             folder.mkdir(parents=True, exist_ok=True)
+        os.utime(folder)  # used now
         return folder
 
     def _forget_old(self, folder: Path) -> None:

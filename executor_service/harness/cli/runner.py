@@ -9,6 +9,7 @@
 
 import asyncio
 import hashlib
+import logging
 import os
 import time
 from collections.abc import Mapping
@@ -39,6 +40,8 @@ from executor_service.harness.cli.scribe import Scribe
 from executor_service.harness.cli.stream import EventStream
 from executor_service.outcome import Failure, replace_unstorable
 
+log = logging.getLogger(__name__)
+
 #: How long a CLI may take to exit after its last word: it may still write its session.
 LINGER_SECONDS: Final = 1.0
 #: Grace of one that has not exited by then.
@@ -65,7 +68,7 @@ class CliAgent:
         """Runs one attempt."""
         with self.homes.scratch() as scratch:
             namespace, effect_id = attempt.assignment.namespace, attempt.assignment.effect_id
-            workspace = self.homes.workspace(request.cwd, effect_id)
+            workspace = await asyncio.to_thread(self.homes.workspace, request.cwd, effect_id)
             model, options = own(self.name, attempt.assignment.read_spec()[0])
             request = replace(request, model=model, options=options)
             task = Task(
@@ -176,7 +179,7 @@ class _Work:
         if adapter.counts_in_files or stream.ended is None:  # until it was cut off: its files may tell
             await self._count_once(task, before)
         self._scribe.end(end, stream.usage())
-        failed = _judged(adapter, stream, end, reaped=control.finishing)
+        failed = _judged(adapter, stream, end, reaped=control.reaped)
         if failed is not None and self._session_is_lost(task, end):
             raise SessionLost(f"{adapter.name} does not know session {task.session_id} any more")
         return end, failed
@@ -262,7 +265,11 @@ def _account(adapter: Adapter, task: Task) -> str:
 
 
 def _consumed(adapter: Adapter, task: Task, session_id: str) -> Tokens | None:
-    return adapter.consumed(task, session_id) if session_id else None
+    try:
+        return adapter.consumed(task, session_id) if session_id else None
+    except OSError as error:  # no reason to fail the work: what its lines told stands
+        log.warning("what session %s of %s consumed cannot be read: %s", session_id, adapter.name, error)
+        return None
 
 
 def _price(prices: Prices, asked: str, model: str, tokens: Tokens) -> float | None:
