@@ -1,6 +1,7 @@
 """git as a child: in a thread, with a bound of time, without prompts and without hooks.
 
-Nothing of the environment that leads git elsewhere (GIT_DIR, GIT_INDEX_FILE, ...) reaches it. A git that shall end
+Of the environment it gets what children of attempts do: nothing that leads git elsewhere (GIT_DIR, GIT_INDEX_FILE,
+...), and no credentials, because an agent may have written the filters and drivers that it runs. A git that shall end
 gets TERM, at which it removes its own locks, and KILL when that does not help.
 """
 
@@ -18,6 +19,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Final, Protocol
+
+from executor_service.harness.child import INHERITED
 
 #: Longest that one call of git may take.
 GIT_SECONDS: Final = 600.0
@@ -177,7 +180,7 @@ class Git:
 
 
 def _environment() -> dict[str, str]:
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    inherited = {name: os.environ[name] for name in (*INHERITED, "XDG_CONFIG_HOME") if name in os.environ}
     name, email = IDENTITY
     return inherited | {
         "LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "true", "SSH_ASKPASS": "true",

@@ -172,6 +172,21 @@ def test_hooks_and_prompts_do_not_run(repo: Path, runner: Git, open_: Open) -> N
     assert not ran.exists()
 
 
+def test_a_filter_of_an_agent_does_not_see_the_environment_of_the_executor(
+    repo: Path, runner: Git, open_: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://secret")
+    seen = repo.parent / "seen"
+    tree = open_(repo)
+    git(tree.root, "config", "filter.z.clean", f"sh -c 'env > {seen}; cat'")
+    (tree.root / ".gitattributes").write_text("* filter=z\n")
+    (tree.root / "a.txt").write_text("changed\n")
+    trees.result_of(tree, runner, succeeded=True)
+    names = {line.partition("=")[0] for line in seen.read_text().splitlines()}
+    assert "PATH" in names
+    assert "DATABASE_URL" not in names
+
+
 def _plain(tmp_path: Path) -> Path:
     (tmp_path / "plain").mkdir()
     return tmp_path / "plain"
