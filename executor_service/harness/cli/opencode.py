@@ -3,8 +3,9 @@
 Runs `opencode run --format json`, its native binary rather than the wrapper, prompt on stdin. SIGTERM ends it alone,
 its tools are ended by the sweep. It says when a tool has ended, not when it begins, and nothing at all while it tries a
 request again (75 s and more, no switch). There is no closing event: success is a step that stopped without a tool, and
-no other word nor exit after it. What a step consumes is known when its tools have ended. It has no bound of turns, so
-the parser ends it. What helpers of it consume only its database tells.
+no other word nor exit after it. A step that only made its session shorter looks the same, and it goes on after that:
+its database tells which one that is. What a step consumes is known when its tools have ended. It has no bound of turns,
+so the parser ends it. What helpers of it consume only its database tells.
 
 Its configuration of this turn is in a variable, on top of the user's files. `edit` and `read_only` are its own
 permissions: what they deny is not offered to the model.
@@ -50,6 +51,10 @@ with recursive tree(id) as (
   select id from session where id = ? union select session.id from session join tree on session.parent_id = tree.id
 )
 select data from part where session_id in (select id from tree) and data like '%"step-finish"%'
+"""
+#: Whether a message is a summary that takes the place of the session so far.
+_COMPACTION: Final = """
+select json_extract(data, '$.agent') = 'compaction' or json_extract(data, '$.summary') = 1 from message where id = ?
 """
 
 
@@ -97,7 +102,7 @@ class OpenCode(Adapter):
 
     def parser(self, task: Task, _before: Tokens) -> "OpenCodeParser":
         """Reads its events."""
-        return OpenCodeParser(task)
+        return OpenCodeParser(task, self._database(task))
 
     def session_exists(self, task: Task) -> bool:
         """Its database has it; without a database nothing is known."""
@@ -165,7 +170,8 @@ def _part(data: Any) -> Fields:
 class OpenCodeParser:
     """Reads the events of one run."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, database: Path) -> None:
+        self._database = database
         self._max_turns = task.max_turns
         self._model = task.model
         self._turns = 0
@@ -230,8 +236,14 @@ class OpenCodeParser:
         if self._stop == "tool-calls" and self._max_turns and self._turns >= self._max_turns:
             self._over = True
             yield events.out_of_turns(self._turns)
-        elif self._stop == "stop" and self._turns and not self._used_tools and self._failed is None:
+        elif self._is_answer(part.text("messageID")):
             yield events.Ended(True, "".join(self._words))
+
+    def _is_answer(self, message: str) -> bool:
+        if self._stop != "stop" or not self._turns or self._used_tools or self._failed is not None:
+            return False
+        found = _query(self._database, _COMPACTION, message)
+        return not (found and found[0][0])
 
     def _error(self, said: Fields) -> Iterator[Event]:
         error = said.of("error")

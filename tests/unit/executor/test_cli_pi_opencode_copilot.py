@@ -144,6 +144,20 @@ def test_a_step_of_opencode_that_stopped_with_a_tool_is_not_the_last(task: Task)
     assert stream.ended is None
 
 
+@pytest.mark.parametrize(("agent", "ended"), [("compaction", False), ("build", True)])
+def test_a_summary_of_the_session_so_far_is_no_answer_of_opencode(agent: str, ended: bool, task: Task) -> None:
+    path = task.home / ".local" / "share" / "opencode" / "opencode.db"
+    path.parent.mkdir(parents=True)
+    last = json.loads(captured("opencode")[-1])["part"]["messageID"]
+    with sqlite3.connect(path) as database:
+        database.execute("create table message (id text, data text)")
+        data = json.dumps({"role": "assistant", "agent": agent})
+        database.execute("insert into message values (?, ?)", (last, data))
+    database.close()
+    stream, _ = played(OpenCode(), task, captured("opencode"))
+    assert (stream.ended is not None) is ended
+
+
 @pytest.mark.parametrize(("stop", "reason"), [("length", "HARNESS_ERROR"), ("content-filter", "REFUSED")])
 def test_opencode_that_stopped_otherwise_has_failed(stop: str, reason: str, task: Task) -> None:
     lines = [line.replace(b'"reason":"stop"', f'"reason":"{stop}"'.encode()) for line in captured("opencode")]
