@@ -24,8 +24,10 @@ The file that BACKBURNER_HARNESS_COMMANDS names is JSON, an object by name of a 
         "silence_s": 300
     }}
 
-In argv, `{model}` and the like are filled in; a part whose value is empty is left out. With output `text`, success is
-an exit with code 0; with `json`, a line like `success` and an exit with code 0.
+In argv and env, `{model}`, `{system_prompt}`, `{max_turns}`, `{permissions}` (empty for full), `{mcp_servers}` (JSON)
+and the like are filled in; a part of argv whose value is empty is left out. What an effect asks for and no place takes
+is refused: it would do without. With output `text`, success is an exit with code 0; with `json`, a line like `success`
+and an exit with code 0.
 """
 
 import json
@@ -35,6 +37,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from executor_service.assignment import InvalidWork
 from executor_service.errors import StartError
 from executor_service.harness.cli import events
 from executor_service.harness.cli.adapter import Adapter, Launch, Program, Silence, Task
@@ -46,7 +49,8 @@ _FIELDS: Final = {
     "argv", "prompt", "env", "credentials", "resume", "output", "session", "text", "tool", "tool_input", "turn",
     "usage", "usage_is_total", "success", "failure", "error", "exits", "signal", "silence_s",
 }  # fmt: skip
-_PLACE: Final = re.compile(r"\{(prompt|model|workspace|home|session|system_prompt|max_turns)\}")
+_ASKED: Final = ("model", "system_prompt", "max_turns", "permissions", "mcp_servers")
+_PLACE: Final = re.compile(rf"\{{(prompt|workspace|home|session|{'|'.join(_ASKED)})\}}")
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
 
@@ -158,12 +162,22 @@ class CommandAdapter(Adapter):
             "prompt": task.prompt, "model": task.model, "workspace": str(task.workspace), "home": str(task.home),
             "session": task.session_id, "system_prompt": task.system_prompt,
             "max_turns": str(task.max_turns) if task.max_turns else "",
+            "permissions": "" if task.permissions == "full" else task.permissions,
+            "mcp_servers": json.dumps(dict(task.mcp_servers)) if task.mcp_servers else "",
         }  # fmt: skip
+        self._check_places((*rest, *config.get("env", {}).values()), values)
         argv = [*program.argv, *_filled(rest, values)]
         if config.get("prompt", "stdin") == "argument":
             argv.append(task.prompt)
         env = {name: _PLACE.sub(lambda found: values[found[1]], text) for name, text in config.get("env", {}).items()}
         return Launch(argv, env, task.prompt if config.get("prompt", "stdin") == "stdin" else None)
+
+    def _check_places(self, parts: Sequence[str], values: Mapping[str, str]) -> None:
+        """Raises InvalidWork for what the effect asks for without a place: the CLI would not hear of it."""
+        places = {place for part in parts for place in _PLACE.findall(part)}
+        for name in _ASKED:
+            if values[name] and name not in places:
+                raise InvalidWork(f"{name}: the command of harness {self.name} has no {{{name}}} in argv or env")
 
     def parser(self, task: Task, _before: Tokens) -> "TextParser | LinesParser":
         """Reads its output."""

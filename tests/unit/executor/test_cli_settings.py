@@ -77,6 +77,26 @@ def test_places_are_filled_in_and_an_empty_one_goes_with_its_flag(tmp_path: Path
     assert full.argv == ["/bin/my-agent", "--model", "m", f"--dir={tmp_path}", "--fast", "--resume", "s", "-v"]
 
 
+@pytest.mark.parametrize(
+    ("asked", "place", "filled"),
+    [
+        ({"system_prompt": "Be brief."}, "{system_prompt}", "Be brief."),
+        ({"max_turns": 3}, "{max_turns}", "3"),
+        ({"permissions": "read_only"}, "{permissions}", "read_only"),
+        ({"mcp_servers": {"a": {"command": "x"}}}, "{mcp_servers}", '{"a": {"command": "x"}}'),
+    ],
+)
+def test_what_is_asked_for_and_has_no_place_is_refused(
+    tmp_path: Path, asked: dict[str, Any], place: str, filled: str
+) -> None:
+    program = Program("/bin/my-agent", ["/bin/my-agent"])
+    with pytest.raises(InvalidWork, match=f"^{place[1:-1]}: the command of harness my-agent has no {place}"):
+        CommandAdapter("my-agent", LINES).launch(program, task(tmp_path, **asked))
+    with_place = CommandAdapter("my-agent", LINES | {"env": {"ASKED": place}})
+    assert with_place.launch(program, task(tmp_path, **asked)).env == {"ASKED": filled}
+    assert with_place.launch(program, task(tmp_path)).env == {"ASKED": ""}
+
+
 def test_named_fields_of_json_lines_are_read(tmp_path: Path) -> None:
     parser = CommandAdapter("my-agent", LINES).parser(task(tmp_path), Tokens())
     assert list(parser.take({"sid": "s-1"})) == [SessionKnown("s-1")]
