@@ -79,6 +79,9 @@ class Invocation:
         self.started_at = self.last_activity = self.progress.started_at
         self._listener = listener
         self._ending: Ending | None = None
+        #: What came too late for the work that was over by then: it holds for what may follow, another child.
+        self._late: Ending | None = None
+        self._prepared = False
         self._end_work: Callable[[], None] | None = None
         self._work_is_over: Callable[[], bool] = _never
         self._end_seconds_max = 0.0
@@ -106,22 +109,31 @@ class Invocation:
         """True while it runs, and nobody has asked it to end."""
         return self._ending is None and self.outcome is None
 
-    may_go_on = may_end
+    @property
+    def may_go_on(self) -> bool:
+        """True while nothing is known that ends what would follow."""
+        return self.may_end and self._late is None
 
     def end(self, ending: Ending) -> None:
         """Asks the work to end; the first reason counts.
 
         What has ended by itself no timeout and no budget ends any more: its own end stands, though it waits for the
-        proof of death, or for this process, which was stopped for a while and finds both at once.
+        proof of death, or for this process, which was stopped for a while and finds both at once. Work that follows
+        ends with the first of them.
         """
-        if not self.may_end or ((ending.kind == "timed_out" or ending.reason == "BUDGET") and self._work_is_over()):
+        if not self.may_end:
+            return
+        if (ending.kind == "timed_out" or ending.reason == "BUDGET") and self._work_is_over():
+            if ending.reason != "TIMEOUT_SILENCE":  # what follows is no more silent than it is itself
+                self._late = self._late or ending
             return
         self._ending = ending
         self.state = pb.Attempt.STATE_ENDING
         self.changed = True
+        if self._prepared:  # whatever it waits for, and be it for ever
+            self._after(self.end_seconds, self._give_up, name="give up")
         if self._end_work is not None:
             self._end_work()
-            self._after(self.end_seconds, self._give_up, name="give up")
 
     @property
     def end_seconds(self) -> float:
@@ -163,6 +175,7 @@ class Invocation:
             self._after(wall.left, self.end, budgets.ending(wall, wall.left), name="budget")
         if limits.silence_s is not None:
             self._after(limits.silence_s, self._check_silence, limits.silence_s, name="silence")
+        self._prepared = True
 
     def _finish(self, outcome: Outcome) -> None:
         if self.outcome is not None:
@@ -185,9 +198,10 @@ class Invocation:
             timer.cancel()
 
     def _is_done_all_the_same(self, outcome: Outcome) -> bool:
-        """An agent that has answered when its budget ends: the answer is paid for."""
+        """An agent that had answered when its budget ended: the answer is paid for."""
         assert self._ending is not None  # noqa: S101 - the caller has looked
-        return (self._ending.reason, self.assignment.pool, outcome.kind) == ("BUDGET", "agents", "succeeded")
+        answered = outcome.answered and outcome.kind == "succeeded" and outcome.death_proven is not False
+        return answered and (self._ending.reason, self.assignment.pool) == ("BUDGET", "agents")
 
     def _give_up(self) -> None:
         log.error("attempt %s did not end when asked to: given up, not proven dead", self.assignment.ref)
@@ -206,12 +220,15 @@ class Invocation:
         else:
             message = f"no output and no progress for {silence_s:g} s"
             self.end(Ending("timed_out", "TIMEOUT_SILENCE", message))
+            if self.may_end:  # it is over: another child may follow
+                self._after(silence_s, self._check_silence, silence_s, name="silence")
 
     # What the harness says: see harness/base.py.
 
     def started(self, pid: int) -> None:
         """The work runs."""
         self.pid = pid
+        self.last_activity = time.monotonic()
         if self.state == pb.Attempt.STATE_ACCEPTED:
             self.state = pb.Attempt.STATE_RUNNING
         self.changed = True
@@ -220,7 +237,9 @@ class Invocation:
         """Registers what makes the work end, and what knows whether it has ended by itself."""
         self._end_work = callback
         self._work_is_over = over
-        if self._ending is not None:
+        if self._ending is None and self._late is not None:
+            self.end(self._late)
+        elif self._ending is not None:
             callback()
             if "give up" not in self._timers:
                 self._after(self.end_seconds, self._give_up, name="give up")

@@ -87,6 +87,8 @@ class Outcome:
     account: str = ""
     #: See Ending.
     asks: bool = False
+    #: True: an agent had said its last word, that of a success, before anything made it end.
+    answered: bool = False
     #: True: every descendant was looked for, none is alive. False: that could not be shown. None: there was no child.
     death_proven: bool | None = None
 

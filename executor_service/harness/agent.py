@@ -121,6 +121,8 @@ class Answer:
     repair_turns: int = 0
     #: Account at the provider that it used, see Failure. Empty: not known.
     account: str = ""
+    #: True: it had said its last word before it was asked to end. Then the end of a budget is no failure.
+    answered: bool = False
 
 
 class AgentHarness(Protocol):
@@ -195,7 +197,7 @@ class AgentEffects:
             return Outcome().fail("SPAWN_FAILED", str(error))
         outcome = Outcome() if answer.child is None else answer.child.outcome()
         outcome.session_lost = bool(begun.fresh_because) and continues(spec)
-        outcome.account = answer.account
+        outcome.account, outcome.answered = answer.account, answer.answered
         self._take_session(outcome, answer)
         outcome.more |= _more(self.name, answer) | begun.fields()
         return _judged(outcome, answer, request)

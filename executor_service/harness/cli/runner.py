@@ -32,7 +32,7 @@ from executor_service.harness.agent import (
 from executor_service.harness.child import ChildControl
 from executor_service.harness.cli import structured
 from executor_service.harness.cli.adapter import Adapter, Program, Silence, Task
-from executor_service.harness.cli.events import Tokens
+from executor_service.harness.cli.events import Ended, Event, Tokens
 from executor_service.harness.cli.failures import classify, failure
 from executor_service.harness.cli.homes import Homes
 from executor_service.harness.cli.prices import Prices
@@ -120,7 +120,8 @@ class _Work:
         self._silence = _silence(self._adapter.silence, request.options, attempt)
         price = partial(_price, agent.prices, request.model)
         self._scribe = Scribe(attempt, self._adapter.name, agent.version)
-        self._stream = EventStream(self._report, self._scribe.hear, price=price, turns_max=request.max_turns)
+        self._answered = False
+        self._stream = EventStream(self._report, self._hear, price=price, turns_max=request.max_turns)
 
     async def answer(self) -> Answer:
         """Runs the turn, and the one that mends its answer."""
@@ -129,6 +130,8 @@ class _Work:
             raise SessionLost(f"session {task.session_id} is not on this executor")
         asked = task.prompt if self._schema is None else structured.asked(task.prompt, self._schema)
         end, failed = await self._turn(replace(task, prompt=asked))
+        if failed is not None and self._session_is_lost(task, end):
+            raise SessionLost(f"{self._adapter.name} does not know session {task.session_id} any more")
         if failed is not None or self._schema is None:
             return self._answer(end, failed)
         value, problem = structured.read(self._stream.text, self._schema)
@@ -179,10 +182,7 @@ class _Work:
         if adapter.counts_in_files or stream.ended is None:  # until it was cut off: its files may tell
             await self._count_once(task, before)
         self._scribe.end(end, stream.usage())
-        failed = _judged(adapter, stream, end, reaped=control.reaped)
-        if failed is not None and self._session_is_lost(task, end):
-            raise SessionLost(f"{adapter.name} does not know session {task.session_id} any more")
-        return end, failed
+        return end, _judged(adapter, stream, end, reaped=control.reaped)
 
     async def _count(self, task: Task, before: Tokens) -> None:
         """Looks into the session's files for what is consumed, of a CLI that tells only when it is done."""
@@ -198,6 +198,11 @@ class _Work:
         total = await asyncio.to_thread(_consumed, self._adapter, task, stream.session_id)
         if total is not None and (now := total.minus(before)) != Tokens():
             stream.correct(now)
+
+    def _hear(self, event: Event) -> None:
+        if isinstance(event, Ended):  # an end that we made a CLI come to is no answer, whatever it says
+            self._answered = event.ok and self._attempt.may_go_on
+        self._scribe.hear(event)
 
     def _line(self, control: ChildControl, line: bytes) -> None:
         self._stream.take(line)
@@ -249,6 +254,7 @@ class _Work:
             denials=[(denial.tool, denial.request) for denial in stream.denials],
             repair_turns=repairs,
             account=_account(self._adapter, self._task),
+            answered=self._answered,
         )
 
 

@@ -1,5 +1,6 @@
 """Prompts as templates, and the files that belong to them."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,12 @@ def test_small_texts_stand_in_the_prompt_and_all_else_is_named(tmp_path: Path) -
         f"Attached: `raw`. Read it at {tmp_path}/raw.bin",
         f"Attached: `{tmp_path.name}`. Read it at {tmp_path}",
     ]
+
+
+def test_a_pipe_is_refused_and_waits_for_nobody(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InvalidWork, match=r"attachments\[0\]: '.*pipe' is neither a file nor a directory"):
+        attached("p", [{"path": "pipe"}], str(tmp_path))
 
 
 def test_all_of_them_together_are_bounded(tmp_path: Path) -> None:
