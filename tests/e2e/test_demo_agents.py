@@ -30,7 +30,12 @@ def real(*names: str) -> list[str]:
 def demo(home: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Run it where nobody is logged in, and no agent CLI is on PATH."""
     kept = {name: value for name, value in os.environ.items() if not name.endswith(("_KEY", "_TOKEN", "_URL"))}
-    kept |= {"HOME": str(home), "PATH": f"{home}/bin", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'proto' / 'gen'}"}
+    kept |= {
+        "COLUMNS": "200",
+        "HOME": str(home),
+        "PATH": f"{home}/bin",
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'proto' / 'gen'}",
+    }
     done = subprocess.run(
         [sys.executable, "-m", "scheduler_service.cli", "demo", "agents", *arguments],
         cwd=home, env=kept | env, capture_output=True, text=True, check=False, timeout=280, stdin=subprocess.DEVNULL,
@@ -71,7 +76,9 @@ def check_sample(said: dict[str, Any]) -> None:
     assert said["holds"]
     assert {item["key"] for item in said["evidence"]} == set(said["seen"])
     for one in said["seen"].values():
-        assert (one["state"], one["attempts"]) == ("SUCCEEDED", 1)
+        # What finds the directory of the effect before it still in use is handed back unstarted, and offered again.
+        assert one["state"] == "SUCCEEDED"
+        assert one["attempts"] <= 2
         assert one["turns"] > 1
         assert sum(one["tools"].values()) > 1
         assert one["input_tokens"] == 1800 + 2100 * (one["turns"] - 1)
