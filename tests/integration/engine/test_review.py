@@ -20,6 +20,9 @@ async def test_an_iteration_whose_answer_was_lost_does_not_swallow_the_next(
     """The commit is there, its answer is not; meanwhile an effect settles, so the replay asks for something else."""
     executor = at.executor(reports=True)
     await executor.connect()
+    # The claim of a new session holds all of its slots: while it goes on nothing is dispatched with its request.
+    await eventually(lambda: all(session.ready and not session.queued for session in at.engine.sessions))
+    await eventually(lambda: not any(p.claiming for s in at.engine.sessions for p in s.pools.values()))
     journal = at.engine.journal
     real, doubts = journal.append, 0
 
