@@ -29,6 +29,10 @@ class Attempt(Protocol):
     def may_go_on(self) -> bool:
         """False once it shall end."""
 
+    @property
+    def last_activity(self) -> float:
+        """When it was last heard of, by time.monotonic."""
+
     def started(self, pid: int) -> None:
         """The work runs, in a child or (0) without one."""
 

@@ -16,7 +16,7 @@ _STEPS_MAX: Final = 200_000
 _TYPES: Final[Mapping[str, Callable[[Any], bool]]] = {
     "null": lambda value: value is None,
     "boolean": lambda value: isinstance(value, bool),
-    "integer": lambda value: _TYPES["number"](value) and float(value).is_integer(),
+    "integer": lambda value: _TYPES["number"](value) and (isinstance(value, int) or value.is_integer()),
     "number": lambda value: isinstance(value, (int, float)) and not isinstance(value, bool),
     "string": lambda value: isinstance(value, str),
     "array": lambda value: isinstance(value, list),

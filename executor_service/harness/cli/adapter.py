@@ -110,6 +110,8 @@ class Adapter(ABC):
     resumes: bool = True
     #: True: its files tell what a turn consumes: while it runs, or better than its lines, or they alone.
     counts_in_files: bool = False
+    #: True: its lines are text, and no JSON whatever they look like.
+    plain: bool = False
     #: What it says when the session to go on with is gone. None: nothing that is known.
     session_lost: re.Pattern[str] | None = None
     #: Classes of failure (EffectReason without prefix) by exit code.

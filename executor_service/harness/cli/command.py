@@ -150,6 +150,7 @@ class CommandAdapter(Adapter):
         self.first_signal = signal.Signals[config.get("signal", "SIGTERM")]
         self.silence = Silence(output=float(config.get("silence_s", Silence().output)))
         self.resumes = "resume" in config
+        self.plain = config.get("output", "json") == "text"
         self.exits = {int(code): reason for code, reason in config.get("exits", {}).items()}
         self._config = config
 
@@ -181,7 +182,7 @@ class CommandAdapter(Adapter):
 
     def parser(self, task: Task, _before: Tokens) -> "TextParser | LinesParser":
         """Reads its output."""
-        if self._config.get("output", "json") == "text":
+        if self.plain:
             return TextParser(task.session_id)
         return LinesParser(self._config)
 
@@ -212,7 +213,7 @@ class TextParser:
         text = line if isinstance(line, str) else json.dumps(line, ensure_ascii=False)
         if self._size < 1024 * 1024:
             self._lines.append(text)
-            self._size += len(text)
+            self._size += len(text) + 1
         yield events.Text(text + "\n", delta=True)
 
     def close(self, status: int) -> Iterator[Event]:

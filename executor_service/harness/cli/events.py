@@ -14,6 +14,7 @@ SUMMARY_LENGTH_MAX: Final = 200
 #: Numbers that cannot be tokens: a forged or mutated line must not become a bill.
 _COUNT_MAX: Final = 1e12
 _COST_MAX: Final = 1e6
+_WHOLE_MAX: Final = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +180,8 @@ class Fields:
         return float(value) if 0 <= value <= _COUNT_MAX else 0.0
 
     def whole(self, name: str) -> int:
-        """A whole number; 0 when it is none."""
-        return int(self.number(name))
+        """A whole number that fits 31 bits, and so does one more; 0 when it is none."""
+        return int(min(self.number(name), _WHOLE_MAX))
 
     def cost(self, name: str) -> float | None:
         """US dollars; None when that is no sum of money."""

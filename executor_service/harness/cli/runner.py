@@ -134,7 +134,7 @@ class _Work:
             raise SessionLost(f"{self._adapter.name} does not know session {task.session_id} any more")
         if failed is not None or self._schema is None:
             return self._answer(end, failed)
-        value, problem = structured.read(self._stream.text, self._schema)
+        value, problem = await asyncio.to_thread(structured.read, self._stream.text, self._schema)
         repairs = 0
         while problem and repairs < structured.REPAIRS_MAX and self._may_mend():
             repairs += 1
@@ -142,7 +142,7 @@ class _Work:
             end, failed = await self._turn(replace(task, prompt=mend, session_id=self._stream.session_id))
             if failed is not None:
                 return self._answer(end, failed, repairs=repairs)
-            value, problem = structured.read(self._stream.text, self._schema)
+            value, problem = await asyncio.to_thread(structured.read, self._stream.text, self._schema)
         if problem:
             words = f"the answer does not fit the schema{', also when asked again' if repairs else ''}: {problem}"
             return self._answer(end, Failure("INVALID_RESULT", words), repairs=repairs)
@@ -159,7 +159,7 @@ class _Work:
         for path, content in launch.files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(content)
-        stream.begin(adapter.parser(task, before))
+        stream.begin(adapter.parser(task, before), plain=adapter.plain)
         self._scribe.begin(task.prompt, resumed=bool(task.session_id))
         control = ChildControl()
         work = ChildWork(
@@ -226,7 +226,7 @@ class _Work:
         """Ends the attempt when its CLI has hung, by its profile; a silence timeout of the effect replaces that."""
         if self._silence is None or self._stream.ended is not None:
             return
-        kind, left = self._stream.hung(self._silence)
+        kind, left = self._stream.hung(self._silence, self._attempt.last_activity)
         if left <= 0:
             what = {"tool": "while a tool ran", "retry": "while it tried again", "output": "while the model was asked"}
             limit = getattr(self._silence, kind)

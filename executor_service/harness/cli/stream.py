@@ -39,6 +39,7 @@ class EventStream:
         self._delta = False
         self._said_anything = False
         self._retrying = False
+        self._plain = False
         self.parser: Parser | None = None
         self.session_id = ""
         self.model = ""
@@ -51,9 +52,9 @@ class EventStream:
         self.bad_lines = 0
         self.heard_at = time.monotonic()
 
-    def begin(self, parser: Parser) -> None:
-        """Another child speaks from now on."""
-        self.parser = parser
+    def begin(self, parser: Parser, *, plain: bool = False) -> None:
+        """Another child speaks from now on; `plain`: its lines are text, whatever they look like."""
+        self.parser, self._plain = parser, plain
         self._before, self._now = self.tokens, Tokens()
         self._requests.clear()
         self._tools.clear()
@@ -66,13 +67,18 @@ class EventStream:
     def take(self, line: bytes) -> None:
         """The next line of stdout."""
         self.heard_at = time.monotonic()
-        if not line.strip() or self.parser is None:
+        if self.parser is None:
+            return
+        if self._plain:
+            self._apply(self.parser.take(line.decode("utf-8", "replace")))
+            return
+        if not line.strip():
             return
         try:
             said = orjson.loads(line)
         except orjson.JSONDecodeError:
             said = None
-        if said is None:  # not JSON: for a parser of plain text it is the text
+        if said is None:  # not JSON
             said = line.decode("utf-8", "replace")
             self.bad_lines += 1
         self._apply(self.parser.take(said))
@@ -106,10 +112,13 @@ class EventStream:
             return self.ended.text
         return "".join(self._words)
 
-    def hung(self, limits: Silence) -> tuple[str, float]:
-        """What is awaited, and the seconds until it has been awaited for too long: 0 or less is hung."""
+    def hung(self, limits: Silence, output_at: float = 0.0) -> tuple[str, float]:
+        """What is awaited, and the seconds until it has been awaited for too long: 0 or less is hung.
+
+        `output_at`: when anything was written, if only a part of a line, by time.monotonic.
+        """
         kind = "tool" if self._tools else "retry" if self._retrying else "output"
-        return kind, getattr(limits, kind) - (time.monotonic() - self.heard_at)
+        return kind, getattr(limits, kind) - (time.monotonic() - max(self.heard_at, output_at))
 
     def usage(self) -> dict[str, Any]:
         """The attempt's usage as the journal takes it; the cost is left out when nobody knows it."""
@@ -134,6 +143,8 @@ class EventStream:
         for event in said:
             self._on_event(event)
             self._retrying = isinstance(event, events.Retrying)
+            if isinstance(event, _GOES_ON):  # what was wrong before is overcome
+                self.trouble = None
             _TAKERS[type(event)](self, event)
             new = new or not isinstance(event, (events.Text, events.Denied))
         if new:
@@ -171,7 +182,7 @@ class EventStream:
         self._tools.pop(event.tool_id, None)
 
     def _say(self, event: events.Text) -> None:
-        self._said_anything = self._said_anything or bool(event.text)
+        self._said_anything = self._said_anything or bool(event.text.strip())
         if not (event.delta and self._delta):  # a new message takes the place of the one before
             self._words.clear()
             self._words_size = 0
@@ -186,7 +197,8 @@ class EventStream:
     def _spend(self, event: events.Spent) -> None:
         if event.total:
             self._now = event.tokens
-        else:
+        else:  # a request came through; a total may be the bill of one that did not
+            self.trouble = None
             was = self._requests.get(event.request, Tokens()) if event.request else Tokens()
             if event.request:
                 self._requests[event.request] = event.tokens
@@ -210,6 +222,8 @@ class EventStream:
 
 
 Price = Callable[[str, Tokens], float | None]
+
+_GOES_ON: Final = (events.TurnStarted, events.ToolStarted, events.Text)
 
 _TAKERS: Final[dict[type, Callable[[EventStream, Any], None]]] = {
     events.SessionKnown: EventStream._session,

@@ -5,6 +5,8 @@ An answer that does not fit is given back once, in the same session, with what i
 """
 
 import json
+import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -14,6 +16,10 @@ from executor_service.harness.schema import violation
 REPAIRS_MAX: Final = 1
 #: Places in a long answer where a value is looked for.
 _STARTS_MAX: Final = 1_000
+#: Characters that are read for values, those that are read again for another start counted again.
+_READ_MAX: Final = 8 * 1024 * 1024
+#: What is left behind an error when the end of the text is what is wrong: numbers, names and escapes cut in two.
+_CUT_OFF: Final = re.compile(r"[-+.\deE]*|\\?u?[\da-fA-F]*|t(ru?)?|f(a(ls?)?)?|n(ul?)?")
 
 
 def asked(prompt: str, schema: Mapping[str, Any]) -> str:
@@ -43,20 +49,49 @@ def read(text: str, schema: Mapping[str, Any]) -> tuple[Any, str]:
 
 
 def _values(text: str) -> Iterator[Any]:
-    """The JSON values in a text: the whole of it, else each that begins somewhere, the last and largest first."""
+    """The JSON values in a text: the whole of it, else each that begins somewhere, the last and largest first.
+
+    One that the end of the text cuts off is none, and its pieces are no answers.
+    """
+    text = text.strip()
     try:
-        yield json.loads(text)
+        yield _DECODER.decode(text)
         return
     except (ValueError, RecursionError):
         pass
-    decoder, found, at = json.JSONDecoder(), [], 0
+    found, at, left = [], 0, _READ_MAX
     starts = [index for index, character in enumerate(text) if character in "{["][:_STARTS_MAX]
     for start in starts:
         if start < at:
             continue
+        if left < 0:
+            break
         try:
-            value, at = decoder.raw_decode(text, start)
-        except (ValueError, RecursionError):
-            continue
-        found.append(value)
+            value, at = _DECODER.raw_decode(text, start)
+        except json.JSONDecodeError as error:
+            if _is_cut_off(error, text):
+                break
+            left -= error.pos - start
+        except ValueError:  # a number that is none, somewhere
+            left -= len(text) - start
+        except RecursionError:
+            break
+        else:
+            found.append(value)
     yield from reversed(found)
+
+
+def _is_cut_off(error: json.JSONDecodeError, text: str) -> bool:
+    return error.msg.startswith("Unterminated string") or _CUT_OFF.fullmatch(text, error.pos) is not None
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    return number if math.isfinite(number) else _no_number(digits)
+
+
+_DECODER: Final = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite)

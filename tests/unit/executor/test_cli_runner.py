@@ -83,3 +83,8 @@ async def test_a_session_is_not_lost_by_the_turn_that_mends(tmp_path: Path) -> N
     given = await answer(tmp_path, LINES, first, mending, output_schema=SCHEMA, session=Session("it", "s-1"))
     assert given.failure is not None
     assert given.repair_turns == 1
+
+
+async def test_a_plain_text_is_the_answer_as_it_stands(tmp_path: Path) -> None:
+    lines = [b'{"b": 1.0, "a": 2}', b"", b"  1e2", b"null", b"end"]
+    assert (await answer(tmp_path, TEXT, said(*lines))).text.encode() == b"\n".join(lines)

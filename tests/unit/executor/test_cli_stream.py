@@ -99,6 +99,29 @@ def test_silence_is_measured_by_what_is_awaited() -> None:
     assert left <= 10
 
 
+def test_a_part_of_a_line_is_no_silence() -> None:
+    stream, _ = played([events.TurnStarted()])
+    stream.heard_at -= 100
+    assert stream.hung(Silence(output=10))[1] <= 0
+    assert stream.hung(Silence(output=10), stream.heard_at + 99)[1] > 0
+
+
+@pytest.mark.parametrize(
+    "good", [events.TurnStarted(), events.ToolStarted("1", "Bash"), Text("Done."), Spent(Tokens(1, 1))]
+)
+def test_what_was_overcome_explains_no_later_end(good: events.Event) -> None:
+    assert played([events.Retrying("overloaded", 529)])[0].trouble == events.Trouble("overloaded", 529)
+    assert played([events.Retrying("overloaded", 529)], [good])[0].trouble is None
+    bill = Spent(Tokens(1, 1), total=True)
+    assert played([good, events.Trouble("no such model"), bill])[0].trouble is not None
+
+
+def test_forged_counts_are_reported_within_bounds() -> None:
+    turns = events.Fields({"n": 3 * 2**31}).whole("n")
+    _, reports = played([events.Ended(True, turns=turns)], [events.TurnStarted()])
+    assert 0 < (reports[-1].turns or 0) < 2**31
+
+
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
 
 
@@ -110,6 +133,7 @@ SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required"
         'First I had {"n": "x"}, but it is {"n": 1}',
         'The set {a, b} has [some] members. {"n": 1}',
         '{"n": 1} and so on {',
+        '{"n": 1} and so on {"n": "',
     ],
 )
 def test_the_value_is_found_in_an_answer(text: str) -> None:
@@ -123,10 +147,32 @@ def test_the_value_is_found_in_an_answer(text: str) -> None:
         ("", "it holds no JSON value"),
         ('{"n": "x"}', "answer.n is string, not integer"),
         ("{" * 100_000, "it holds no JSON value"),
+        ('{"n": NaN}', "it holds no JSON value"),
+        ('{"n": 1e999}', "it holds no JSON value"),
+        (f'{{"n": {"9" * 5_000}}}', "it holds no JSON value"),
     ],
 )
 def test_what_is_wrong_with_an_answer_is_said(text: str, problem: str) -> None:
     assert structured.read(text, SCHEMA)[1] == problem
+
+
+CUT = '{"files": [{"n": 1}, {"n": 2}, {"n": '
+
+
+@pytest.mark.parametrize("end", ["", "1", "-", "1.", "tru", "nul", '"half a word', '"\\u20', '"\\', "3}", "3},"])
+def test_a_piece_of_an_answer_that_is_cut_off_is_none(end: str) -> None:
+    assert structured.read(f"Here: {CUT}{end}\n", {"type": "object"}) == (None, "it holds no JSON value")
+
+
+def test_what_is_read_again_and_again_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = f'{"[" * 50} {"1, " * 100} x {{"n": 1}}'
+    assert structured.read(text, SCHEMA) == ({"n": 1}, "")
+    monkeypatch.setattr(structured, "_READ_MAX", 40 * 300)
+    assert structured.read(text, SCHEMA) == (None, "it holds no JSON value")
+
+
+def test_a_number_may_be_larger_than_any_float() -> None:
+    assert structured.read(f'{{"n": {10**400}}}', SCHEMA) == ({"n": 10**400}, "")
 
 
 def test_the_prompt_of_a_repair_says_what_was_wrong() -> None:
