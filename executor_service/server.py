@@ -29,6 +29,7 @@ from executor_service.guard import Guard
 from executor_service.harness.agent import Host
 from executor_service.harness.child import Children
 from executor_service.harness.cli.builtin import find_builtin
+from executor_service.harness.cli.homes import remove_scratch
 from executor_service.harness.function import FunctionHarness
 from executor_service.harness.modules import load_harnesses
 from executor_service.harness.registry import Harnesses
@@ -110,6 +111,7 @@ class ExecutorServer:
         await self._see_to_the_dead()
         self._keep_children()
         await recovery.remove_workspaces(settings.state_dir, self._incarnation.succeeds)
+        await asyncio.to_thread(remove_scratch, self._incarnation.succeeds)
         self._spool = Spool(self._incarnation.spool, bytes_max=settings.spool_bytes, entries_max=settings.spool_entries)
         self._builtin = await find_builtin(settings)
         self.attempts = Attempts(self._incarnation.incarnation, self._harnesses(), pools_of(settings), self._spool)
@@ -177,7 +179,7 @@ class ExecutorServer:
         host = Host(self.executor_id, children, self._workspaces, secrets, Path(settings.state_dir) / "harnesses")
         functions = FunctionHarness(self._functions, settings.slots_functions)
         agents = load_harnesses(settings.harness_modules, host)
-        agents += self._builtin.agents(host, {agent.name for agent in agents})
+        agents += self._builtin.agents(host, {agent.name for agent in agents}, self._incarnation.incarnation)
         return Harnesses([ShellHarness(children, secrets), functions, *agents], self._functions)
 
     def _open_journal(self) -> None:

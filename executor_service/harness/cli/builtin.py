@@ -45,7 +45,7 @@ class BuiltIn:
         """What was found of each, whether it can be used or not."""
         return [found.check for found in self._found]
 
-    def agents(self, host: Host, taken: Collection[str]) -> list[AgentEffects]:
+    def agents(self, host: Host, taken: Collection[str], incarnation: str) -> list[AgentEffects]:
         """Those that are here, but for those whose name a harness module has taken."""
         prices = load_prices(self._settings.prices)
         agents = []
@@ -55,16 +55,26 @@ class BuiltIn:
             if found.check.remedy:
                 level = logging.INFO if found.check.version_known else logging.WARNING
                 log.log(level, "harness %s: %s", found.adapter.name, found.check.remedy)
-            homes = Homes(self._settings.agent_homes, host.store(found.adapter.name))
+            homes = Homes(self._settings.agent_homes, host.store(found.adapter.name), incarnation)
             agents.append(AgentEffects(CliAgent(found.adapter, found.program, host, homes, prices), host))
         return agents
 
 
 async def find_builtin(settings: Settings) -> BuiltIn:
-    """Looks for the CLIs that the settings ask for. Raises StartError for a name that is not known."""
+    """Looks for the CLIs that the settings ask for. Raises StartError for a name that is not known, or without HOME."""
     adapters = {adapter.name: adapter for adapter in (*ADAPTERS, *load_commands(settings.harness_commands))}
     wanted = _wanted(settings.agents, adapters)
-    return BuiltIn(settings, await discover(wanted, _paths(settings.harness_paths, adapters), Path.home()))
+    paths = _paths(settings.harness_paths, adapters)
+    return BuiltIn(settings, await discover(wanted, paths, _home()) if wanted else [])
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError as error:
+        raise StartError(
+            f"agent CLIs have no home: {error} Set HOME, or want none of them with BACKBURNER_AGENTS={NONE}"
+        ) from error
 
 
 def _wanted(names: Sequence[str], adapters: Mapping[str, Adapter]) -> list[Adapter]:

@@ -112,8 +112,15 @@ def _login(adapter: Adapter, home: Path) -> pb.HarnessLogin.ValueType:
         return pb.HARNESS_LOGIN_FOUND
     if not adapter.logins:
         return pb.HARNESS_LOGIN_UNSPECIFIED
-    there = any((home / name).exists() for name in adapter.logins)
+    there = any(_is_there(home / name) for name in adapter.logins)
     return pb.HARNESS_LOGIN_FOUND if there else pb.HARNESS_LOGIN_MISSING
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # in a home that is not to be read: a CLI could not log in by it either
+        return False
 
 
 def _remedies(adapter: Adapter, version: str, *, known: bool, login: pb.HarnessLogin.ValueType) -> Iterator[str]:

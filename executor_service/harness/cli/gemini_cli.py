@@ -162,7 +162,7 @@ def _link(shared: Path, own: Path) -> None:
     own.mkdir(parents=True, exist_ok=True, mode=0o700)
     for entry in shared.iterdir():
         link = own / entry.name
-        if entry.name not in _OWN and not link.is_symlink():
+        if entry.name not in _OWN and not os.path.lexists(link):
             link.symlink_to(entry)
 
 

@@ -61,7 +61,7 @@ async def answer(tmp_path: Path, config: dict[str, Any], *parts: Part, **asked: 
     adapter = CommandAdapter("it", config)
     adapter.session_lost = re.compile("no such session")
     host = cast(Host, SimpleNamespace(children=Played(list(parts))))
-    agent = CliAgent(adapter, Program("it", ["it"]), host, Homes("tenant", tmp_path), Prices({}))
+    agent = CliAgent(adapter, Program("it", ["it"]), host, Homes("tenant", tmp_path, "i"), Prices({}))
     spec = {"agent": {"harness": "it", "prompt": "p"}}
     made = replace(invocation("e").assignment, harness="it", pool="agents", spec_json=json.dumps(spec).encode())
     attempt = Invocation(made, "incarnation", FakeHolder())
