@@ -84,7 +84,7 @@ class Workspaces:
         """The effect has settled, and its result is recorded: what shall not stay of its workspace goes."""
         if workspace is not None:
             tree = Path(workspace["path"])
-            self._threads.submit(partial(records.touch if workspace.get("kept") else self._drop, tree))
+            self._threads.submit(partial(_touch if workspace.get("kept") else self._drop, tree))
 
     async def run(self) -> None:
         """Sweeps now and then, until cancelled."""
@@ -98,8 +98,12 @@ class Workspaces:
     async def _open(self, asked: Asked, attempt: Attempt, git: Git) -> Tree:
         try:
             held = await self._in_thread(partial(trees.hold, asked, self._folder))
-            attempt.started(0)  # from here on it is no more refused, but for what only a look into git can tell
-            tree = await self._patiently(partial(trees.open_tree, asked, git, self._folder, held), attempt, _STEP)
+            try:
+                attempt.started(0)  # from here on it is no more refused, but for what only a look into git can tell
+                tree = await self._patiently(partial(trees.open_tree, asked, git, self._folder, held), attempt, _STEP)
+            except BaseException:
+                held.close()
+                raise
         except Busy as error:
             raise NotStarted(str(error)) from error
         try:
@@ -157,3 +161,8 @@ class Workspaces:
         removed = sweep.sweep(self._folder, git, kept_max=self._kept_max, age_max_s=self._kept_days * 86_400)
         if removed:
             log.info("%d workspaces that nobody needs any more were removed", removed)
+
+
+def _touch(tree: Path) -> None:
+    if records.read(tree) is not None:  # else a directory of the user's: what stands beside it is not ours
+        records.touch(tree)
