@@ -2,12 +2,13 @@
 
 import importlib
 from collections.abc import Sequence
+from typing import Final
 
 from executor_service.errors import StartError
 from executor_service.harness.agent import AgentEffects, AgentHarness, Host
 
 #: Kinds of work that have a harness of their own.
-_RESERVED = frozenset({"shell", "function", ""})
+RESERVED: Final = frozenset({"shell", "function", ""})
 
 
 def load_harnesses(modules: Sequence[str], host: Host) -> list[AgentEffects]:
@@ -16,7 +17,7 @@ def load_harnesses(modules: Sequence[str], host: Host) -> list[AgentEffects]:
     loaded = []
     for module in modules:
         for agent in _harnesses_of(module, host):
-            if agent.name in _RESERVED or agent.name in found:
+            if agent.name in RESERVED or agent.name in found:
                 taken = f"already brought by {found[agent.name]!r}" if agent.name in found else "not free"
                 raise StartError(f"harness module {module!r} brings a harness named {agent.name!r}, which is {taken}")
             found[agent.name] = module

@@ -117,6 +117,10 @@ class Adapter(ABC):
     #: Classes of failure (EffectReason without prefix) by exit code.
     exits: Mapping[int, str] = MappingProxyType({})
 
+    def keys(self, _task: Task) -> Sequence[str]:
+        """The variables of which it uses the first one that is set as its key."""
+        return [name for name in self.credentials if name.endswith(("KEY", "TOKEN"))]
+
     def locate(self, program: Path) -> Sequence[str]:
         """What to run for a program found on PATH: its native binary rather than a wrapper."""
         return [str(program)]

@@ -21,8 +21,6 @@ from executor_service.harness.cli.failures import failure
 from executor_service.harness.cli.options import Options, platform_binary
 from executor_service.outcome import Failure
 
-#: Longest prompt that is an argument; a longer one goes to stdin.
-PROMPT_ARGUMENT_MAX: Final = 32 * 1024
 _READ_ONLY: Final = "Read,Grep,Glob,LS,TodoWrite,WebFetch,WebSearch,TaskCreate,TaskUpdate"
 _EDIT: Final = f"{_READ_ONLY},Edit,Write,MultiEdit,NotebookEdit"
 _QUIET: Final = {
@@ -54,7 +52,7 @@ class ClaudeCode(Adapter):
         return platform_binary(program, "@anthropic-ai", "claude-code-{system}-{cpu}", "claude")
 
     def launch(self, program: Program, task: Task) -> Launch:
-        """One turn, headless."""
+        """One turn, headless; the prompt is on stdin: arguments are for everybody on the machine to read."""
         options = Options(task, {"args", "retries", "max_thinking_tokens"})
         argv = [*program.argv, "-p", "--output-format", "stream-json", "--verbose", "--include-partial-messages"]
         argv += _permissions(task.permissions)
@@ -72,9 +70,7 @@ class ClaudeCode(Adapter):
             env["IS_SANDBOX"] = "1"  # it refuses to run unattended as root otherwise
         if tokens := options.number("max_thinking_tokens"):
             env["MAX_THINKING_TOKENS"] = str(tokens)
-        if len(task.prompt.encode()) > PROMPT_ARGUMENT_MAX:
-            return Launch(argv, env, task.prompt, files)
-        return Launch([*argv, "--", task.prompt], env, None, files)
+        return Launch(argv, env, task.prompt, files)
 
     def parser(self, _task: Task, _before: Tokens) -> "ClaudeParser":
         """Reads its events."""
@@ -82,8 +78,9 @@ class ClaudeCode(Adapter):
 
     def session_exists(self, task: Task) -> bool:
         """Its file is below the configuration's `projects`, whatever the project."""
-        config = os.environ.get("CLAUDE_CONFIG_DIR") or task.env.get("CLAUDE_CONFIG_DIR") or str(task.home / ".claude")
-        return any(Path(config, "projects").glob(f"*/{task.session_id}.jsonl"))
+        given = task.env.get("CLAUDE_CONFIG_DIR") or os.environ.get("CLAUDE_CONFIG_DIR")
+        config = Path(given) if given else task.home / ".claude"
+        return any((config / "projects").glob(f"*/{task.session_id}.jsonl"))
 
 
 def _permissions(kind: str) -> list[str]:
@@ -97,9 +94,8 @@ class ClaudeParser:
     """Reads the events of one run."""
 
     def __init__(self) -> None:
-        self._request = ""
-        self._input = Tokens()
-        self._turn = ""
+        #: The request that each agent is at, with its input: helpers, by the tool that started them, and itself.
+        self._requests: dict[str, tuple[str, Tokens]] = {}
         self._tasks: dict[str, bool] = {}
 
     def take(self, line: Any) -> Iterator[Event]:
@@ -121,20 +117,20 @@ class ClaudeParser:
             yield events.Retrying(words, status, said.number("retry_delay_ms") / 1000)
 
     def _partial(self, said: Fields) -> Iterator[Event]:
-        event = said.of("event")
+        event, helper = said.of("event"), said.text("parent_tool_use_id")
         kind = event.text("type")
         if kind == "message_start":
             message = event.of("message")
-            self._request = message.text("id")
-            self._input = _tokens(message.of("usage"))
-            if not said.text("parent_tool_use_id"):
+            request, known = message.text("id"), _tokens(message.of("usage"))
+            self._requests[helper] = request, known
+            if not helper:
                 yield events.TurnStarted()
-            yield events.Spent(self._input, request=self._request)
+            yield events.Spent(known, request=request)
         elif kind == "message_delta" and (usage := event.of("usage")):
             output = usage.number("output_tokens")
-            known = self._input
-            yield events.Spent(Tokens(known.input, output, known.cached, known.cache_write), request=self._request)
-        elif event.of("delta").text("type") == "text_delta" and not said.text("parent_tool_use_id"):
+            request, known = self._requests.get(helper, ("", Tokens()))
+            yield events.Spent(Tokens(known.input, output, known.cached, known.cache_write), request=request)
+        elif event.of("delta").text("type") == "text_delta" and not helper:
             yield events.Text(event.of("delta").text("text"), delta=True)
 
     def _assistant(self, said: Fields) -> Iterator[Event]:

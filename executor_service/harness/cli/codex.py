@@ -5,7 +5,8 @@ tells when a turn is done are those of the whole thread, but for turns that were
 the thread's own file, live, and also of a turn that was cut off.
 
 Where nobody is logged in and there is no CODEX_API_KEY, it gets OPENAI_API_KEY under that name: it takes no other. Nor
-does it read OPENAI_BASE_URL, so that goes into its configuration.
+does it read OPENAI_BASE_URL, so that goes into its configuration. It has no bound of turns, so the parser ends it; a
+turn is over when no tool of it runs any more.
 
 Options: `args` (list of further flags), `retries`, `config` (object: keys of its config.toml, as `-c key=value`).
 """
@@ -81,7 +82,7 @@ class Codex(Adapter):
 
     def parser(self, task: Task, before: Tokens) -> "CodexParser":
         """Reads its events; tokens of earlier turns of the thread are not this one's."""
-        return CodexParser(before, task.model)
+        return CodexParser(before, task.model, task.max_turns)
 
     def session_exists(self, task: Task) -> bool:
         """Its file is among the home's sessions."""
@@ -162,15 +163,20 @@ def _tokens(usage: Fields) -> Tokens:
 class CodexParser:
     """Reads the events of one turn."""
 
-    def __init__(self, before: Tokens, model: str) -> None:
+    def __init__(self, before: Tokens, model: str, max_turns: int) -> None:
         self._before = before
         self._model = model
+        self._max_turns = max_turns
+        self._turns = 0
+        self._tools: set[str] = set()
         self._text: str | None = None
+        self._over = False
 
     def take(self, line: Any) -> Iterator[Event]:
         """One line."""
         said = Fields(line)
-        if reader := _CODEX_READERS.get(said.text("type")):
+        reader = _CODEX_READERS.get(said.text("type"))
+        if reader is not None and not self._over:
             yield from reader(self, said)
 
     def close(self, _status: int) -> Iterator[Event]:
@@ -181,12 +187,14 @@ class CodexParser:
         yield events.SessionKnown(said.text("thread_id"), self._model)
 
     def _turn(self, _said: Fields) -> Iterator[Event]:
+        self._turns += 1
         yield events.TurnStarted()
 
     def _started(self, said: Fields) -> Iterator[Event]:
         item = said.of("item")
         tool = _tool(item)
         if tool is not None:
+            self._tools.add(item.text("id"))
             yield events.ToolStarted(item.text("id"), *tool)
         yield from _todos(item)
 
@@ -203,8 +211,18 @@ class CodexParser:
             yield events.Trouble(item.text("message"))
         elif _tool(item) is not None:
             yield events.ToolEnded(item.text("id"), item.text("status") == "completed", item.text("aggregated_output"))
-            yield events.TurnStarted()
+            self._tools.discard(item.text("id"))
+            if not self._tools:
+                yield from self._next_turn()
         yield from _todos(item)
+
+    def _next_turn(self) -> Iterator[Event]:
+        if self._max_turns and self._turns >= self._max_turns:
+            self._over = True
+            yield events.out_of_turns(self._turns)
+        else:
+            self._turns += 1
+            yield events.TurnStarted()
 
     def _error(self, said: Fields) -> Iterator[Event]:
         message = said.text("message")

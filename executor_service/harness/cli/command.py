@@ -44,6 +44,7 @@ from executor_service.harness.cli.adapter import Adapter, Launch, Program, Silen
 from executor_service.harness.cli.events import Event, Fields, Tokens
 from executor_service.harness.cli.failures import failure
 from executor_service.harness.cli.options import Options
+from executor_service.harness.modules import RESERVED
 
 _FIELDS: Final = {
     "argv", "prompt", "env", "credentials", "resume", "output", "session", "text", "tool", "tool_input", "turn",
@@ -79,6 +80,8 @@ def _problem(name: str, config: Any) -> str:
     """What is wrong with a harness's configuration; empty: nothing."""
     if not _NAME.fullmatch(name):
         return "a harness's name has small letters, digits, dots, dashes and underscores"
+    if name in RESERVED:
+        return "the executor's own harness has this name: give yours another"
     if not isinstance(config, dict):
         return "expected an object"
     if unknown := set(config) - _FIELDS:

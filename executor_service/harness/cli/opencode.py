@@ -28,7 +28,7 @@ from executor_service.harness.cli import events
 from executor_service.harness.cli.adapter import Adapter, Launch, Program, Silence, Task
 from executor_service.harness.cli.events import Event, Fields, Tokens
 from executor_service.harness.cli.failures import failure
-from executor_service.harness.cli.options import Options, platform_binary
+from executor_service.harness.cli.options import Options, keys_of, platform_binary
 from executor_service.outcome import Failure
 
 #: Environment variables are at most this long on Linux; longer ones would not start.
@@ -75,6 +75,11 @@ class OpenCode(Adapter):
     silence = Silence(output=600, tool=3600, retry=600)
     session_lost = re.compile(r"Session not found")
     counts_in_files = True
+
+    def keys(self, task: Task) -> Sequence[str]:
+        """Those of the model's provider, which stands before its name."""
+        provider, _, model = task.model.partition("/")
+        return keys_of(provider if model else "", super().keys(task))
 
     def locate(self, program: Path) -> Sequence[str]:
         """The native binary of the package that the wrapper belongs to."""

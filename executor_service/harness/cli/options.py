@@ -10,6 +10,10 @@ from executor_service.harness.cli.adapter import RETRIES, Task
 
 #: Options that the runner itself reads, for every harness.
 COMMON: Final = frozenset({"silence_s", "tool_silence_s", "retry_silence_s", "account"})
+#: How the variables of a provider begin where they do not by its name.
+_PROVIDERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "google": ("GEMINI_", "GOOGLE_"), "vercel-ai-gateway": ("AI_GATEWAY_",),
+}  # fmt: skip
 _CPUS: Final = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": "arm64"}
 _SYSTEMS: Final = {"Linux": "linux", "Darwin": "darwin", "Windows": "win32"}
 
@@ -67,6 +71,14 @@ class Options:
         if not isinstance(given, dict):
             raise InvalidWork(f"option {name}: expected an object, not {given!r}")
         return given
+
+
+def keys_of(provider: str, names: Sequence[str]) -> Sequence[str]:
+    """Those of the variables that hold keys of a provider; none when it is not known which one that is."""
+    if not provider:
+        return []
+    begins = _PROVIDERS.get(provider, (f"{provider.upper().replace('-', '_')}_",))
+    return [name for name in names if name.startswith(begins)]
 
 
 def platform_binary(program: Path, scope: str, package: str, *inside: str) -> Sequence[str]:

@@ -14,7 +14,7 @@ Options: `args` (list of further flags), `retries`, `provider`, `config` (object
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +25,7 @@ from executor_service.harness.cli import events
 from executor_service.harness.cli.adapter import Adapter, Launch, Program, Silence, Task
 from executor_service.harness.cli.events import Event, Fields, Tokens
 from executor_service.harness.cli.failures import failure
-from executor_service.harness.cli.options import Options
+from executor_service.harness.cli.options import Options, keys_of
 from executor_service.outcome import Failure
 
 _TOOLS: Final = {"edit": "read,grep,find,ls,edit,write", "read_only": "read,grep,find,ls"}
@@ -47,6 +47,11 @@ class Pi(Adapter):
     logins = (".pi/agent/auth.json", ".pi/agent/models.json")
     login_remedy = "run `pi` once and log in, or give the executor the key of a provider, as ANTHROPIC_API_KEY"
     silence = Silence(output=300, tool=3600, retry=600)
+
+    def keys(self, task: Task) -> Sequence[str]:
+        """Those of the provider that is given, or that stands before the model's name."""
+        first, _, model = task.model.partition("/")
+        return keys_of(task.options.get("provider") or (first if model else ""), super().keys(task))
 
     def launch(self, program: Program, task: Task) -> Launch:
         """One turn, headless; the prompt is on stdin, which ends with it."""

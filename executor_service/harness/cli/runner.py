@@ -264,8 +264,7 @@ def _account(adapter: Adapter, task: Task) -> str:
     if not isinstance(given, str):
         raise InvalidWork(f"option account: expected a text, not {given!r}")
     env = {**os.environ, **task.env}
-    keys = (env[name] for name in adapter.credentials if name.endswith(("KEY", "TOKEN")) and env.get(name))
-    key = next(keys, "")
+    key = next((env[name] for name in adapter.keys(task) if env.get(name)), "")
     name = given or (hashlib.sha256(key.encode()).hexdigest()[:8] if key else "")
     return f"{adapter.provider}:{name}" if name else ""
 

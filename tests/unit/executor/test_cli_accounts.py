@@ -1,16 +1,19 @@
 """The adapters `command` and `codex`: tools and turns in the lines of any CLI, and the key that codex takes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from executor_service.errors import StartError
 from executor_service.harness.cli import events
-from executor_service.harness.cli.adapter import Program, Task
+from executor_service.harness.cli.adapter import Adapter, Program, Task
 from executor_service.harness.cli.codex import Codex
 from executor_service.harness.cli.command import load_commands
 from executor_service.harness.cli.events import Tokens
+from executor_service.harness.cli.opencode import OpenCode
+from executor_service.harness.cli.pi import Pi
 
 CONFIG = {
     "argv": ["it"], "success": {"done": True}, "tool": "use.name", "tool_input": "use.on", "turn": {"type": "turn"},
@@ -66,3 +69,17 @@ def test_codex_gets_the_key_that_people_have(tmp_path: Path, monkeypatch: pytest
     (tmp_path / ".codex").mkdir(exist_ok=True)
     (tmp_path / ".codex" / "auth.json").write_text("{}")
     assert key() is None, "somebody is logged in"
+
+
+@pytest.mark.parametrize("adapter", [OpenCode(), Pi()], ids=lambda adapter: adapter.name)
+def test_the_key_of_a_cli_of_many_providers_is_that_of_the_models(adapter: Adapter, tmp_path: Path) -> None:
+    def keys(model: str, **options: str) -> list[str]:
+        return list(adapter.keys(replace(task(tmp_path), model=model, options=options)))
+
+    assert keys("openai/gpt-5") == ["OPENAI_API_KEY"]
+    assert "ANTHROPIC_API_KEY" in keys("anthropic/claude-opus-4")
+    assert "GEMINI_API_KEY" in keys("google/gemini-3")
+    assert keys("openrouter/anthropic/claude-opus-4") == ["OPENROUTER_API_KEY"]
+    assert keys("local/llama") == keys("gpt-5") == keys("") == [], "which key it takes is not known"
+    if adapter.name == "pi":
+        assert keys("gpt-5", provider="openai") == ["OPENAI_API_KEY"]

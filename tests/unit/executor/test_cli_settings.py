@@ -16,7 +16,7 @@ from executor_service.harness.cli.claude_code import ClaudeCode
 from executor_service.harness.cli.codex import Codex
 from executor_service.harness.cli.command import CommandAdapter, load_commands
 from executor_service.harness.cli.discovery import discover, is_known
-from executor_service.harness.cli.events import Ended, SessionKnown, Spent, Tokens, Trouble
+from executor_service.harness.cli.events import Ended, SessionKnown, Spent, Tokens, Trouble, TurnStarted
 from executor_service.harness.cli.prices import load_prices
 from executor_service.settings import Settings
 
@@ -125,6 +125,8 @@ def test_all_of_a_plain_text_is_the_answer_when_it_exits_well(tmp_path: Path) ->
     ("name", "changed", "said"),
     [
         ("My Agent", {}, "a harness's name has small letters"),
+        ("shell", {}, "the executor's own harness has this name"),
+        ("function", {}, "the executor's own harness has this name"),
         ("a", {"argv": []}, "argv: expected a list of texts, the program first"),
         ("a", {"argv": "a"}, "argv: expected a list of texts"),
         ("a", {"success": {}}, "success: without the fields of the line"),
@@ -152,14 +154,51 @@ def test_an_option_that_there_is_not_is_refused(tmp_path: Path, adapter: Any) ->
         adapter.launch(Program("x", ["x"]), task(tmp_path, options={"retrys": 1}))
 
 
-def test_a_long_prompt_goes_to_stdin(tmp_path: Path) -> None:
-    program = Program("claude", ["claude"])
-    short = ClaudeCode().launch(program, task(tmp_path, prompt="short"))
-    assert (short.argv[-2:], short.stdin) == (["--", "short"], None)
-    long = ClaudeCode().launch(program, task(tmp_path, prompt="x" * 200_000))
-    assert "x" * 200_000 not in long.argv
-    assert long.stdin == "x" * 200_000
-    assert Codex().launch(program, task(tmp_path, prompt="short")).stdin == "short"
+@pytest.mark.parametrize("adapter", [ClaudeCode(), Codex()], ids=lambda adapter: adapter.name)
+def test_a_prompt_goes_to_stdin(tmp_path: Path, adapter: Any) -> None:
+    launch = adapter.launch(Program("it", ["it"]), task(tmp_path, prompt="short"))
+    assert launch.stdin == "short"
+    assert "short" not in launch.argv
+
+
+def test_a_session_of_claude_is_looked_for_where_the_effect_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLAUDE_CONFIG_DIR", str(tmp_path / "executor"))
+    given = task(tmp_path, session_id="s-1", env={"CLAUDE_CONFIG_DIR": str(tmp_path / "effect")})
+    (tmp_path / "effect" / "projects" / "p").mkdir(parents=True)
+    (tmp_path / "effect" / "projects" / "p" / "s-1.jsonl").touch()
+    assert ClaudeCode().session_exists(given)
+    assert not ClaudeCode().session_exists(task(tmp_path, session_id="s-1"))
+
+
+def test_what_helpers_of_claude_say_at_a_time_counts_for_each(tmp_path: Path) -> None:
+    def said(helper: str, event: dict[str, Any]) -> dict[str, Any]:
+        return {"type": "stream_event", "parent_tool_use_id": helper or None, "event": event}
+
+    parser = ClaudeCode().parser(task(tmp_path), Tokens())
+    for helper, request, tokens in (("t-1", "r-1", 10), ("t-2", "r-2", 20)):
+        start = {"type": "message_start", "message": {"id": request, "usage": {"input_tokens": tokens}}}
+        list(parser.take(said(helper, start)))
+    delta = {"type": "message_delta", "usage": {"output_tokens": 3}}
+    assert list(parser.take(said("t-1", delta))) == [Spent(Tokens(10, 3), request="r-1")]
+    assert list(parser.take(said("t-2", delta))) == [Spent(Tokens(20, 3), request="r-2")]
+
+
+@pytest.mark.parametrize(("bound", "ok", "turns"), [(0, True, 3), (2, False, 2), (3, True, 3)])
+def test_codex_is_ended_at_its_bound_of_turns(tmp_path: Path, bound: int, ok: bool, turns: int) -> None:
+    def item(kind: str, number: int) -> dict[str, Any]:
+        return {"type": f"item.{kind}", "item": {"id": f"i-{number}", "type": "command_execution", "status": kind}}
+
+    lines: list[dict[str, Any]] = [{"type": "turn.started"}]
+    lines += [item("started", 1), item("started", 2), item("completed", 1), item("completed", 2)]
+    lines += [item("started", 3), item("completed", 3), {"type": "turn.completed", "usage": {"input_tokens": 1}}]
+    parser = Codex().parser(task(tmp_path, max_turns=bound), Tokens())
+    said = [event for line in lines for event in parser.take(line)]
+    [ended] = [event for event in said if isinstance(event, Ended)]
+    assert (ended.ok, ended.stop) == (ok, not ok)
+    assert sum(isinstance(event, TurnStarted) for event in said) == turns
+    assert said[-1] is ended
 
 
 def test_settings_of_codex_are_toml(tmp_path: Path) -> None:
@@ -189,6 +228,33 @@ async def test_discovery_says_what_is_there_and_what_to_do(tmp_path: Path) -> No
         gone.check.remedy
         == f"{str(missing)!r} is no program: install it, or name it with --harness-path codex=/path/to/it"
     )
+
+
+async def test_logins_in_a_home_that_is_not_to_be_read_are_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "codex"
+    program.write_text("#!/bin/sh\necho 0.170.0\n")
+    program.chmod(0o755)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("CODEX_API_KEY", raising=False)
+
+    def refused(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", refused)  # tests may run as root, who may read everything
+    [found] = await discover([Codex()], {"codex": str(program)}, tmp_path)
+    assert (found.check.found, found.check.login) == (True, pb.HARNESS_LOGIN_MISSING)
+
+
+async def test_an_executor_without_a_home_starts_when_it_wants_no_agents(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    assert (await find_builtin(Settings(database_url="x", agents=("none",)))).checks == []
+    with pytest.raises(StartError, match="Set HOME, or want none of them with BACKBURNER_AGENTS=none"):
+        await find_builtin(Settings(database_url="x", agents=("codex",)))
 
 
 @pytest.mark.parametrize(
