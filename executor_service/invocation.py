@@ -67,6 +67,7 @@ class Invocation:
         self.captures: dict[int, Capture] = {}
         self.masks = Masks()
         self.pid = 0
+        self._has_started = False
         self.outcome: Outcome | None = None
         self.elapsed_s = 0.0
         self.kill_grace_s = 0.0
@@ -225,8 +226,14 @@ class Invocation:
 
     # What the harness says: see harness/base.py.
 
+    @property
+    def has_started(self) -> bool:
+        """True once work of it runs, or has run."""
+        return self._has_started
+
     def started(self, pid: int) -> None:
         """The work runs."""
+        self._has_started = True
         self.pid = pid
         self.last_activity = time.monotonic()
         if self.state == pb.Attempt.STATE_ACCEPTED:

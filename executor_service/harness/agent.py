@@ -48,7 +48,14 @@ from typing import Any, Final, Protocol
 from backburner.journal.v1 import journal_pb2
 from executor_service.assignment import InvalidWork
 from executor_service.harness.base import Attempt
-from executor_service.harness.child import END_SECONDS_MAX, ChildControl, ChildEnd, Children, ChildWork
+from executor_service.harness.child import (
+    END_SECONDS_MAX,
+    ChildControl,
+    ChildEnd,
+    Children,
+    ChildWork,
+    spawn_failed,
+)
 from executor_service.harness.continuing import RESUME_PROMPT, Place, Session, SessionLost, continues, in_a_session
 from executor_service.harness.prompts import attached, render
 from executor_service.harness.schema import violation
@@ -194,7 +201,7 @@ class AgentEffects:
         except SessionLost as error:
             return Outcome().fail("SESSION_LOST", str(error), final=True)
         except SpawnFailed as error:
-            return Outcome().fail("SPAWN_FAILED", str(error))
+            return spawn_failed(error, attempt)
         outcome = Outcome() if answer.child is None else answer.child.outcome()
         outcome.session_lost = bool(begun.fresh_because) and continues(spec)
         outcome.account, outcome.answered = answer.account, answer.answered

@@ -33,6 +33,10 @@ class Attempt(Protocol):
     def last_activity(self) -> float:
         """When it was last heard of, by time.monotonic."""
 
+    @property
+    def has_started(self) -> bool:
+        """True once work of it runs, or has run."""
+
     def started(self, pid: int) -> None:
         """The work runs, in a child or (0) without one."""
 

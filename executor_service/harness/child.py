@@ -203,6 +203,11 @@ def _remove(folder: Path) -> None:
         asyncio.get_running_loop().run_in_executor(None, partial(shutil.rmtree, folder, ignore_errors=True))
 
 
+def spawn_failed(error: SpawnFailed, attempt: Attempt) -> Outcome:
+    """The outcome of an attempt whose child could not be started: nothing was done, unless one before it had run."""
+    return Outcome().fail_as(Failure("SPAWN_FAILED", str(error), untouched=not attempt.has_started))
+
+
 def _too_large(command: Command) -> str:
     """What of a command is more than the system takes, and what to do instead."""
     sizes = {f"argument {number}": len(os.fsencode(text)) for number, text in enumerate(command.argv)}

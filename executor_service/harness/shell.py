@@ -5,7 +5,7 @@ from typing import Any
 
 from executor_service.assignment import InvalidWork
 from executor_service.harness.base import Attempt
-from executor_service.harness.child import END_SECONDS_MAX, ChildEnd, Children, ChildWork
+from executor_service.harness.child import END_SECONDS_MAX, ChildEnd, Children, ChildWork, spawn_failed
 from executor_service.outcome import Outcome
 from executor_service.process_group import SpawnFailed
 from executor_service.secret_values import Secrets, secret_values
@@ -32,7 +32,7 @@ class ShellHarness:
         try:
             end = await self._children.run(_child_work(work, values), attempt)
         except SpawnFailed as error:
-            return Outcome().fail("SPAWN_FAILED", str(error))
+            return spawn_failed(error, attempt)
         return _outcome(end, check=bool(work.get("check")))
 
 

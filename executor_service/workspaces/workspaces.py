@@ -16,7 +16,7 @@ from executor_service.harness.base import Attempt
 from executor_service.harness.continuing import MADE_ANEW
 from executor_service.harness.threads import Threads
 from executor_service.line_protocol import Report
-from executor_service.outcome import Outcome
+from executor_service.outcome import Failure, Outcome
 from executor_service.workspaces import records, sweep, trees
 from executor_service.workspaces.git import Git, GitFailed, Stopped
 from executor_service.workspaces.leases import Busy, Held
@@ -71,7 +71,8 @@ class Workspaces:
         except Stopped:
             return Outcome()
         except (GitFailed, OSError) as error:
-            return Outcome().fail("SPAWN_FAILED", f"the workspace cannot be made: {error}")
+            message = f"the workspace cannot be made: {error}"
+            return Outcome().fail_as(Failure("SPAWN_FAILED", message, untouched=True))
         try:
             anew = {} if tree.found or tree.asked.kind == records.DIRECTORY else {MADE_ANEW: str(tree.cwd)}
             outcome = await work({**spec, **anew, kind: {**spec[kind], "cwd": str(tree.cwd)}})

@@ -65,6 +65,11 @@ def budget_awaited(run_id: str, figure: Mapping[str, Any]) -> str:
     """What an effect waits for, from `budget_awaited_v1`."""
     if figure["verdict"] == "wait":
         return "what is left of its budget is reserved, or in use, by others that run"
+    if figure["verdict"] == "raise":
+        return (
+            "its last attempt has spent a budget that asks, and it may start once more only when that one is raised "
+            "(`backburner budget`; its last error names it); or `backburner cancel` it"
+        )
     kind, _, name = figure["of"].partition(" ")
     option = _WORDS[figure["what"]][1]
     change = {

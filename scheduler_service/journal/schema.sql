@@ -154,6 +154,7 @@ CREATE TABLE effects (
     usage jsonb,
     usage_before jsonb,
     budget jsonb,
+    asks boolean NOT NULL DEFAULT false,
     progress_ordinal integer NOT NULL DEFAULT 0,
     progress_rows integer NOT NULL DEFAULT 0,
     reason text,
@@ -176,9 +177,11 @@ COMMENT ON COLUMN effects.capabilities IS 'Alternatives, the preferred one first
 COMMENT ON COLUMN effects.past_tokens IS 'Hashes of the tokens of attempts 1, 2, ... that are over, at most 100 of them.';
 COMMENT ON COLUMN effects.usage IS 'Of the newest attempt; usage_before is that of the ones before it.';
 COMMENT ON COLUMN effects.budget IS 'Its own budget: limits (see 0030) and asks; empty when only its run has one, NULL when neither has.';
+COMMENT ON COLUMN effects.asks IS 'Parked since a budget is spent that asks, which nobody has raised yet.';
 COMMENT ON COLUMN effects.session IS 'HarnessSession that its attempts left last, for the next one to go on with; or `fresh_because`: why not.';
 COMMENT ON COLUMN effects.continues_on IS 'Executor that has the session which the next attempt goes on with; empty: any.';
 COMMENT ON COLUMN effects.resumes IS 'False: each attempt begins as the first one did (retry_session).';
+CREATE INDEX effects_asking ON backburner.effects USING btree (namespace, run_id) WHERE asks;
 CREATE INDEX effects_budgeted ON backburner.effects USING btree (run_id) WHERE ((budget IS NOT NULL) AND (state = ANY (ARRAY['DISPATCHED'::text, 'RUNNING'::text, 'CANCELLING'::text])));
 CREATE INDEX effects_budgeted_queued ON backburner.effects USING btree (run_id) WHERE ((budget IS NOT NULL) AND (state = ANY (ARRAY['QUEUED'::text, 'PARKED'::text])));
 CREATE INDEX effects_deadlines ON backburner.effects USING btree (LEAST(queue_deadline, total_deadline)) WHERE ((state = ANY (ARRAY['QUEUED'::text, 'WAITING'::text, 'PARKED'::text])) AND (LEAST(queue_deadline, total_deadline) IS NOT NULL));
@@ -1094,9 +1097,11 @@ BEGIN
                    reset_of(i.item) AS reset_s, is_far_reset(i.item) AS far,
                    retry_pause(e.initial_s, e.backoff, e.max_interval_s, e.starts) AS own_pause,
                    -- nothing was done: it may be done anew even where work is to start once
-                   e.starts - coalesce(e.attempt < 1000 AND (i.item->'untouched' = 'true' OR i.item->>'reason' =
-                                                             'EFFECT_REASON_SPAWN_FAILED'), false)::int AS counted,
-                   array_remove(e.capabilities, 'agent/' || e.harness) AS others,
+                   e.starts - coalesce(e.attempt < 1000 AND i.item->'untouched' = 'true', false)::int AS counted,
+                   -- a harness that nobody has would be waited for without end
+                   CASE WHEN e.kind = 'AGENT' AND i.item->>'outcome' = 'failed' THEN
+                       ARRAY(SELECT o.c FROM unnest(e.capabilities) WITH ORDINALITY o(c, at)
+                             WHERE o.c <> 'agent/' || e.harness AND is_offered(e.namespace, o.c) ORDER BY o.at) END AS others,
                    -- evidence is kept once, and only of attempts that were: nobody fills a run with forged outcomes
                    evidence.seq IS NULL AND e.past_tokens[i.attempt] = i.token AS is_evidence,
                    CASE WHEN (e.attempt = i.attempt AND e.token_hash = i.token) IS NOT TRUE
@@ -1115,7 +1120,7 @@ BEGIN
             SELECT j.*, coalesce(p.retried, true) OR (p.parks AND reset_s IS NOT NULL) AS retried,
                    far OR came_reason = 'QUOTA_EXHAUSTED' AS of_quota,
                    counted < max_attempts AND coalesce(ts + make_interval(secs => reset_s) < total_deadline, true) AS in_time,
-                   coalesce(p.fails_over, false) AND kind = 'AGENT' AND cardinality(others) > 0
+                   coalesce(p.fails_over, false) AND kind = 'AGENT' AND coalesce(cardinality(others) > 0, false)
                        AND (max_attempts > 1 OR counted = 0) AND coalesce(ts < total_deadline, true) AS may_fail_over
             FROM judged j LEFT JOIN failure_policies() p ON p.failure = j.came_reason
         ), led AS (
@@ -1197,6 +1202,7 @@ BEGIN
                 settled_seq = CASE WHEN NOT n.unsettled THEN n.at_seq END,
                 settled_at = CASE WHEN NOT n.unsettled THEN ts END,
                 not_before = CASE WHEN n.unsettled THEN ts + make_interval(secs => n.pause) END,
+                asks = n.becomes = 'EFFECT_PARKED' AND n.item->'asks' IS NOT DISTINCT FROM 'true',
                 queue_deadline = CASE WHEN NOT n.unsettled THEN x.queue_deadline END,  -- it has started once
                 starts = CASE WHEN NOT n.unsettled OR n.leads_to = 'retry' THEN x.starts
                               WHEN n.leads_to = 'park' THEN n.counted ELSE 0 END,
@@ -1326,6 +1332,14 @@ AS $function$
     SELECT (n - 1)::int, 'ok' FROM generate_series(1, jsonb_array_length(items)) n
 $function$;
 
+CREATE OR REPLACE FUNCTION backburner.awaits_raise(e effects)
+ RETURNS boolean
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+    SELECT e.asks AND e.starts >= e.max_attempts
+$function$;
+
 CREATE OR REPLACE FUNCTION backburner.blob_ref(content text)
  RETURNS jsonb
  LANGUAGE sql
@@ -1367,7 +1381,8 @@ DECLARE
 BEGIN
     SELECT * INTO e FROM effects f WHERE f.effect_id = p_effect;
     SELECT * INTO v FROM budget_verdict(e, '{}');
-    RETURN CASE v.verdict WHEN 'spent' THEN v.bounds || '{"verdict": "spent"}' WHEN 'wait' THEN '{"verdict": "wait"}' END;
+    RETURN CASE WHEN v.verdict = 'spent' THEN v.bounds || '{"verdict": "spent"}'
+                WHEN awaits_raise(e) THEN '{"verdict": "raise"}' WHEN v.verdict = 'wait' THEN '{"verdict": "wait"}' END;
 END
 $function$;
 
@@ -1555,7 +1570,7 @@ DECLARE
     picked uuid[] := '{}'; fore uuid[]; back uuid[]; aged int; taken int := 0; got int; held boolean := false;
     labelled boolean := false; session_wait interval := make_interval(secs => (p->>'session_wait_s')::double precision);
     probes text[] := '{}'; begun timestamptz; probed boolean := false;
-    admitted jsonb; by_label boolean;
+    admitted jsonb; by_label boolean; stamp timestamptz := clock_timestamp();
 BEGIN
     LOCK TABLE dispatch_holds IN ROW SHARE MODE;  -- no hold is acknowledged while this dispatches
     IF EXISTS (SELECT FROM dispatch_holds) THEN
@@ -1568,12 +1583,12 @@ BEGIN
         RETURN;
     END IF;
     IF EXISTS (SELECT FROM provider_breakers) THEN
-        probes := take_probes(ns, executor, caps);
+        probes := take_probes(ns, executor, caps, stamp);
         caps := ARRAY(SELECT c FROM unnest(caps) c
                       WHERE c = ANY (probes) OR NOT is_broken(ns, harness_of(c), executor));
     END IF;
     -- one claim after the other looks at what is left of these
-    PERFORM 1 FROM label_budgets b WHERE b.namespace = ns ORDER BY b.budget_id FOR UPDATE;
+    PERFORM 1 FROM label_budgets b WHERE b.namespace = ns ORDER BY b.label, b.value FOR UPDATE;
     by_label := FOUND;
     FOR pl IN SELECT * FROM jsonb_to_recordset(p->'pools') AS x(pool text, foreground int, background int) LOOP
         -- Classes age: background that has waited for a minute gets a quarter of what is free, within its share.
@@ -1597,7 +1612,9 @@ BEGIN
         picked := fore;
     END IF;
     IF cardinality(picked) = 0 THEN
-        PERFORM spare_probes(ns, probes);
+        IF cardinality(probes) > 0 THEN  -- else breakers are not locked yet, and must not be after label budgets
+            PERFORM spare_probes(ns, executor, probes, stamp);
+        END IF;
         RETURN;
     END IF;
     picked := picked[1:least((p->>'limit')::int, cardinality(tokens))];
@@ -1620,7 +1637,7 @@ BEGIN
             SELECT e.*, row_number() OVER (PARTITION BY e.group_id ORDER BY e.background, e.requested_seq) AS place
             FROM effects e
             WHERE e.effect_id = ANY (bucket.ids) AND e.state IN ('QUEUED', 'PARKED') AND e.cancel_reason IS NULL
-              AND (h.open OR e.on_run_end = 'DETACH') AND NOT is_overdue(e, ts)
+              AND (h.open OR e.on_run_end = 'DETACH') AND NOT is_overdue(e, ts) AND NOT awaits_raise(e)
               AND coalesce(e.not_before <= ts, true)  -- it may have failed, and paused, since it was picked
               AND NOT (labelled AND held_by_label(e.effect_id, ns, executor, caps))
               AND (admitted IS NULL OR admitted ? e.effect_id::text)
@@ -1644,7 +1661,7 @@ BEGIN
                     token_hash = decode(tokens[taken + c.n], 'hex'), dispatched_at = ts, started_at = NULL,
                     usage = NULL, usage_before = CASE WHEN e.usage IS NULL THEN e.usage_before
                                                       ELSE add_usage(e.usage_before, e.usage) END,
-                    progress = NULL, progress_ordinal = 0, progress_rows = 0, last_activity_at = NULL,
+                    asks = false, progress = NULL, progress_ordinal = 0, progress_rows = 0, last_activity_at = NULL,
                     harness = harness_of(c.capability)
                 FROM chosen c WHERE e.effect_id = c.effect_id
         ), written AS (
@@ -1673,8 +1690,8 @@ BEGIN
     IF cardinality(probes) > 0 THEN
         fore := ARRAY(SELECT e.effect_id FROM effects e WHERE e.effect_id = ANY (picked) AND e.dispatched_at >= begun
                       AND is_live(e.state) AND 'agent/' || e.harness = ANY (probes));
-        PERFORM spare_probes(ns, ARRAY(SELECT c FROM unnest(probes) c WHERE NOT EXISTS (
-            SELECT FROM effects e WHERE e.effect_id = ANY (fore) AND 'agent/' || e.harness = c)));
+        PERFORM spare_probes(ns, executor, ARRAY(SELECT c FROM unnest(probes) c WHERE NOT EXISTS (
+            SELECT FROM effects e WHERE e.effect_id = ANY (fore) AND 'agent/' || e.harness = c)), stamp);
         held := held OR (probed AND cardinality(fore) > 0);
     END IF;
     IF held THEN
@@ -1725,13 +1742,13 @@ BEGIN
                 CONTINUE WHEN room <= 0 AND rooms ? place;
             END IF;
             SELECT f.* INTO x FROM effects f WHERE f.effect_id = q.effect_id;
-            CONTINUE WHEN is_overdue(x, at) OR (x.continues_on NOT IN ('', p_executor)
+            CONTINUE WHEN is_overdue(x, at) OR awaits_raise(x) OR (x.continues_on NOT IN ('', p_executor)
                                   AND q.not_before > at - p_session_wait AND EXISTS (
                                       SELECT FROM executors o WHERE o.executor_id = x.continues_on
                                          AND o.namespace = p_namespace AND (o.state IN ('CONNECTED', 'DRAINING')
                                              OR (o.state = 'DISCONNECTED' AND o.seen_at > at - p_session_wait))));
             IF by_label OR x.budget IS NOT NULL THEN  -- effects of a run that are alike are judged once
-                place := concat_ws(' ', x.run_id, x.budget, x.labels, CASE WHEN x.starts > 0 THEN x.effect_id END);
+                place := concat_ws(' ', x.run_id, x.budget, x.labels, CASE WHEN x.attempt > 0 THEN x.effect_id END);
                 IF NOT verdicts ? place THEN
                     verdicts := verdicts || jsonb_build_object(place, (SELECT v.verdict FROM budget_verdict(x, '{}') v));
                 END IF;
@@ -1927,7 +1944,7 @@ AS $function$
 BEGIN
     PERFORM 1 FROM label_budgets b
         WHERE EXISTS (SELECT FROM unnest(counted) c WHERE c.namespace = b.namespace AND c.labels->>b.label = b.value)
-        ORDER BY b.budget_id FOR UPDATE;
+        ORDER BY b.namespace, b.label, b.value FOR UPDATE;
     UPDATE label_budgets b SET day = s.today, costs_unknown = CASE WHEN s.anew THEN 0 ELSE b.costs_unknown END + s.unknown,
             used = ARRAY[CASE WHEN s.anew THEN 0 ELSE b.used[1] END + s.tokens, CASE WHEN s.anew THEN 0 ELSE b.used[2] END + s.cost,
                          CASE WHEN s.anew THEN 0 ELSE b.used[3] END + s.wall, CASE WHEN s.anew THEN 0 ELSE b.used[4] END + s.turns]
@@ -1957,7 +1974,9 @@ DECLARE
 BEGIN
     WITH ended AS (
         SELECT DISTINCT ON (j.effect_id, j.attempt) j.run_id, j.effect_id, j.attempt, j.recorded_at, e.kind, e.namespace,
-               e.harness, e.labels, e.usage, e.started_at, e.requested_seq, e.budget,
+               CASE WHEN e.kind = 'AGENT' THEN (  -- the effect may be at its next harness by now
+                   SELECT d.data->>'harness' FROM journal d WHERE d.effect_id = j.effect_id AND d.attempt = j.attempt
+                   AND d.type = 'EFFECT_DISPATCHED') ELSE e.harness END AS harness, e.labels, e.usage, e.started_at, e.requested_seq, e.budget,
                CASE WHEN j.type = 'EFFECT_ATTEMPT_LOST'
                     THEN extract(epoch FROM greatest(e.last_activity_at, e.started_at, e.dispatched_at)
                                             - coalesce(e.started_at, e.dispatched_at))
@@ -2598,6 +2617,16 @@ AS $function$
     SELECT state IN ('DISPATCHED', 'RUNNING', 'CANCELLING')
 $function$;
 
+CREATE OR REPLACE FUNCTION backburner.is_offered(p_namespace text, p_capability text)
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+    SELECT EXISTS (SELECT FROM executors x
+                   WHERE x.namespace = p_namespace AND x.state <> 'LOST' AND p_capability = ANY (x.capabilities))
+$function$;
+
 CREATE OR REPLACE FUNCTION backburner.is_over(h run_heads)
  RETURNS boolean
  LANGUAGE sql
@@ -2712,7 +2741,7 @@ BEGIN
         IF n.reason IS NULL THEN
             DELETE FROM provider_breakers b
                 WHERE b.namespace = n.namespace AND b.harness = n.harness AND b.executor_id IN ('', n.executor_id)
-                  AND (n.account = '' OR b.account IN ('', n.account)) AND b.failed_at <= n.dispatched_at;
+                  AND (n.account = '' OR b.account IN ('', n.account) OR b.executor_id = n.executor_id) AND b.failed_at <= n.dispatched_at;
             CONTINUE;
         END IF;
         INSERT INTO provider_breakers AS b (namespace, harness, account, executor_id, reason, message, opened_at, failed_at,
@@ -3027,6 +3056,21 @@ BEGIN
                 jsonb_build_object('runs', cardinality(ids), 'journal_rows', total, 'ended_before', before));
     RETURN QUERY SELECT 'ok', cardinality(ids), total, more;
 END
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.raised(p_run uuid, p_key text, p_namespace text, p_label text, p_value text)
+ RETURNS void
+ LANGUAGE sql
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+    WITH freed AS (
+        UPDATE effects f SET asks = false, not_before = clock_timestamp() FROM runs u
+        WHERE f.state = 'PARKED' AND f.asks AND u.run_id = f.run_id
+          AND CASE WHEN p_run IS NULL THEN f.namespace = p_namespace AND (u.labels || f.labels)->>p_label = p_value
+              ELSE f.run_id = p_run AND (p_key IS NULL OR f.key = p_key) END
+        RETURNING f.effect_id, f.not_before
+    )
+    UPDATE dispatch_queue q SET not_before = f.not_before FROM freed f WHERE q.effect_id = f.effect_id
 $function$;
 
 CREATE OR REPLACE FUNCTION backburner.readopt_v1(items jsonb)
@@ -3571,6 +3615,11 @@ AS $function$
 DECLARE
     it record; h run_heads; subject text; today date := (clock_timestamp() AT TIME ZONE 'UTC')::date;
 BEGIN
+    PERFORM 1 FROM run_heads u WHERE u.run_id IN (
+            SELECT (i->>'run_id')::uuid FROM jsonb_array_elements(items) i UNION
+            SELECT f.run_id FROM effects f WHERE f.state = 'PARKED' AND f.asks AND f.namespace IN (
+                SELECT i->>'namespace' FROM jsonb_array_elements(items) i WHERE i->>'run_id' IS NULL))
+        ORDER BY u.run_id FOR UPDATE;
     FOR it IN SELECT (t.n - 1)::int AS ord, i.* FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n),
                      jsonb_to_record(t.item) AS i(run_id uuid, effect_key text, namespace text, label text, value text,
                          per_day boolean, budget jsonb, clear boolean, reason text, actor text)
@@ -3614,6 +3663,7 @@ BEGIN
             outcome := 'ok';
         END IF;
         IF outcome = 'ok' THEN
+            PERFORM raised(it.run_id, it.effect_key, it.namespace, it.label, it.value);
             INSERT INTO operator_audit (recorded_at, action, subject, actor, reason, detail)
                 VALUES (clock_timestamp(), CASE WHEN it.clear THEN 'CLEAR_BUDGET' WHEN it.run_id IS NULL THEN 'SET_BUDGET'
                         ELSE 'RAISE_BUDGET' END, subject, it.actor, it.reason,
@@ -3928,13 +3978,14 @@ BEGIN
 END
 $function$;
 
-CREATE OR REPLACE FUNCTION backburner.spare_probes(p_namespace text, p_capabilities text[])
+CREATE OR REPLACE FUNCTION backburner.spare_probes(p_namespace text, p_executor text, p_capabilities text[], at timestamp with time zone)
  RETURNS void
  LANGUAGE sql
  SET search_path TO 'backburner', 'pg_temp'
 AS $function$
     UPDATE provider_breakers b SET probe_until = NULL
-        WHERE b.namespace = p_namespace AND 'agent/' || b.harness = ANY (p_capabilities) AND b.probe_until IS NOT NULL
+        WHERE b.namespace = p_namespace AND 'agent/' || b.harness = ANY (p_capabilities)
+          AND b.executor_id IN ('', p_executor) AND b.probe_until = at + interval '60 s'
 $function$;
 
 CREATE OR REPLACE FUNCTION backburner.spent_effects_v1(p_shards integer[])
@@ -3950,25 +4001,27 @@ BEGIN
     RETURN QUERY
     WITH waiting AS MATERIALIZED (
         SELECT f.effect_id FROM effects f JOIN run_budgets b ON b.run_id = f.run_id AND NOT b.asks
+             JOIN run_heads h ON h.run_id = f.run_id AND h.shard = ANY (p_shards) AND NOT is_parked(h.state)
         WHERE f.budget IS NOT NULL AND f.state IN ('QUEUED', 'PARKED')
           AND (b.used[1] >= b.limits[1] OR b.used[2] >= b.limits[2] OR b.used[3] >= b.limits[3] OR b.used[4] >= b.limits[4])
         UNION
         SELECT f.effect_id FROM effects f
-        WHERE f.budget <> '{}' AND f.budget IS NOT NULL AND f.state IN ('QUEUED', 'PARKED') AND f.starts > 0
+             JOIN run_heads h ON h.run_id = f.run_id AND h.shard = ANY (p_shards) AND NOT is_parked(h.state)
+        WHERE f.budget <> '{}' AND f.budget IS NOT NULL AND f.state IN ('QUEUED', 'PARKED') AND f.attempt > 0
           AND NOT budget_asks(f.budget)
         UNION
         SELECT f.effect_id FROM label_budgets l
              JOIN dispatch_queue q ON q.namespace = l.namespace
              JOIN effects f ON f.effect_id = q.effect_id JOIN runs u ON u.run_id = f.run_id
+             JOIN run_heads h ON h.run_id = f.run_id AND h.shard = ANY (p_shards) AND NOT is_parked(h.state)
         WHERE NOT l.asks AND NOT (l.per_day AND l.day < today) AND (u.labels || f.labels)->>l.label = l.value
           AND (l.used[1] >= l.limits[1] OR l.used[2] >= l.limits[2] OR l.used[3] >= l.limits[3] OR l.used[4] >= l.limits[4])
-        LIMIT 500
     )
     SELECT f.run_id, f.effect_id, f.key, f.attempt, f.kind, h.open, h.epoch, h.iteration, v.bounds
     FROM waiting w JOIN effects f ON f.effect_id = w.effect_id JOIN run_heads h ON h.run_id = f.run_id
          CROSS JOIN LATERAL budget_verdict(f, '{}') v
-    WHERE h.shard = ANY (p_shards) AND h.state NOT IN ('HALTED', 'PROCESS_ERROR') AND f.cancel_reason IS NULL
-      AND f.state IN ('QUEUED', 'PARKED') AND v.verdict = 'spent' AND NOT (v.bounds->>'ask')::boolean;
+    WHERE f.cancel_reason IS NULL AND v.verdict = 'spent' AND NOT (v.bounds->>'ask')::boolean
+    LIMIT 500;  -- of those that are judged: what is not spent after all hides nobody
 END
 $function$;
 
@@ -4038,13 +4091,13 @@ AS $function$
         RETURNING m.item
 $function$;
 
-CREATE OR REPLACE FUNCTION backburner.take_probes(p_namespace text, p_executor text, p_capabilities text[])
+CREATE OR REPLACE FUNCTION backburner.take_probes(p_namespace text, p_executor text, p_capabilities text[], at timestamp with time zone)
  RETURNS text[]
  LANGUAGE plpgsql
  SET search_path TO 'backburner', 'pg_temp'
 AS $function$
 DECLARE
-    b provider_breakers; taken text[] := '{}'; at timestamptz := clock_timestamp();
+    b provider_breakers; taken text[] := '{}';
 BEGIN
     IF NOT EXISTS (SELECT FROM provider_breakers x WHERE NOT x.reset_known AND x.until <= at) THEN
         RETURN taken;

@@ -165,6 +165,7 @@ CREATE TABLE effects (
     usage jsonb,
     usage_before jsonb,
     budget jsonb,
+    asks boolean NOT NULL DEFAULT false,
     progress_ordinal int NOT NULL DEFAULT 0,
     progress_rows int NOT NULL DEFAULT 0,
     reason text,
@@ -191,6 +192,7 @@ COMMENT ON COLUMN effects.resumes IS 'False: each attempt begins as the first on
 COMMENT ON COLUMN effects.usage IS 'Of the newest attempt; usage_before is that of the ones before it.';
 COMMENT ON COLUMN effects.budget IS
     'Its own budget: limits (see 0030) and asks; empty when only its run has one, NULL when neither has.';
+COMMENT ON COLUMN effects.asks IS 'Parked since a budget is spent that asks, which nobody has raised yet.';
 COMMENT ON TABLE effects IS 'One row an effect: its state now. Spec and result lie in the journal, at requested_seq and settled_seq.';
 CREATE INDEX effects_live ON effects (executor_id) WHERE state IN ('DISPATCHED', 'RUNNING', 'CANCELLING');
 CREATE INDEX effects_grouped ON effects (run_id, group_id)

@@ -20,7 +20,7 @@ DECLARE
     picked uuid[] := '{}'; fore uuid[]; back uuid[]; aged int; taken int := 0; got int; held boolean := false;
     labelled boolean := false; session_wait interval := make_interval(secs => (p->>'session_wait_s')::double precision);
     probes text[] := '{}'; begun timestamptz; probed boolean := false;
-    admitted jsonb; by_label boolean;
+    admitted jsonb; by_label boolean; stamp timestamptz := clock_timestamp();
 BEGIN
     LOCK TABLE dispatch_holds IN ROW SHARE MODE;  -- no hold is acknowledged while this dispatches
     IF EXISTS (SELECT FROM dispatch_holds) THEN
@@ -33,12 +33,12 @@ BEGIN
         RETURN;
     END IF;
     IF EXISTS (SELECT FROM provider_breakers) THEN
-        probes := take_probes(ns, executor, caps);
+        probes := take_probes(ns, executor, caps, stamp);
         caps := ARRAY(SELECT c FROM unnest(caps) c
                       WHERE c = ANY (probes) OR NOT is_broken(ns, harness_of(c), executor));
     END IF;
     -- one claim after the other looks at what is left of these
-    PERFORM 1 FROM label_budgets b WHERE b.namespace = ns ORDER BY b.budget_id FOR UPDATE;
+    PERFORM 1 FROM label_budgets b WHERE b.namespace = ns ORDER BY b.label, b.value FOR UPDATE;
     by_label := FOUND;
     FOR pl IN SELECT * FROM jsonb_to_recordset(p->'pools') AS x(pool text, foreground int, background int) LOOP
         -- Classes age: background that has waited for a minute gets a quarter of what is free, within its share.
@@ -62,7 +62,9 @@ BEGIN
         picked := fore;
     END IF;
     IF cardinality(picked) = 0 THEN
-        PERFORM spare_probes(ns, probes);
+        IF cardinality(probes) > 0 THEN  -- else breakers are not locked yet, and must not be after label budgets
+            PERFORM spare_probes(ns, executor, probes, stamp);
+        END IF;
         RETURN;
     END IF;
     picked := picked[1:least((p->>'limit')::int, cardinality(tokens))];
@@ -85,7 +87,7 @@ BEGIN
             SELECT e.*, row_number() OVER (PARTITION BY e.group_id ORDER BY e.background, e.requested_seq) AS place
             FROM effects e
             WHERE e.effect_id = ANY (bucket.ids) AND e.state IN ('QUEUED', 'PARKED') AND e.cancel_reason IS NULL
-              AND (h.open OR e.on_run_end = 'DETACH') AND NOT is_overdue(e, ts)
+              AND (h.open OR e.on_run_end = 'DETACH') AND NOT is_overdue(e, ts) AND NOT awaits_raise(e)
               AND coalesce(e.not_before <= ts, true)  -- it may have failed, and paused, since it was picked
               AND NOT (labelled AND held_by_label(e.effect_id, ns, executor, caps))
               AND (admitted IS NULL OR admitted ? e.effect_id::text)
@@ -109,7 +111,7 @@ BEGIN
                     token_hash = decode(tokens[taken + c.n], 'hex'), dispatched_at = ts, started_at = NULL,
                     usage = NULL, usage_before = CASE WHEN e.usage IS NULL THEN e.usage_before
                                                       ELSE add_usage(e.usage_before, e.usage) END,
-                    progress = NULL, progress_ordinal = 0, progress_rows = 0, last_activity_at = NULL,
+                    asks = false, progress = NULL, progress_ordinal = 0, progress_rows = 0, last_activity_at = NULL,
                     harness = harness_of(c.capability)
                 FROM chosen c WHERE e.effect_id = c.effect_id
         ), written AS (
@@ -138,8 +140,8 @@ BEGIN
     IF cardinality(probes) > 0 THEN
         fore := ARRAY(SELECT e.effect_id FROM effects e WHERE e.effect_id = ANY (picked) AND e.dispatched_at >= begun
                       AND is_live(e.state) AND 'agent/' || e.harness = ANY (probes));
-        PERFORM spare_probes(ns, ARRAY(SELECT c FROM unnest(probes) c WHERE NOT EXISTS (
-            SELECT FROM effects e WHERE e.effect_id = ANY (fore) AND 'agent/' || e.harness = c)));
+        PERFORM spare_probes(ns, executor, ARRAY(SELECT c FROM unnest(probes) c WHERE NOT EXISTS (
+            SELECT FROM effects e WHERE e.effect_id = ANY (fore) AND 'agent/' || e.harness = c)), stamp);
         held := held OR (probed AND cardinality(fore) > 0);
     END IF;
     IF held THEN
@@ -194,13 +196,13 @@ BEGIN
                 CONTINUE WHEN room <= 0 AND rooms ? place;
             END IF;
             SELECT f.* INTO x FROM effects f WHERE f.effect_id = q.effect_id;
-            CONTINUE WHEN is_overdue(x, at) OR (x.continues_on NOT IN ('', p_executor)
+            CONTINUE WHEN is_overdue(x, at) OR awaits_raise(x) OR (x.continues_on NOT IN ('', p_executor)
                                   AND q.not_before > at - p_session_wait AND EXISTS (
                                       SELECT FROM executors o WHERE o.executor_id = x.continues_on
                                          AND o.namespace = p_namespace AND (o.state IN ('CONNECTED', 'DRAINING')
                                              OR (o.state = 'DISCONNECTED' AND o.seen_at > at - p_session_wait))));
             IF by_label OR x.budget IS NOT NULL THEN  -- effects of a run that are alike are judged once
-                place := concat_ws(' ', x.run_id, x.budget, x.labels, CASE WHEN x.starts > 0 THEN x.effect_id END);
+                place := concat_ws(' ', x.run_id, x.budget, x.labels, CASE WHEN x.attempt > 0 THEN x.effect_id END);
                 IF NOT verdicts ? place THEN
                     verdicts := verdicts || jsonb_build_object(place, (SELECT v.verdict FROM budget_verdict(x, '{}') v));
                 END IF;
@@ -222,6 +224,18 @@ $$;
 -- It names no object, so it needs no search_path of its own, and is inlined without one.
 CREATE FUNCTION is_overdue(e effects, p_at timestamptz) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
     SELECT coalesce(e.total_deadline <= p_at, false) OR coalesce(e.starts = 0 AND e.queue_deadline <= p_at, false)
+$$;
+
+-- Whether no attempt may start until somebody raises a budget: the attempt before was the last, and a budget ended it.
+CREATE FUNCTION awaits_raise(e effects) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
+    SELECT e.asks AND e.starts >= e.max_attempts
+$$;
+
+-- Whether an executor of a namespace that is not lost has a capability.
+CREATE FUNCTION is_offered(p_namespace text, p_capability text) RETURNS boolean LANGUAGE sql STABLE
+SET search_path = backburner, pg_temp AS $$
+    SELECT EXISTS (SELECT FROM executors x
+                   WHERE x.namespace = p_namespace AND x.state <> 'LOST' AND p_capability = ANY (x.capabilities))
 $$;
 
 -- Harness that a capability stands for: `function/a.b` is `function`, `agent/codex` is `codex`.

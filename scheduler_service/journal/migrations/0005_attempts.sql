@@ -188,9 +188,11 @@ BEGIN
                    reset_of(i.item) AS reset_s, is_far_reset(i.item) AS far,
                    retry_pause(e.initial_s, e.backoff, e.max_interval_s, e.starts) AS own_pause,
                    -- nothing was done: it may be done anew even where work is to start once
-                   e.starts - coalesce(e.attempt < 1000 AND (i.item->'untouched' = 'true' OR i.item->>'reason' =
-                                                             'EFFECT_REASON_SPAWN_FAILED'), false)::int AS counted,
-                   array_remove(e.capabilities, 'agent/' || e.harness) AS others,
+                   e.starts - coalesce(e.attempt < 1000 AND i.item->'untouched' = 'true', false)::int AS counted,
+                   -- a harness that nobody has would be waited for without end
+                   CASE WHEN e.kind = 'AGENT' AND i.item->>'outcome' = 'failed' THEN
+                       ARRAY(SELECT o.c FROM unnest(e.capabilities) WITH ORDINALITY o(c, at)
+                             WHERE o.c <> 'agent/' || e.harness AND is_offered(e.namespace, o.c) ORDER BY o.at) END AS others,
                    -- evidence is kept once, and only of attempts that were: nobody fills a run with forged outcomes
                    evidence.seq IS NULL AND e.past_tokens[i.attempt] = i.token AS is_evidence,
                    CASE WHEN (e.attempt = i.attempt AND e.token_hash = i.token) IS NOT TRUE
@@ -209,7 +211,7 @@ BEGIN
             SELECT j.*, coalesce(p.retried, true) OR (p.parks AND reset_s IS NOT NULL) AS retried,
                    far OR came_reason = 'QUOTA_EXHAUSTED' AS of_quota,
                    counted < max_attempts AND coalesce(ts + make_interval(secs => reset_s) < total_deadline, true) AS in_time,
-                   coalesce(p.fails_over, false) AND kind = 'AGENT' AND cardinality(others) > 0
+                   coalesce(p.fails_over, false) AND kind = 'AGENT' AND coalesce(cardinality(others) > 0, false)
                        AND (max_attempts > 1 OR counted = 0) AND coalesce(ts < total_deadline, true) AS may_fail_over
             FROM judged j LEFT JOIN failure_policies() p ON p.failure = j.came_reason
         ), led AS (
@@ -291,6 +293,7 @@ BEGIN
                 settled_seq = CASE WHEN NOT n.unsettled THEN n.at_seq END,
                 settled_at = CASE WHEN NOT n.unsettled THEN ts END,
                 not_before = CASE WHEN n.unsettled THEN ts + make_interval(secs => n.pause) END,
+                asks = n.becomes = 'EFFECT_PARKED' AND n.item->'asks' IS NOT DISTINCT FROM 'true',
                 queue_deadline = CASE WHEN NOT n.unsettled THEN x.queue_deadline END,  -- it has started once
                 starts = CASE WHEN NOT n.unsettled OR n.leads_to = 'retry' THEN x.starts
                               WHEN n.leads_to = 'park' THEN n.counted ELSE 0 END,

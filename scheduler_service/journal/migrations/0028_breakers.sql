@@ -1,8 +1,8 @@
 -- What a failure of an agent's provider leads to, and circuit breakers: while an account's quota is spent, or a login is
 -- refused, nothing is dispatched into it.
 --
--- Who writes breakers locks the table, after heads, effects and queue rows: the last in the lock order. A claim that may
--- try a half-open one takes its row before any head, but never waits for it, nor for a head.
+-- Who writes breakers locks the table, after heads, effects and queue rows and before label budgets (0030). A claim that
+-- may try a half-open one takes its row before all of these, but never waits for it, nor for a head.
 
 -- What follows a failure by its reason; reasons that are not here are retried as the retry policy says, and no more.
 -- `replay/policies.py` says the same.
@@ -79,11 +79,11 @@ LANGUAGE sql STABLE
                      AND (NOT b.reset_known OR b.until > clock_timestamp()));
 
 -- Capabilities of an executor that one attempt may try now, for something in the queue may want them: nobody else does,
--- for a minute. What nobody takes in the end goes back by spare_probes.
-CREATE FUNCTION take_probes(p_namespace text, p_executor text, p_capabilities text[]) RETURNS text[]
+-- for a minute after `at`, the claim's stamp. What nobody takes in the end goes back by spare_probes.
+CREATE FUNCTION take_probes(p_namespace text, p_executor text, p_capabilities text[], at timestamptz) RETURNS text[]
 LANGUAGE plpgsql SET search_path = backburner, pg_temp AS $$
 DECLARE
-    b provider_breakers; taken text[] := '{}'; at timestamptz := clock_timestamp();
+    b provider_breakers; taken text[] := '{}';
 BEGIN
     IF NOT EXISTS (SELECT FROM provider_breakers x WHERE NOT x.reset_known AND x.until <= at) THEN
         RETURN taken;
@@ -108,11 +108,12 @@ BEGIN
 END
 $$;
 
--- Gives back what nobody tried.
-CREATE FUNCTION spare_probes(p_namespace text, p_capabilities text[]) RETURNS void
+-- Gives back what the claim of this stamp has taken, and nobody tried.
+CREATE FUNCTION spare_probes(p_namespace text, p_executor text, p_capabilities text[], at timestamptz) RETURNS void
 LANGUAGE sql SET search_path = backburner, pg_temp AS $$
     UPDATE provider_breakers b SET probe_until = NULL
-        WHERE b.namespace = p_namespace AND 'agent/' || b.harness = ANY (p_capabilities) AND b.probe_until IS NOT NULL
+        WHERE b.namespace = p_namespace AND 'agent/' || b.harness = ANY (p_capabilities)
+          AND b.executor_id IN ('', p_executor) AND b.probe_until = at + interval '60 s'
 $$;
 
 -- What the outcomes of a run, after a seq, say of the providers of its agents.
@@ -133,7 +134,7 @@ LANGUAGE sql STABLE SET search_path = backburner, pg_temp AS $$
 $$;
 
 -- Opens and closes breakers. A failure while one is open changes its reset at most; a success closes it when the attempt
--- was dispatched after the last failure.
+-- was dispatched after the last failure: one of an executor whatever account it has now, for a login may have changed.
 CREATE FUNCTION note_provider_news(news jsonb) RETURNS void
 LANGUAGE plpgsql SET search_path = backburner, pg_temp AS $$
 DECLARE
@@ -151,7 +152,7 @@ BEGIN
         IF n.reason IS NULL THEN
             DELETE FROM provider_breakers b
                 WHERE b.namespace = n.namespace AND b.harness = n.harness AND b.executor_id IN ('', n.executor_id)
-                  AND (n.account = '' OR b.account IN ('', n.account)) AND b.failed_at <= n.dispatched_at;
+                  AND (n.account = '' OR b.account IN ('', n.account) OR b.executor_id = n.executor_id) AND b.failed_at <= n.dispatched_at;
             CONTINUE;
         END IF;
         INSERT INTO provider_breakers AS b (namespace, harness, account, executor_id, reason, message, opened_at, failed_at,

@@ -6,8 +6,9 @@
 -- attempt may still consume is reserved as long as it is open: that is computed from its state, so nothing can leak.
 -- Figures are arrays of four: tokens, US dollars, seconds, turns. NULL in a limit: no bound.
 --
--- Lock order: label budgets are locked after everything else, in the order of their ids, by what ends attempts; the
--- claim locks them first and then skips heads that somebody holds, so that it never waits for those who wait for it.
+-- Lock order: label budgets are locked after everything else (breakers too), in the order of namespace, label and value, by
+-- what ends attempts and by who sets them; the claim locks them before any head and then skips heads that somebody holds,
+-- so that it never waits for those who wait for it. Breakers it locks before them, or not at all.
 
 CREATE TABLE attempt_usage (
     effect_id uuid NOT NULL,
@@ -121,7 +122,9 @@ DECLARE
 BEGIN
     WITH ended AS (
         SELECT DISTINCT ON (j.effect_id, j.attempt) j.run_id, j.effect_id, j.attempt, j.recorded_at, e.kind, e.namespace,
-               e.harness, e.labels, e.usage, e.started_at, e.requested_seq, e.budget,
+               CASE WHEN e.kind = 'AGENT' THEN (  -- the effect may be at its next harness by now
+                   SELECT d.data->>'harness' FROM journal d WHERE d.effect_id = j.effect_id AND d.attempt = j.attempt
+                   AND d.type = 'EFFECT_DISPATCHED') ELSE e.harness END AS harness, e.labels, e.usage, e.started_at, e.requested_seq, e.budget,
                CASE WHEN j.type = 'EFFECT_ATTEMPT_LOST'
                     THEN extract(epoch FROM greatest(e.last_activity_at, e.started_at, e.dispatched_at)
                                             - coalesce(e.started_at, e.dispatched_at))
@@ -174,7 +177,7 @@ LANGUAGE plpgsql SET search_path = backburner, pg_temp AS $$
 BEGIN
     PERFORM 1 FROM label_budgets b
         WHERE EXISTS (SELECT FROM unnest(counted) c WHERE c.namespace = b.namespace AND c.labels->>b.label = b.value)
-        ORDER BY b.budget_id FOR UPDATE;
+        ORDER BY b.namespace, b.label, b.value FOR UPDATE;
     UPDATE label_budgets b SET day = s.today, costs_unknown = CASE WHEN s.anew THEN 0 ELSE b.costs_unknown END + s.unknown,
             used = ARRAY[CASE WHEN s.anew THEN 0 ELSE b.used[1] END + s.tokens, CASE WHEN s.anew THEN 0 ELSE b.used[2] END + s.cost,
                          CASE WHEN s.anew THEN 0 ELSE b.used[3] END + s.wall, CASE WHEN s.anew THEN 0 ELSE b.used[4] END + s.turns]

@@ -2,6 +2,7 @@
 
 CREATE INDEX effects_budgeted ON effects (run_id)
     WHERE budget IS NOT NULL AND state IN ('DISPATCHED', 'RUNNING', 'CANCELLING');
+CREATE INDEX effects_asking ON effects (namespace, run_id) WHERE asks;
 CREATE INDEX effects_budgeted_queued ON effects (run_id) WHERE budget IS NOT NULL AND state IN ('QUEUED', 'PARKED');
 
 -- One budget that holds for an effect: its own, its run's or a label's. `open_` is what open attempts may still consume.
@@ -155,29 +156,32 @@ BEGIN
     RETURN QUERY
     WITH waiting AS MATERIALIZED (
         SELECT f.effect_id FROM effects f JOIN run_budgets b ON b.run_id = f.run_id AND NOT b.asks
+             JOIN run_heads h ON h.run_id = f.run_id AND h.shard = ANY (p_shards) AND NOT is_parked(h.state)
         WHERE f.budget IS NOT NULL AND f.state IN ('QUEUED', 'PARKED')
           AND (b.used[1] >= b.limits[1] OR b.used[2] >= b.limits[2] OR b.used[3] >= b.limits[3] OR b.used[4] >= b.limits[4])
         UNION
         SELECT f.effect_id FROM effects f
-        WHERE f.budget <> '{}' AND f.budget IS NOT NULL AND f.state IN ('QUEUED', 'PARKED') AND f.starts > 0
+             JOIN run_heads h ON h.run_id = f.run_id AND h.shard = ANY (p_shards) AND NOT is_parked(h.state)
+        WHERE f.budget <> '{}' AND f.budget IS NOT NULL AND f.state IN ('QUEUED', 'PARKED') AND f.attempt > 0
           AND NOT budget_asks(f.budget)
         UNION
         SELECT f.effect_id FROM label_budgets l
              JOIN dispatch_queue q ON q.namespace = l.namespace
              JOIN effects f ON f.effect_id = q.effect_id JOIN runs u ON u.run_id = f.run_id
+             JOIN run_heads h ON h.run_id = f.run_id AND h.shard = ANY (p_shards) AND NOT is_parked(h.state)
         WHERE NOT l.asks AND NOT (l.per_day AND l.day < today) AND (u.labels || f.labels)->>l.label = l.value
           AND (l.used[1] >= l.limits[1] OR l.used[2] >= l.limits[2] OR l.used[3] >= l.limits[3] OR l.used[4] >= l.limits[4])
-        LIMIT 500
     )
     SELECT f.run_id, f.effect_id, f.key, f.attempt, f.kind, h.open, h.epoch, h.iteration, v.bounds
     FROM waiting w JOIN effects f ON f.effect_id = w.effect_id JOIN run_heads h ON h.run_id = f.run_id
          CROSS JOIN LATERAL budget_verdict(f, '{}') v
-    WHERE h.shard = ANY (p_shards) AND h.state NOT IN ('HALTED', 'PROCESS_ERROR') AND f.cancel_reason IS NULL
-      AND f.state IN ('QUEUED', 'PARKED') AND v.verdict = 'spent' AND NOT (v.bounds->>'ask')::boolean;
+    WHERE f.cancel_reason IS NULL AND v.verdict = 'spent' AND NOT (v.bounds->>'ask')::boolean
+    LIMIT 500;  -- of those that are judged: what is not spent after all hides nobody
 END
 $$;
 
--- The budget that an effect waits for: {verdict, of, what, limit, used}; NULL when it waits for none.
+-- The budget that an effect waits for: {verdict, of, what, limit, used}; NULL when it waits for none. Verdict `raise`: there
+-- is room again, but only a raise lets it start once more.
 CREATE FUNCTION budget_awaited_v1(p_effect uuid) RETURNS jsonb
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = backburner, pg_temp AS $$
 DECLARE
@@ -185,18 +189,25 @@ DECLARE
 BEGIN
     SELECT * INTO e FROM effects f WHERE f.effect_id = p_effect;
     SELECT * INTO v FROM budget_verdict(e, '{}');
-    RETURN CASE v.verdict WHEN 'spent' THEN v.bounds || '{"verdict": "spent"}' WHEN 'wait' THEN '{"verdict": "wait"}' END;
+    RETURN CASE WHEN v.verdict = 'spent' THEN v.bounds || '{"verdict": "spent"}'
+                WHEN awaits_raise(e) THEN '{"verdict": "raise"}' WHEN v.verdict = 'wait' THEN '{"verdict": "wait"}' END;
 END
 $$;
 
 -- Sets, raises and clears budgets. An item names a run, an effect of a run, or a label of a namespace. Of the budget of
--- a run or an effect only the limits change that are given; a label's is set whole, and keeps what it has counted.
+-- a run or an effect only the limits change that are given; a label's is set whole, and keeps what it has counted. Effects
+-- that are parked for a budget that asks may start once more, from now on.
 CREATE FUNCTION set_budgets_v1(items jsonb) RETURNS TABLE (ord int, outcome text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = backburner, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     it record; h run_heads; subject text; today date := (clock_timestamp() AT TIME ZONE 'UTC')::date;
 BEGIN
+    PERFORM 1 FROM run_heads u WHERE u.run_id IN (
+            SELECT (i->>'run_id')::uuid FROM jsonb_array_elements(items) i UNION
+            SELECT f.run_id FROM effects f WHERE f.state = 'PARKED' AND f.asks AND f.namespace IN (
+                SELECT i->>'namespace' FROM jsonb_array_elements(items) i WHERE i->>'run_id' IS NULL))
+        ORDER BY u.run_id FOR UPDATE;
     FOR it IN SELECT (t.n - 1)::int AS ord, i.* FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n),
                      jsonb_to_record(t.item) AS i(run_id uuid, effect_key text, namespace text, label text, value text,
                          per_day boolean, budget jsonb, clear boolean, reason text, actor text)
@@ -240,6 +251,7 @@ BEGIN
             outcome := 'ok';
         END IF;
         IF outcome = 'ok' THEN
+            PERFORM raised(it.run_id, it.effect_key, it.namespace, it.label, it.value);
             INSERT INTO operator_audit (recorded_at, action, subject, actor, reason, detail)
                 VALUES (clock_timestamp(), CASE WHEN it.clear THEN 'CLEAR_BUDGET' WHEN it.run_id IS NULL THEN 'SET_BUDGET'
                         ELSE 'RAISE_BUDGET' END, subject, it.actor, it.reason,
@@ -249,6 +261,19 @@ BEGIN
         RETURN QUERY SELECT it.ord, outcome;
     END LOOP;
 END
+$$;
+
+-- Lets the effects go on that are parked for a budget that asks, of a run (or one of its effects) or of a label.
+CREATE FUNCTION raised(p_run uuid, p_key text, p_namespace text, p_label text, p_value text) RETURNS void
+LANGUAGE sql SET search_path = backburner, pg_temp AS $$
+    WITH freed AS (
+        UPDATE effects f SET asks = false, not_before = clock_timestamp() FROM runs u
+        WHERE f.state = 'PARKED' AND f.asks AND u.run_id = f.run_id
+          AND CASE WHEN p_run IS NULL THEN f.namespace = p_namespace AND (u.labels || f.labels)->>p_label = p_value
+              ELSE f.run_id = p_run AND (p_key IS NULL OR f.key = p_key) END
+        RETURNING f.effect_id, f.not_before
+    )
+    UPDATE dispatch_queue q SET not_before = f.not_before FROM freed f WHERE q.effect_id = f.effect_id
 $$;
 
 -- Most label budgets at a time: each is looked at for every dispatch in its namespace.

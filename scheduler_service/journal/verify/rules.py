@@ -158,10 +158,14 @@ def _dispatched_before(run: Recorded) -> Found:
 
 def _bounded_starts(run: Recorded) -> Found:
     for effect in run.effects:
-        starts = 0
+        starts, most = 0, max(effect["max_attempts"], 0)
         for row in run.by_effect.get(effect["effect_id"], []):
             starts = _starts_after(row, starts)
-            if starts > max(effect["max_attempts"], 0):
+            if row["type"] == "EFFECT_PARKED" and not row["data"].get(
+                "due"
+            ):  # for a budget: a raise lets one more start
+                most = max(most, starts + 1)
+            if starts > most:
                 told = f"started {starts} times, at most {effect['max_attempts']} were asked for"
                 yield effect["key"], row["seq"], told
 

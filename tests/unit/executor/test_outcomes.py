@@ -3,16 +3,23 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import orjson
 import pytest
 
 from executor_service import outcomes
+from executor_service.harness.child import spawn_failed
+from executor_service.keepers import SpawnFailed
 from executor_service.outcome import Ending, Failure, Outcome, settle_item
 from executor_service.outcomes import Outcomes
 from executor_service.recording import Busy, Refused
 from tests.support.eventually import eventually
 from tests.unit.executor.fakes import FakeHolder, FakeLane, Item, idle_spool, invocation
+
+if TYPE_CHECKING:
+    from executor_service.harness.base import Attempt
 
 
 @asynccontextmanager
@@ -102,3 +109,10 @@ def test_what_a_provider_refused_is_told_whole_and_an_ending_of_ours_takes_it_ba
     outcome.ended_by(Ending("cancelled", "CANCELLED_BY_USER", "enough"))
     item = orjson.loads(settle_item(assignment, "executor", outcome, 1.0, park_after_s=30))
     assert {"retry_after_s", "park_after_s", "untouched", "account"}.isdisjoint(item)
+
+
+@pytest.mark.parametrize("has_started", [False, True])
+def test_child_that_cannot_start_leaves_nothing_done_unless_one_ran_before(has_started: bool) -> None:
+    attempt = cast("Attempt", SimpleNamespace(has_started=has_started))
+    outcome = spawn_failed(SpawnFailed("no such file"), attempt)
+    assert (outcome.reason, outcome.message, outcome.untouched) == ("SPAWN_FAILED", "no such file", not has_started)

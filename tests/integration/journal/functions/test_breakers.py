@@ -138,6 +138,48 @@ async def test_a_probe_that_is_not_taken_is_given_back(at: Desk) -> None:
     assert breaker["probe_until"] is None
 
 
+@pytest.mark.parametrize("taken_by", ["e2", ""])
+async def test_a_claim_gives_back_only_what_it_took(at: Desk, taken_by: str) -> None:
+    """Another executor's attempt tries meanwhile, or the one of another claim."""
+    await at.connection.execute(
+        "INSERT INTO backburner.provider_breakers SELECT 'default', 'codex', '', %s, 'AUTHENTICATION', '', now(), "
+        "now(), now() - interval '1 s', false, 1, now() + interval '9 s'", [taken_by],
+    )  # fmt: skip
+    await at.connection.execute(
+        "SELECT backburner.spare_probes('default', 'e1', ARRAY['agent/codex'], clock_timestamp())"
+    )
+    [breaker] = await breakers(at)
+    assert breaker["probe_until"] is not None
+
+
+async def test_a_claim_that_tries_nothing_locks_no_breakers(at: Desk) -> None:
+    """It has locked label budgets by then, and outcomes lock these last."""
+    await broken(at)
+    async with at.another(autocommit=False) as other:
+        assert await at.claim(on=other) == []
+        held = "SELECT mode FROM pg_locks WHERE relation = 'backburner.provider_breakers'::regclass"
+        assert [row["mode"] for row in await at.rows(held)] == ["AccessShareLock"]
+
+
+async def test_a_login_with_another_key_closes_the_breaker_of_its_executor(at: Desk) -> None:
+    await broken(at, account="openai:old")
+    await later(at, 61)
+    run_id = await waits(at)
+    [probe] = await at.claim(known=True)
+    assert str(probe["run_id"]) == run_id
+    await at.settle(run_id, "a", account="openai:new")
+    assert await breakers(at) == []
+
+
+async def test_another_account_says_nothing_of_a_quota(at: Desk) -> None:
+    await broken(at, "QUOTA_EXHAUSTED", account="openai:old")
+    await later(at, 61)
+    run_id = await waits(at)
+    await at.claim(known=True)
+    await at.settle(run_id, "a", account="openai:new")
+    assert len(await breakers(at)) == 1
+
+
 async def test_an_attempt_that_began_before_the_failure_does_not_close(at: Desk) -> None:
     before = await agent(at)
     await broken(at, "QUOTA_EXHAUSTED", retry_after_s=600)

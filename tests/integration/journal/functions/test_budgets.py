@@ -1,12 +1,15 @@
 """Budgets at dispatch: what is spent does not start, what is reserved is not given twice, whoever claims."""
 
+import asyncio
 import json
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from tests.support.journal_items import Attempt, Row, Scene, Session, new_id, scene_at
+from scheduler_service.journal.verify import verify
+from tests.support.journal_items import Attempt, Row, Scene, Session, new_id, request_row, scene_at
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -202,3 +205,110 @@ def test_unknown_costs_are_counted_and_not_guessed(at: Scene) -> None:
     assert (row["used"][1], row["costs_unknown"]) == (0, 1)
     at.request(run_id, "b")
     assert len(at.claim(session)) == 1
+
+
+ASKS: Row = {"on_spent": "BUDGET_ACTION_ASK"}
+AGENT: Row = {"kind": "AGENT", "harness": "codex", "capabilities": ["agent/codex"], "max_attempts": 1}
+
+
+def ask(at: Scene, attempt: Attempt, **usage: float) -> Row:
+    """A budget that asks ends the attempt."""
+    item = {"reason": "EFFECT_REASON_BUDGET", "error": {"reason": "EFFECT_REASON_BUDGET"}, "asks": True}
+    return at.settle(attempt, "failed", result={"usage": usage}, **item)
+
+
+def asked_beside_another(at: Scene, session: Session, run_id: str) -> None:
+    """`b`, which may start once, is parked for what `a` has reserved; then `a` ends, and there is room again."""
+    at.request(run_id, "a", budget={"tokens": 500}, max_attempts=1)
+    [first] = at.claim(session)
+    at.request(run_id, "b", max_attempts=1)
+    [second] = at.claim(session)
+    assert ask(at, second, input_tokens=500)["type"] == "EFFECT_PARKED"
+    spend(at, first, input_tokens=100)
+
+
+@pytest.mark.invariant("I3")
+@pytest.mark.parametrize("label", [False, True])
+def test_what_may_start_once_starts_again_only_when_somebody_raises(at: Scene, label: bool) -> None:
+    session = at.hello()
+    run_id = at.run(labels={"team": "a"}) if label else run_with(at, tokens=1000, **ASKS)
+    scope: Row = {"label": "team", "value": "a"} if label else {"run_id": run_id}
+    if label:
+        set_budget(at, **scope, budget={"tokens": 1000, **ASKS})
+    asked_beside_another(at, session, run_id)
+    assert at.claim(session) == []
+    [waiting] = at.query("SELECT effect_id::text, asks FROM backburner.effects WHERE state = 'PARKED'")
+    awaited = at.one("SELECT backburner.budget_awaited_v1(%s) AS of", waiting["effect_id"])
+    assert (waiting["asks"], awaited["of"]) == (True, {"verdict": "raise"})
+    set_budget(at, label="team", value="another", budget={"tokens": 1})
+    assert at.claim(session) == [], "that is not its label"
+    assert set_budget(at, **scope, budget={"tokens": 2000}) == "ok"
+    [again] = at.claim(session)
+    assert (again.key, again.attempt) == ("b", 2)
+    assert at.settle(again, "failed")["type"] == "EFFECT_RESOLVED", "once more, not as often as one likes"
+    assert [violation for run in asyncio.run(checked(at.dsn)) for violation in run.violations] == []
+
+
+async def checked(dsn: str) -> list[Any]:
+    return [run async for run in verify(dsn)]
+
+
+def test_raise_gives_the_executor_of_the_session_its_time_again(at: Scene) -> None:
+    run_id, session = at.run(), at.hello()
+    first = at.dispatched(session, run_id, "a", budget={"tokens": 10, **ASKS})
+    ask(at, first, input_tokens=10)
+    for table in ("effects", "dispatch_queue"):
+        at.query(f"UPDATE backburner.{table} SET not_before = not_before - interval '1 h'")
+    assert set_budget(at, run_id=run_id, effect_key="a", budget={"tokens": 30}) == "ok"
+    for table in ("effects", "dispatch_queue"):
+        assert at.one(f"SELECT now() - not_before < interval '30 min' AS lately FROM backburner.{table}")["lately"]
+
+
+def test_own_budget_that_a_harness_has_spent_does_not_start_the_next(at: Scene) -> None:
+    """Fail-over counts starts anew; what was used stays used, and is no matter of others alike."""
+    chain = ["agent/codex", "agent/pi"]
+    run_id, session = at.run(), at.hello(capabilities=chain)
+    first = at.dispatched(session, run_id, **AGENT | {"max_attempts": 2, "capabilities": chain}, budget={"tokens": 100})
+    quota = {"reason": "EFFECT_REASON_QUOTA_EXHAUSTED", "error": {"reason": "EFFECT_REASON_QUOTA_EXHAUSTED"}}
+    at.settle(first, "failed", result={"usage": {"input_tokens": 120}}, **quota)
+    at.query("DELETE FROM backburner.provider_breakers")
+    assert at.effect(first.effect_id)["starts"] == 0
+    assert spent(at) == [("a", "effect", "TOKENS")]
+    at.request(run_id, "b", **AGENT | {"capabilities": chain}, budget={"tokens": 100})
+    assert keys(at.claim(session)) == ["b"]
+
+
+def test_those_of_others_hide_none_that_are_spent(at: Scene) -> None:
+    """Many of a halted run come first, and nobody may fail them now."""
+    halted, session = run_with(at, tokens=10), at.hello()
+    first = at.dispatched(session, halted, "a")
+    at.append(halted, *[request_row(f"b{n}") for n in range(600)])
+    spend(at, first, input_tokens=10)
+    at.query("UPDATE backburner.run_heads SET state = 'HALTED' WHERE run_id = %s", halted)
+    run_id = run_with(at, tokens=10)
+    attempt = at.dispatched(session, run_id, "a")
+    at.request(run_id, "c")
+    spend(at, attempt, input_tokens=10)
+    assert spent(at) == [("c", "run", "TOKENS")]
+
+
+@pytest.mark.parametrize("held", "ab")
+def test_budgets_of_labels_are_locked_by_name(at: Scene, held: str) -> None:
+    """As who sets several in a call does: a claim that waits for the first has none yet, whatever their ids are."""
+    for label in "ab":
+        set_budget(at, label=label, value="x", budget={"tokens": 1})
+    ids = ["f" * 8 + "-0000-4000-8000-000000000000", "00000000-0000-4000-8000-000000000000"]
+    at.query("UPDATE backburner.label_budgets SET budget_id = (%s::uuid[])[CASE label WHEN 'a' THEN 1 ELSE 2 END]", ids)
+    session = at.hello()
+    at.query("BEGIN")
+    at.query("SELECT 1 FROM backburner.label_budgets WHERE label = %s FOR UPDATE", held)
+    with scene_at(at.dsn) as other, scene_at(at.dsn) as third, ThreadPoolExecutor(1) as pool:
+        claim = pool.submit(other.claim, session)
+        while not third.query(
+            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        ):
+            assert not claim.done()
+        free = third.query("SELECT 1 FROM backburner.label_budgets WHERE label <> %s FOR UPDATE SKIP LOCKED", held)
+        at.query("COMMIT")
+        assert claim.result() == []
+    assert len(free) == (held == "a")

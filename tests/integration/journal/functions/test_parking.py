@@ -18,6 +18,7 @@ async def agent(at: Desk, *chain: str, **columns: Any) -> str:
     run_id = await at.create()
     columns = {"kind": "AGENT", "harness": "codex", "capabilities": list(chain or (CODEX,))} | columns
     await at.request(run_id, "a", **columns)
+    await at.connection.execute("UPDATE backburner.executors SET capabilities = %s", [columns["capabilities"]])
     [taken] = await at.claim(known=True, capabilities=[chain[0] if chain else CODEX])
     assert taken["harness"] == "codex"
     return run_id
@@ -120,8 +121,30 @@ async def test_what_does_not_count_is_bounded_all_the_same(at: Desk) -> None:
         token=items.token_of(run_id, "a").hex(),
     ))  # fmt: skip
     assert row["type"] == "EFFECT_RESOLVED"
-    for table in ("effects", "journal"):
+    for table in ("effects", "journal", "attempt_usage"):
         await at.connection.execute(f"UPDATE backburner.{table} SET attempt = 1 WHERE attempt = 1000")
+
+
+@pytest.mark.invariant("I3")
+@pytest.mark.parametrize("untouched", [True, False])
+async def test_a_child_that_could_not_start_counts_unless_none_ran_before_it(at: Desk, untouched: bool) -> None:
+    """It may be the second of its attempt."""
+    run_id = await agent(at, *CHAIN)
+    row = await fails(at, run_id, "SPAWN_FAILED", untouched=untouched)
+    assert row["type"] == ("EFFECT_ATTEMPT_FAILED" if untouched else "EFFECT_RESOLVED")
+
+
+@pytest.mark.parametrize("state", ["LOST", "DISCONNECTED"])
+async def test_a_harness_that_nobody_has_is_not_waited_for(at: Desk, state: str) -> None:
+    run_id = await agent(at, CODEX, "agent/nowhere", "agent/pi")
+    await at.hello("e2", incarnation="another", capabilities=["agent/pi"])
+    await at.connection.execute("UPDATE backburner.executors SET state = %s WHERE executor_id = 'e2'", [state])
+    await at.connection.execute(
+        "UPDATE backburner.executors SET capabilities = %s WHERE executor_id <> 'e2'", [[CODEX]]
+    )
+    row = await fails(at, run_id, "QUOTA_EXHAUSTED", retry_after_s=3600, untouched=True)
+    assert row["type"] == ("EFFECT_PARKED" if state == "LOST" else "EFFECT_ATTEMPT_FAILED")
+    assert row["data"].get("next_harness") == (None if state == "LOST" else "pi")
 
 
 async def test_a_deadline_before_the_reset_fails_at_once_and_says_so(at: Desk) -> None:

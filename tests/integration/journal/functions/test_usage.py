@@ -124,6 +124,16 @@ def test_agent_that_ran_and_told_nothing_has_an_unknown_cost(at: Scene) -> None:
     assert unknown == {ran.effect_id: True, never_ran.effect_id: False}
 
 
+def test_attempt_counts_for_the_harness_that_it_had(at: Scene) -> None:
+    chain = ["agent/codex", "agent/pi"]
+    session = at.hello(capabilities=chain)
+    attempt = at.dispatched(session, at.run(), kind="AGENT", harness="codex", capabilities=chain)
+    why = {"reason": "EFFECT_REASON_AUTHENTICATION", "error": {"reason": "EFFECT_REASON_AUTHENTICATION"}}
+    at.settle(attempt, "failed", result={"usage": USAGE}, **why)
+    assert at.effect(attempt.effect_id)["harness"] == "pi"
+    assert [row["harness"] for row in counted(at, attempt.run_id)] == ["codex"]
+
+
 def test_what_retention_removes_is_kept_by_days(at: Scene) -> None:
     run_ids = [at.run(labels={"team": "a"}) for _ in range(2)]
     session = at.hello()
