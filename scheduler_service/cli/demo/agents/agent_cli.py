@@ -1,9 +1,9 @@
 """A very small agent CLI, for machines that have none: a loop of questions to a model and calls of two tools.
 
-`python agent_cli.py --model M [--session ID]`, the prompt on stdin, in the directory to work in. It speaks
-OpenAI's Chat Completions with what DEMO_AGENT_URL names, and keeps its sessions in DEMO_AGENT_HOME. It prints JSON
-lines, which `stand_ins.py` describes to the executor's adapter `command`. It can read and write files of its directory,
-and nothing else. Standard library only.
+`python agent_cli.py --model M [--session ID] [--max-turns N] [--permissions read_only]`, the prompt on stdin, in the
+directory to work in. It speaks OpenAI's Chat Completions with what DEMO_AGENT_URL names, and keeps its sessions in
+DEMO_AGENT_HOME. It prints JSON lines, which `stand_ins.py` describes to the executor's adapter `command`. It can read
+and, unless it is to read only, write files of its directory, and nothing else. Standard library only.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 Json = dict[str, Any]
+Does = dict[str, Callable[[Path, Json], str]]
 
 TURNS_MAX: Final = 40
 FILE_BYTES_MAX: Final = 200_000
@@ -31,6 +32,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="")
     parser.add_argument("--session", default="")
+    parser.add_argument("--max-turns", type=int, default=TURNS_MAX)
+    parser.add_argument("--permissions", choices=("full", "edit", "read_only"), default="full")
     parser.add_argument("--version", action="version", version="demo-agent 1.0.0")
     given = parser.parse_args()
     session = given.session or str(uuid.uuid4())
@@ -39,7 +42,7 @@ def main() -> int:
     messages = json.loads(kept.read_text()) if kept.exists() else []
     messages.append({"role": "user", "content": sys.stdin.read()})
     try:
-        converse(messages, given.model)
+        converse(messages, given.model, given.max_turns, read_only=given.permissions == "read_only")
     except (OSError, ValueError, KeyError) as error:
         say(type="done", ok=False, error=f"the model did not answer: {error}")
         return 1
@@ -49,24 +52,28 @@ def main() -> int:
     return 0
 
 
-def converse(messages: list[Json], model: str) -> None:
+def converse(messages: list[Json], model: str, turns_max: int, *, read_only: bool) -> None:
     """Ask, do what is wanted, ask again, until the model wants nothing more. Raises OSError, ValueError, KeyError."""
-    for turn in range(1, TURNS_MAX + 1):
+    does: Does = {"read_file": read_file} if read_only else DOES
+    for turn in range(1, turns_max + 1):
         say(type="turn", turn=turn)
-        message = ask(messages, model)
+        message = ask(messages, model, does)
         messages.append(message)
         if message.get("content"):
             say(type="text", text=message["content"])
         calls = message.get("tool_calls") or []
         if not calls:
             return
-        messages += [{"role": "tool", "tool_call_id": call["id"], "content": use(call["function"])} for call in calls]
-    raise ValueError(f"it wants more than {TURNS_MAX} turns")
+        messages += [
+            {"role": "tool", "tool_call_id": call["id"], "content": use(call["function"], does)} for call in calls
+        ]
+    raise ValueError(f"it wants more than {turns_max} turns")
 
 
-def ask(messages: list[Json], model: str) -> Json:
+def ask(messages: list[Json], model: str, does: Does) -> Json:
     """One question: the message that the model answers with, as its stream tells it. What it cost is said."""
-    asked = {"model": model, "messages": messages, "tools": TOOLS, "stream": True}
+    tools = [tool for name, tool in TOOLS.items() if name in does]
+    asked = {"model": model, "messages": messages, "tools": tools, "stream": True}
     key = os.environ.get("DEMO_AGENT_KEY", "")
     request = urllib.request.Request(  # noqa: S310 - the address is the caller's own
         f"{os.environ['DEMO_AGENT_URL']}/chat/completions",
@@ -100,13 +107,13 @@ def join(calls: dict[int, Json], piece: Json) -> None:
     calls[piece["index"]]["function"]["arguments"] += piece["function"].get("arguments", "")
 
 
-def use(function: Json) -> str:
+def use(function: Json, does: Does) -> str:
     """Do what the model wants; what went wrong is an answer, too."""
     name, given = function["name"], json.loads(function["arguments"])
     say(type="tool", tool={"name": name, "input": str(given.get("path", ""))})
     try:
         path = inside(given["path"])
-        return DOES[name](path, given)
+        return does[name](path, given)
     except (KeyError, OSError, ValueError) as error:
         return f"error: {error}"
 
@@ -133,17 +140,17 @@ def write_file(path: Path, given: Json) -> str:
     return "written"
 
 
-DOES: Final[dict[str, Callable[[Path, Json], str]]] = {"read_file": read_file, "write_file": write_file}
+DOES: Final[Does] = {"read_file": read_file, "write_file": write_file}
 _PATH: Final = {"path": {"type": "string"}}
-TOOLS: Final = [
-    {"type": "function", "function": {"name": name, "description": what, "parameters": {
+TOOLS: Final = {
+    name: {"type": "function", "function": {"name": name, "description": what, "parameters": {
         "type": "object", "properties": properties, "required": list(properties),
     }}}
     for name, what, properties in (
         ("read_file", "Read a file.", _PATH),
         ("write_file", "Write a file whole.", {**_PATH, "content": {"type": "string"}}),
     )
-]  # fmt: skip
+}  # fmt: skip
 
 
 def say(**fields: Any) -> None:

@@ -34,7 +34,10 @@ def describe_demo_agent(path: Path) -> Path:
     """Write the file that makes the small CLI a harness; the docstring of the adapter `command` says what is in it."""
     program = Path(__file__).with_name("agent_cli.py")
     described = {
-        "argv": [sys.executable, "-P", str(program), "--model={model}"],
+        "argv": [
+            sys.executable, "-P", str(program), "--model={model}", "--max-turns={max_turns}",
+            "--permissions={permissions}",
+        ],
         "resume": ["--session={session}"],
         "session": "session",
         "text": "text",
@@ -46,7 +49,7 @@ def describe_demo_agent(path: Path) -> Path:
         "success": {"type": "done", "ok": True},
         "failure": {"type": "done", "ok": False},
         "error": "error",
-    }
+    }  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({DEMO_AGENT: described}))
     return path
