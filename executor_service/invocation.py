@@ -228,12 +228,12 @@ class Invocation:
 
     @property
     def has_started(self) -> bool:
-        """True once work of it runs, or has run."""
+        """True once a child of it runs, or has run."""
         return self._has_started
 
     def started(self, pid: int) -> None:
         """The work runs."""
-        self._has_started = True
+        self._has_started = self._has_started or pid != 0  # 0 is also said while a workspace is made
         self.pid = pid
         self.last_activity = time.monotonic()
         if self.state == pb.Attempt.STATE_ACCEPTED:

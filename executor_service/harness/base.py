@@ -35,7 +35,7 @@ class Attempt(Protocol):
 
     @property
     def has_started(self) -> bool:
-        """True once work of it runs, or has run."""
+        """True once a child of it runs, or has run."""
 
     def started(self, pid: int) -> None:
         """The work runs, in a child or (0) without one."""

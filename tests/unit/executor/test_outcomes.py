@@ -116,3 +116,12 @@ def test_child_that_cannot_start_leaves_nothing_done_unless_one_ran_before(has_s
     attempt = cast("Attempt", SimpleNamespace(has_started=has_started))
     outcome = spawn_failed(SpawnFailed("no such file"), attempt)
     assert (outcome.reason, outcome.message, outcome.untouched) == ("SPAWN_FAILED", "no such file", not has_started)
+
+
+async def test_workspace_that_is_made_is_no_child_that_has_run() -> None:
+    attempt = invocation("a")
+    attempt.started(0)
+    assert not attempt.has_started
+    attempt.started(7)
+    attempt.started(0)
+    assert attempt.has_started
