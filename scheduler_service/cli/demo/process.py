@@ -15,7 +15,7 @@ from scheduler_service.cli.demo import functions as fn
 
 Handle = bb.EffectHandle[bb.ShellResult]
 
-SLOW_SECONDS_MAX: Final = 240
+SLOW_SECONDS_MAX: Final = 600
 FILES_MAX: Final = 80
 FILES_AT_A_TIME: Final = 8
 # All of it only looks, so an executor that dies costs a repetition and nothing else. What was too slow is so again.
