@@ -22,7 +22,7 @@ from typing import Any, Final
 import orjson
 
 from executor_service.harness.cli import events
-from executor_service.harness.cli.adapter import Adapter, Launch, Program, Silence, Task
+from executor_service.harness.cli.adapter import Adapter, Launch, Program, Task
 from executor_service.harness.cli.events import Event, Fields, Tokens
 from executor_service.harness.cli.failures import failure
 from executor_service.harness.cli.options import Options, platform_binary
@@ -48,7 +48,6 @@ class Codex(Adapter):
     login_remedy = "run `codex login`, or give the executor CODEX_API_KEY or OPENAI_API_KEY"
     first_signal = signal.SIGINT
     counts_in_files = True
-    silence = Silence(output=300, tool=3600, retry=600)
     session_lost = re.compile(r"no rollout found|failed to (?:load|find) .{0,40}(?:session|thread|rollout)", re.I)
 
     def locate(self, program: Path) -> Sequence[str]:

@@ -23,7 +23,7 @@ import orjson
 
 from executor_service.assignment import InvalidWork
 from executor_service.harness.cli import events
-from executor_service.harness.cli.adapter import Adapter, Launch, Program, Silence, Task
+from executor_service.harness.cli.adapter import Adapter, Launch, Program, Task
 from executor_service.harness.cli.events import Event, Fields, Tokens
 from executor_service.harness.cli.failures import failure
 from executor_service.harness.cli.options import Options, platform_binary
@@ -59,7 +59,6 @@ class Copilot(Adapter):
     )  # fmt: skip
     logins = (".copilot/config.json",)
     login_remedy = "run `copilot login`, or give the executor COPILOT_GITHUB_TOKEN"
-    silence = Silence(output=300, tool=3600, retry=600)
     session_lost = re.compile(r"No session, task, or name matched")
     counts_in_files = True
 

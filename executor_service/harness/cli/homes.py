@@ -8,18 +8,20 @@ the executor's next start when that one was killed.
 
 import asyncio
 import contextlib
+import logging
 import math
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
+from executor_service.workspaces.files import remove_tree
+
+log = logging.getLogger(__name__)
+
 HomeKind = Literal["user", "tenant"]
-HOME_KINDS: Final[tuple[HomeKind, ...]] = ("user", "tenant")
 
 #: How long a working directory that nobody asked for is kept after its last use.
 WORK_DAYS_MAX: Final = 7
@@ -61,7 +63,7 @@ class Homes:
         before = time.time() - WORK_DAYS_MAX * 86400
         old = [path for path in _oldest(folder) if _used_at(path) < before]
         for path in old[:_FORGET_MAX]:
-            shutil.rmtree(path, ignore_errors=True)
+            _remove(path)
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
@@ -70,15 +72,22 @@ class Homes:
         try:
             yield folder
         finally:
-            remove = partial(shutil.rmtree, folder, ignore_errors=True)
-            asyncio.get_running_loop().run_in_executor(None, remove)
+            asyncio.get_running_loop().run_in_executor(None, _remove, folder)
 
 
 def remove_scratch(incarnations: Sequence[str]) -> None:
     """Removes the scratch folders that dead incarnations left. Blocking."""
     for incarnation in incarnations:
         for folder in Path(tempfile.gettempdir()).glob(f"{_scratch(incarnation)}*"):
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Removes a folder, whatever a CLI has made read-only in it; what stays is said, and stops nobody."""
+    try:
+        remove_tree(folder)
+    except OSError as error:
+        log.warning("%s cannot be removed: %s", folder, error)
 
 
 def _scratch(incarnation: str) -> str:

@@ -22,7 +22,7 @@ import orjson
 
 from executor_service.assignment import InvalidWork
 from executor_service.harness.cli import events
-from executor_service.harness.cli.adapter import Adapter, Launch, Program, Silence, Task
+from executor_service.harness.cli.adapter import Adapter, Launch, Program, Task
 from executor_service.harness.cli.events import Event, Fields, Tokens
 from executor_service.harness.cli.failures import failure
 from executor_service.harness.cli.options import Options, keys_of
@@ -46,7 +46,6 @@ class Pi(Adapter):
     )  # fmt: skip
     logins = (".pi/agent/auth.json", ".pi/agent/models.json")
     login_remedy = "run `pi` once and log in, or give the executor the key of a provider, as ANTHROPIC_API_KEY"
-    silence = Silence(output=300, tool=3600, retry=600)
 
     def keys(self, task: Task) -> Sequence[str]:
         """Those of the provider that is given, or that stands before the model's name."""

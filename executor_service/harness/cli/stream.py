@@ -49,7 +49,6 @@ class EventStream:
         self.denials: list[events.Denied] = []
         self.trouble: events.Trouble | None = None
         self.ended: events.Ended | None = None
-        self.bad_lines = 0
         self.heard_at = time.monotonic()
 
     def begin(self, parser: Parser, *, plain: bool = False) -> None:
@@ -80,7 +79,6 @@ class EventStream:
             said = None
         if said is None:  # not JSON
             said = line.decode("utf-8", "replace")
-            self.bad_lines += 1
         self._apply(self.parser.take(said))
 
     def close(self, status: int) -> None:

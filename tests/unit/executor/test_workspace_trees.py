@@ -296,7 +296,7 @@ def test_what_is_too_large_for_a_patch_is_left_to_the_commit(
     monkeypatch.setattr(capture, "PATCH_BYTES_MAX", 10_000)
     tree = open_(repo)
     (tree.root / "large.txt").write_text("line\n" * 10_000)
-    (tree.root / "blob.bin").write_bytes(os.urandom(1000))
+    (tree.root / "blob.bin").write_bytes(b"\0" + os.urandom(999))  # with a NUL git counts no lines
     result = trees.result_of(tree, runner, succeeded=True)
     assert ("patch" in result, result["insertions"], result["files_changed"]) == (False, 10_000, 2)
     assert result["patch_bytes"] > 50_000
