@@ -1,12 +1,15 @@
 """Keeps secrets out of what is recorded and shown: each place where the value of one stands becomes `***`.
 
 What is known of a secret is its value: as it stands, as JSON writes it, and line by line when it has several. What a
-program made of it (encoded, reversed, cut in pieces that are shorter than a line) is not found.
+program made of it (encoded, reversed, cut in pieces that are shorter than a line) is not found. Which variables of a
+child are secret their names say (`sensitive`): that of a provider's key, and what else the executor lets through.
 """
 
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
+from urllib.parse import unquote
 
 import orjson
 
@@ -14,6 +17,16 @@ MASK: Final = b"***"
 #: Shorter values are no secrets: they stand everywhere.
 BYTES_MIN: Final = 8
 _NOTHING: Final = re.compile(rb"(?!)")
+
+#: Names of variables whose values are secrets.
+_SECRET_NAME: Final = re.compile(
+    r"(?:KEY|TOKEN|DSN|DATABASE_URL)$|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL", re.IGNORECASE
+)
+#: Passwords in other values: `scheme://user:password@host`, and `password=...` of connection strings.
+_PASSWORDS: Final = (
+    re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s/@:]*:([^\s/]+)@"),
+    re.compile(r"\bpass(?:word|wd)?\s*=\s*('(?:[^'\\]|\\.)+'|[^\s&;']+)", re.IGNORECASE),
+)
 
 
 class Masks:
@@ -97,6 +110,16 @@ class Stream:
         """The stream has ended: the rest."""
         rest, self._held = self._held, b""
         return self._masks.data(rest)
+
+
+def sensitive(env: Mapping[str, str]) -> Iterable[str]:
+    """What of the variables of a child is secret. The path of a file that is there is none: what is in it may be."""
+    for name, value in env.items():
+        if _SECRET_NAME.search(name) and not (value.startswith("/") and os.path.exists(value)):  # noqa: PTH110 - may hold NUL
+            yield value
+        for pattern in _PASSWORDS:
+            for password in pattern.findall(value):
+                yield from (password, password.strip("'"), unquote(password))
 
 
 def _forms(value: str) -> Iterable[bytes]:

@@ -15,6 +15,7 @@ from typing import Any, Final
 from executor_service.assignment import InvalidWork
 from executor_service.harness.base import Attempt
 from executor_service.masking import BYTES_MIN
+from executor_service.regular_file import NotRegular, opened
 
 BYTES_MAX: Final = 64 * 1024
 _NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
@@ -65,15 +66,16 @@ class Secrets:
             return None
         path = self._folder / name
         try:
-            with path.open("rb") as file:
-                mode = os.fstat(file.fileno()).st_mode
-                if not stat.S_ISREG(mode):
-                    return None
-                if mode & stat.S_IRWXO:
+            with opened(path) as file:
+                if os.fstat(file.fileno()).st_mode & stat.S_IRWXO:
                     raise InvalidWork(f"secret {name!r}: its file is open to everybody on the executor: chmod o-rwx")
                 raw = file.read(BYTES_MAX + 2)
         except FileNotFoundError:
             return None
+        except NotRegular as error:
+            raise InvalidWork(
+                f"secret {name!r}: {path} on the executor is {error}: put a regular file with the value there"
+            ) from error
         except OSError as error:
             raise InvalidWork(f"secret {name!r} cannot be read: {error.strerror}") from error
         return os.fsdecode(raw).removesuffix("\n").removesuffix("\r")

@@ -23,6 +23,7 @@ from executor_service.harness.base import Attempt
 from executor_service.harness.lines import Lines
 from executor_service.keepers import Keepers
 from executor_service.line_protocol import LineScanner, Report
+from executor_service.masking import sensitive
 from executor_service.outcome import Failure, Outcome
 from executor_service.output import NAMES, STDERR, STDOUT
 from executor_service.process_group import Command, ProcessGroup, SpawnFailed, start_group
@@ -156,7 +157,9 @@ class Children:
         """
         child = _Child(attempt, self._capture_size(work.output_bytes_max), on_line, work.first_signal, control)
         with self._working_directory(work.cwd, attempt.assignment) as cwd:
-            env = self._environment(work.env, attempt.assignment)
+            env = self._environment(work.env)
+            attempt.masks.add(sensitive(env))
+            env |= identity(attempt.assignment)
             command = Command(work.argv, cwd, env, work.stdin)
             cgroup = self._cgroups.make(f"{attempt.assignment.effect_id}-{attempt.assignment.attempt}")
             try:
@@ -167,11 +170,11 @@ class Children:
                 raise
             return await child.watch(group)
 
-    def _environment(self, given: Mapping[str, str], assignment: Assignment) -> dict[str, str]:
+    def _environment(self, given: Mapping[str, str]) -> dict[str, str]:
         inherited = {
             name: value for name, value in os.environ.items() if name in self._allowed or name.startswith("LC_")
         }
-        return inherited | dict(given) | identity(assignment)
+        return inherited | dict(given)
 
     def _capture_size(self, asked: int) -> int:
         return max(0, min(asked or self._output_bytes, self._output_bytes_max))

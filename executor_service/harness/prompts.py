@@ -7,7 +7,6 @@ place that names nothing is an error: nothing is left out silently, and there is
 
 import os
 import re
-import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +14,7 @@ from typing import Any, Final
 import orjson
 
 from executor_service.assignment import InvalidWork
+from executor_service.regular_file import NotRegular, opened
 
 #: Largest file whose text is put into the prompt, and how much of all of them is.
 INLINE_BYTES_MAX: Final = 32 * 1024
@@ -73,19 +73,15 @@ def _path(path: str, directory: str, where: str) -> Path:
     return Path(directory) / path
 
 
-def _at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # a pipe that nobody writes to would block for ever
-
-
 def _small_text(path: Path, bytes_max: int, where: str) -> str | None:
     """The text of a file, when it is one and not too large. Raises InvalidWork when there is no such file."""
     try:
         if path.is_dir():
             return None
-        with open(path, "rb", opener=_at_once) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise InvalidWork(f"{where}: {str(path)!r} is neither a file nor a directory")
+        with opened(path) as file:
             raw = file.read(bytes_max + 1)
+    except NotRegular as error:
+        raise InvalidWork(f"{where}: {str(path)!r} is {error}, neither a file nor a directory") from error
     except OSError as error:
         raise InvalidWork(f"{where}: {str(path)!r} cannot be read: {error.strerror}") from error
     if len(raw) > bytes_max or b"\0" in raw:

@@ -212,7 +212,6 @@ class _Work:
 
     def _environment(self, task: Task, launch: Mapping[str, str]) -> dict[str, str]:
         keys = {name: os.environ[name] for name in self._adapter.credentials if name in os.environ}
-        self._attempt.masks.add(value for name, value in keys.items() if name.endswith(("KEY", "TOKEN")))
         places = {"HOME": str(task.home), "TMPDIR": str(task.scratch), "NO_COLOR": "1"}
         return keys | places | dict(launch) | dict(task.env)
 

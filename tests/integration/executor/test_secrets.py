@@ -1,6 +1,7 @@
 """Secrets by name: the child has their values, and nothing that is recorded, shown or logged has."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ async def executor(start_executor: StartExecutor, tmp_path: Path, monkeypatch: p
     (folder / "open").chmod(0o444)
     (folder / "short").write_text("1234567")
     (folder / "short").chmod(0o400)
+    os.mkfifo(folder / "pipe", 0o600)
     monkeypatch.setenv("BACKBURNER_SECRET_GIT_HUB", "ghp_of_the_environment")
     server: ExecutorServer = await start_executor(harness_modules=(scripted_agent.__name__,), secrets_dir=str(folder))
     return server
@@ -141,6 +143,7 @@ async def test_a_harness_that_gives_a_secret_away_does_not(
         ("../secrets/anthropic", "is no name of a secret"),
         ("open", "chmod o-rwx"),
         ("short", "must be text of 8 to 65536 bytes"),
+        ("pipe", "/pipe on the executor is a named pipe: put a regular file with the value there"),
     ],
 )
 async def test_a_secret_that_cannot_be_had_is_named(
@@ -184,3 +187,27 @@ async def test_the_key_of_the_provider_is_a_secret_too(
     settled = await scheduler.run(**ask(harness="talker", spec={"agent": {"cwd": str(tmp_path)}}))
     assert settled.value == "the key is ***"
     assert pieces(await everything(scheduler)) == []
+
+
+async def test_passwords_that_a_child_inherits_or_is_given_are_secrets_too(
+    scheduler: FakeScheduler, start_executor: StartExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In all that it says, and it says each of them in two pieces."""
+    await scheduler.session()
+    monkeypatch.setenv("DEPLOY_PASSWORD", KEY)
+    monkeypatch.setenv("HTTPS_PROXY", "http://ann:hidden-in-a-url@proxy:8080")
+    allowed = ("DEPLOY_PASSWORD", "HTTPS_PROXY")
+    await start_executor(executor_id="allows", state_dir=str(tmp_path / "allows"), env_allow=allowed)
+    await scheduler.session(after=1)
+    (tmp_path / "end").touch()
+    source = LEAKS.replace('os.environ["KEY"]', 'os.environ["DEPLOY_PASSWORD"]').replace("sys.exit(3)", "")
+    source += "print(os.environ['HTTPS_PROXY'], os.environ['PLAIN'], os.environ['APP_SECRET'])"
+    work = shell(tmp_path, source)
+    work["shell"]["env"] = {"PLAIN": "not a secret", "APP_SECRET": "given by the effect"}
+    settled = await scheduler.run(**work)
+    assert settled.value == {"key": ["***"]}
+    assert settled.data["result"]["stderr"]["tail"] == "it is ***\n"
+    assert settled.data["result"]["stdout"]["tail"].endswith("http://ann:***@proxy:8080 not a secret ***\n")
+    found = await everything(scheduler)
+    assert pieces(found) == []
+    assert "hidden-in-a-url" not in found

@@ -1,10 +1,11 @@
 """Secrets in streams, texts and JSON: gone, wherever the pieces are cut, and nothing else is."""
 
 import random
+from pathlib import Path
 
 import pytest
 
-from executor_service.masking import Masks
+from executor_service.masking import Masks, sensitive
 
 KEY = "sk-0123456789"
 PEM = 'line one of it\nline "two" of it\n'
@@ -61,3 +62,43 @@ def test_json_stays_json() -> None:
 def test_without_secrets_everything_passes_at_once() -> None:
     nothing = masks("short")
     assert (bool(nothing), nothing.stream().feed(b"shor"), nothing.text("short")) == (False, b"shor", "short")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "secret"),
+    [
+        ("OPENAI_API_KEY", KEY, KEY),
+        ("GITHUB_TOKEN", KEY, KEY),
+        ("AWS_SECRET_ACCESS_KEY_ID_2", KEY, KEY),
+        ("CLIENT_SECRET", KEY, KEY),
+        ("PGPASSWORD", KEY, KEY),
+        ("mysql_passwd", KEY, KEY),
+        ("VAULT_CREDENTIALS", KEY, KEY),
+        ("SENTRY_DSN", "https://0123456789abcdef@sentry.example/1", "https://0123456789abcdef@sentry.example/1"),
+        ("REPORTING_DATABASE_URL", "postgresql://db.example/app", "postgresql://db.example/app"),
+        ("HTTPS_PROXY", "http://ann:p4ss%2Fword@proxy:8080", "p4ss%2Fword"),
+        ("HTTPS_PROXY", "http://ann:p4ss%2Fword@proxy:8080", "p4ss/word"),
+        ("CACHE", "redis://:longpassword@cache:6379/0", "longpassword"),
+        ("PG", "host=db user=ann password='long password' dbname=x", "long password"),
+        ("PG", "postgresql://db/app?user=ann&password=longpassword&x=1", "longpassword"),
+        ("PIP_INDEX_URL", "https://ann:a@b:c@d!23@pypi.example/simple", "a@b:c@d!23"),
+    ],
+)
+def test_what_is_secret_of_the_variables_of_a_child(name: str, value: str, secret: str) -> None:
+    hidden = masks(*sensitive({name: value}))
+    for first in range(len(secret) + 1):  # wherever the stream is cut
+        stream = hidden.stream()
+        said = stream.feed(f"<{secret[:first]}".encode()) + stream.feed(f"{secret[first:]}>".encode()) + stream.close()
+        assert said == b"<***>"
+
+
+def test_what_is_no_secret_of_them_stays_readable(tmp_path: Path) -> None:
+    key_file = tmp_path / "key.json"
+    key_file.write_text("{}")
+    plain = {
+        "PATH": "/usr/local/bin:/usr/bin", "HOME": "/home/somebody", "KEYBOARD_LAYOUT": "us-international",
+        "MAX_TOKENS": "1000000000", "ORIGIN": "https://somebody@host.example/path", "PASSWORD": "1234567",
+        "GOOGLE_APPLICATION_CREDENTIALS": str(key_file), "AT": "http://host:8080/a@b", "NUL_TOKEN": "/a\0",
+    }  # fmt: skip
+    hidden = masks(*sensitive(plain))
+    assert {name: hidden.text(value) for name, value in plain.items()} == plain

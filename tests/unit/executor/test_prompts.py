@@ -55,7 +55,9 @@ def test_small_texts_stand_in_the_prompt_and_all_else_is_named(tmp_path: Path) -
 
 def test_a_pipe_is_refused_and_waits_for_nobody(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(InvalidWork, match=r"attachments\[0\]: '.*pipe' is neither a file nor a directory"):
+    with pytest.raises(
+        InvalidWork, match=r"attachments\[0\]: '.*pipe' is a named pipe, neither a file nor a directory"
+    ):
         attached("p", [{"path": "pipe"}], str(tmp_path))
 
 
