@@ -284,7 +284,8 @@ class Loop:
         run.failures = 0
         run.struck = False
         run.strikes = 0
-        if outcome.outcome == "already":  # the answer to our own commit was lost: read what it wrote
+        # the answer to our own commit was lost, or not all was written as it was asked for: read what it wrote
+        if outcome.outcome == "already" or outcome.detail.get("refused"):
             try:
                 events = await self.journal.read_events(run.run_id, run.fed, GAP_PAGE)
             except JournalUnavailable as error:

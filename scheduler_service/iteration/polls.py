@@ -75,8 +75,6 @@ class Polls:
         await self.deliver_cancels([session.executor_id for session in self._sessions])
         for due in await self._journal.deadlines_due(sorted(self._shards.epochs)):
             await self._time_out(due)
-        for due in await self._journal.spent_effects(sorted(self._shards.epochs)):
-            await self._time_out(due)
         await self._orders.turn()
         await self._losses.turn()
         await self._clients.halt_idle(dict(self._shards.epochs), shard_of)

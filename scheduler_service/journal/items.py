@@ -299,7 +299,7 @@ class FlaggedAttempt:
 
 @dataclass(frozen=True, slots=True)
 class DeadlineDue:
-    """An effect without live attempt whose time is over.
+    """An effect without live attempt whose time is over, or whose budget is spent.
 
     `reason` is an EffectReason without prefix; empty for a timer that is due and outlives its run.
     """

@@ -272,17 +272,11 @@ class Journal:
         return [(str(row["run_id"]), str(row["effect_id"])) for row in rows]
 
     async def deadlines_due(self, shards: Sequence[int]) -> list[items.DeadlineDue]:
-        """Effects without live attempt, in these shards, whose time is over."""
+        """Effects without live attempt, in these shards, whose time is over, or whose budget is spent and none that asks."""
         if not shards:
             return []
-        return [items.DeadlineDue(**_texts(row)) for row in await self._read("deadlines_due", shards=list(shards))]
-
-    async def spent_effects(self, shards: Sequence[int]) -> list[items.DeadlineDue]:
-        """Effects without live attempt, in these shards, whose budget is spent and is none that asks."""
-        if not shards:
-            return []
-        rows = await self._read("spent_effects", shards=list(shards))
-        return [items.DeadlineDue(**(_texts(row) | {"spent": row["spent"], "reason": "BUDGET"})) for row in rows]
+        rows = await self._read("deadlines_due", shards=list(shards))
+        return [items.DeadlineDue(**(_texts(row) | {"spent": row["spent"]})) for row in rows]
 
     async def idle_clients(self, shards: Sequence[int]) -> list[str]:
         """Client-driven runs in these shards that are due to be looked at, because their client is silent."""

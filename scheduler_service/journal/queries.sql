@@ -189,10 +189,11 @@ SELECT run_id, effect_id, attempt, executor_id, cancel_reason AS reason, cancel_
 FROM backburner.effects WHERE executor_id = ANY (%(executor_ids)s) AND state = 'CANCELLING'
 
 -- deadlines_due --
--- Effects that nobody runs and whose time is over; and timers that are due, of runs that have ended without them.
+-- Effects that nobody runs and whose time is over; timers that are due, of runs that have ended without them; and queued
+-- effects whose budget is spent and is none that asks.
 (SELECT f.run_id, f.effect_id, f.key AS effect_key, f.attempt, f.kind,
        CASE WHEN f.total_deadline <= clock_timestamp() THEN 'TIMEOUT_TOTAL' ELSE 'TIMEOUT_SCHEDULE_TO_START' END AS reason,
-       h.open, h.epoch, h.iteration
+       h.open, h.epoch, h.iteration, NULL::jsonb AS spent
 FROM backburner.effects f JOIN backburner.run_heads h USING (run_id)
 WHERE f.state IN ('QUEUED', 'WAITING', 'PARKED') AND f.cancel_reason IS NULL
   AND least(f.queue_deadline, f.total_deadline) <= clock_timestamp()
@@ -200,15 +201,14 @@ WHERE f.state IN ('QUEUED', 'WAITING', 'PARKED') AND f.cancel_reason IS NULL
   AND h.shard = ANY (%(shards)s) AND h.state NOT IN ('HALTED', 'PROCESS_ERROR')
 ORDER BY least(f.queue_deadline, f.total_deadline) LIMIT 500)
 UNION ALL
-(SELECT f.run_id, f.effect_id, f.key, f.attempt, f.kind, '', h.open, h.epoch, h.iteration
+(SELECT f.run_id, f.effect_id, f.key, f.attempt, f.kind, '', h.open, h.epoch, h.iteration, NULL
 FROM backburner.effects f JOIN backburner.run_heads h USING (run_id)
 WHERE f.kind = 'TIMER' AND f.state = 'WAITING' AND f.not_before <= clock_timestamp() AND f.cancel_reason IS NULL
   AND h.shard = ANY (%(shards)s) AND NOT h.open
 ORDER BY f.not_before LIMIT 500)
-
--- spent_effects --
--- Queued effects in these shards whose budget is spent and is none that asks.
-SELECT * FROM backburner.spent_effects_v1(%(shards)s::int[])
+UNION ALL
+SELECT s.run_id, s.effect_id, s.effect_key, s.attempt, s.kind, 'BUDGET', s.open, s.epoch, s.iteration, s.spent
+FROM backburner.spent_effects_v1(%(shards)s::int[]) s
 
 -- set_budgets --
 SELECT * FROM backburner.set_budgets_v1(%(items)s::jsonb)

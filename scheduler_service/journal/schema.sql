@@ -610,7 +610,7 @@ BEGIN
         SELECT e.group_id, j.data->>'state' = 'EFFECT_STATE_SUCCEEDED' AS well
         FROM journal j JOIN effects e ON e.effect_id = j.effect_id
              JOIN run_groups g ON g.run_id = p_run AND g.group_id = e.group_id AND g.strategy = 'ADAPTIVE'
-        WHERE j.run_id = p_run AND j.seq > p_after AND j.type IN ('EFFECT_RESOLVED', 'EFFECT_ATTEMPT_FAILED')
+        WHERE j.run_id = p_run AND j.seq > p_after AND j.type IN ('EFFECT_RESOLVED', 'EFFECT_ATTEMPT_FAILED', 'EFFECT_PARKED')
           AND (j.data->>'state' = 'EFFECT_STATE_SUCCEEDED'
                OR j.data->'error'->>'reason' IN ('EFFECT_REASON_RATE_LIMITED', 'EFFECT_REASON_OVERLOADED'))
         ORDER BY j.seq
@@ -1988,7 +1988,7 @@ BEGIN
              JOIN effects e ON e.effect_id = j.effect_id AND e.attempt = j.attempt
         WHERE j.type IN ('EFFECT_ATTEMPT_FAILED', 'EFFECT_ATTEMPT_LOST', 'EFFECT_RESOLVED', 'EFFECT_CANCELLED',
                          'EFFECT_PARKED')
-          AND j.attempt > 0 AND NOT j.data ? 'never_started'
+          AND j.attempt > 0 AND NOT never_began(j.type, j.data, e)
         ORDER BY j.effect_id, j.attempt, j.seq
     ), written AS (
         INSERT INTO attempt_usage (effect_id, attempt, run_id, namespace, process, harness, model, labels, input_tokens,
@@ -2656,6 +2656,15 @@ AS $function$
     SELECT state IN ('HALTED', 'PROCESS_ERROR')
 $function$;
 
+CREATE OR REPLACE FUNCTION backburner.is_spent(e effects)
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+    SELECT coalesce((SELECT v.verdict = 'spent' AND NOT (v.bounds->>'ask')::boolean FROM budget_verdict(e, '{}') v), false)
+$function$;
+
 CREATE OR REPLACE FUNCTION backburner.journal_deletes_whole_runs()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -2719,6 +2728,20 @@ CREATE OR REPLACE FUNCTION backburner.moment(at timestamp with time zone)
  STABLE PARALLEL SAFE
 AS $function$
     SELECT CASE WHEN at IS NOT NULL THEN to_jsonb(to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')) END
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.never_began(p_type text, p_data jsonb, e effects)
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+    SELECT p_data ? 'never_started'
+        OR EXISTS (SELECT FROM journal l WHERE l.effect_id = e.effect_id AND l.attempt = e.attempt
+                   AND l.type = 'EFFECT_ATTEMPT_LOST' AND l.data ? 'never_started')
+        OR (e.kind <> 'FUNCTION' AND e.usage IS NULL AND e.started_at IS NULL AND e.last_activity_at IS NULL
+            AND NOT p_data ? 'death' AND (p_type = 'EFFECT_CANCELLED'
+                OR p_data #>> '{error,reason}' IN ('EFFECT_REASON_SPAWN_FAILED', 'EFFECT_REASON_INVALID_WORK')))
 $function$;
 
 CREATE OR REPLACE FUNCTION backburner.note_provider_news(news jsonb)
@@ -3820,7 +3843,7 @@ CREATE OR REPLACE FUNCTION backburner.settle_idle(h run_heads, INOUT rws jsonb, 
 AS $function$
 #variable_conflict use_column
 DECLARE
-    r record; e effects; cancels jsonb := '[]'; refused jsonb := '[]'; elsewhere jsonb := '[]'; row_ jsonb;
+    r record; e effects; cancels jsonb := '[]'; refused jsonb := '[]'; elsewhere jsonb := '[]'; row_ jsonb; raised boolean;
 BEGIN
     more := '[]';
     settled := 0;
@@ -3832,11 +3855,13 @@ BEGIN
     LOOP
         SELECT * INTO e FROM effects WHERE effect_id = (r.item->>'effect_id')::uuid AND run_id = h.run_id;
         IF r.item->>'type' = 'EFFECT_RESOLVED' THEN
-            IF e.effect_id IS NULL OR e.settled_seq IS NOT NULL OR is_live(e.state) THEN
+            raised := r.item #>> '{data,error,reason}' = 'EFFECT_REASON_BUDGET' AND NOT is_spent(e);
+            IF e.effect_id IS NULL OR e.settled_seq IS NOT NULL OR is_live(e.state) OR raised THEN
                 row_ := r.item || jsonb_build_object('type', 'EFFECT_SUPERSEDED', 'data', jsonb_build_object(
                     'refused_type', 'EFFECT_RESOLVED', 'refused_data', r.item->'data',
                     'cause', CASE WHEN e.effect_id IS NULL THEN 'not_found'
-                                  WHEN e.settled_seq IS NULL THEN 'live_attempt' ELSE 'settled' END));
+                                  WHEN e.settled_seq IS NOT NULL THEN 'settled'
+                                  WHEN is_live(e.state) THEN 'live_attempt' ELSE 'budget_raised' END));
                 rws := jsonb_set(rws, ARRAY[r.o::text], row_);
                 refused := refused || to_jsonb(r.o);
             ELSE
@@ -3998,6 +4023,11 @@ AS $function$
 DECLARE
     today date := (clock_timestamp() AT TIME ZONE 'UTC')::date;
 BEGIN
+    -- every poll of every replica asks, and most databases have no budgets at all
+    IF NOT EXISTS (SELECT FROM label_budgets) AND NOT EXISTS (
+            SELECT FROM effects f WHERE f.budget IS NOT NULL AND f.state IN ('QUEUED', 'PARKED')) THEN
+        RETURN;
+    END IF;
     RETURN QUERY
     WITH waiting AS MATERIALIZED (
         SELECT f.effect_id FROM effects f JOIN run_budgets b ON b.run_id = f.run_id AND NOT b.asks

@@ -10,6 +10,7 @@ Row = Mapping[str, Any]
 OVERLOADED: Final = ("EFFECT_REASON_RATE_LIMITED", "EFFECT_REASON_OVERLOADED")
 #: Successes, since the limit was last changed, that raise it by one.
 SUCCESSES: Final = 10
+_FAILS: Final = ("EFFECT_RESOLVED", "EFFECT_ATTEMPT_FAILED", "EFFECT_PARKED")
 _ENDS: Final = (
     "EFFECT_ATTEMPT_FAILED", "EFFECT_ATTEMPT_LOST", "EFFECT_RESOLVED", "EFFECT_CANCELLED", "EFFECT_PARKED",
 )  # fmt: skip
@@ -33,7 +34,7 @@ class Group:
             return
         if row["data"].get("state") == "EFFECT_STATE_SUCCEEDED":
             self._succeeded()
-        elif row["data"].get("reason") in OVERLOADED and row["type"] in ("EFFECT_RESOLVED", "EFFECT_ATTEMPT_FAILED"):
+        elif row["data"].get("reason") in OVERLOADED and row["type"] in _FAILS:
             self.limit, self.successes = max(1, self.limit // 2), 0
 
     def _succeeded(self) -> None:

@@ -20,7 +20,8 @@ SELECT run_id, seq, type, cause, effect_id, effect_key, attempt, recorded_at, wr
             WHEN type IN ('EFFECT_RESOLVED', 'EFFECT_ATTEMPT_FAILED', 'RUN_RESUMED') THEN
                  jsonb_build_object('state', data->'state', 'reason', data->'error'->'reason',
                                     'due', data->'next_attempt_at', 'next_harness', data->'next_harness')
-            WHEN type = 'EFFECT_PARKED' THEN jsonb_build_object('untouched', data->'untouched', 'due', data->'until')
+            WHEN type = 'EFFECT_PARKED' THEN jsonb_build_object(
+                     'untouched', data->'untouched', 'due', data->'until', 'reason', data->'error'->'reason')
             WHEN type = 'EFFECT_ATTEMPT_LOST' THEN
                  jsonb_build_object('never_started', data->'never_started', 'due', data->'next_attempt_at')
             WHEN type IN ('TIMER_SET', 'TIMER_FIRED') THEN

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from google.protobuf import json_format
 from backburner.journal.v1 import journal_pb2
 from backburner.scheduler.v1 import operator_service_pb2 as op
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
+from scheduler_service.journal import DeadlineDue
 from tests.integration.engine import budget_processes
 from tests.integration.engine.real_executor import real_executor
 from tests.integration.engine.world import World, world
@@ -164,3 +165,43 @@ async def test_agent_that_was_stopped_goes_on_with_its_session_after_a_raise(
         assert (rows[0].attempt, rows[0].data["result"]["session"]["session_id"]) == (2, session)
         [effect] = (await at.client.ListEffects(pb.ListEffectsRequest(run_id=run_id))).effects
         assert (effect.usage.input_tokens, effect.usage.turns) == (240, 2)
+
+
+async def test_raise_between_the_poll_and_its_settlement_lets_the_effect_run(
+    at: World, hold: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the journal refused the process must not hear either: it would have failed in memory only."""
+    journal, raised = at.engine._journal, []
+    look = journal.deadlines_due
+
+    async def and_then_somebody_raises(shards: Sequence[int]) -> list[DeadlineDue]:
+        found = await look(shards)
+        if any(due.spent for due in found) and not raised:
+            raised.append(found)
+            await at.operator.RaiseBudget(op.RaiseBudgetRequest(run_id=run_id, budget=journal_pb2.Budget(tokens=1000)))
+        return found
+
+    monkeypatch.setattr(journal, "deadlines_due", and_then_somebody_raises)
+    run_id = await create(at, "budgets/many", {"tokens": 100}, tokens=[60] * 3, hold=hold)
+    assert await at.value(run_id, SECONDS) == ["", "BUDGET", ""]
+    assert len(raised) == 1
+    [refused] = await at.rows(run_id, "EFFECT_SUPERSEDED")
+    assert refused.key == "it/2"
+    assert refused.data["cause"] in ("budget_raised", "live_attempt"), "it may even run by then"
+
+
+async def test_budgets_cost_a_poll_no_round_trip_of_their_own(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    await create(at, "budgets/many", None, tokens=[], hold="")
+    asked: list[str] = []
+    read = at.engine._journal._read
+
+    async def counted(statement: str, **parameters: Any) -> list[Any]:
+        if (task := asyncio.current_task()) is not None and task.get_name() == "a poll":
+            asked.append(statement)
+        return await read(statement, **parameters)
+
+    monkeypatch.setattr(at.engine._journal, "_read", counted)
+    polls = at.engine._polls
+    await asyncio.create_task(polls._turn(), name="a poll")
+    assert asked.count("deadlines_due") == 1
+    assert [name for name in asked if "spent" in name or "budget" in name] == []

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from scheduler_service.journal.verify import verify
-from tests.support.journal_items import Attempt, Row, Scene, Session, new_id, request_row, scene_at
+from tests.support.journal_items import Attempt, Row, Scene, Session, new_id, request_row, resolve_row, scene_at
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -312,3 +312,62 @@ def test_budgets_of_labels_are_locked_by_name(at: Scene, held: str) -> None:
         at.query("COMMIT")
         assert claim.result() == []
     assert len(free) == (held == "a")
+
+
+def spent_row(effect_id: str, key: str) -> Row:
+    """The owner's settlement of an effect whose budget it has found spent."""
+    row = resolve_row(effect_id, key, "FAILED")
+    row["data"]["error"]["reason"] = "EFFECT_REASON_BUDGET"
+    return row
+
+
+def spent_and_queued(at: Scene, session: Session, of: str) -> tuple[str, str, Row]:
+    """A run, its queued effect `b` whose budget is spent, and what raises that budget."""
+    run_id = at.run(labels={"team": "a"}) if of == "label" else run_with(at, tokens=10) if of == "run" else at.run()
+    if of == "label":
+        set_budget(at, label="team", value="a", budget={"tokens": 10})
+    own: Row = {"budget": {"tokens": 10}} if of == "effect" else {}
+    first = at.dispatched(session, run_id, "b" if own else "a", **own)
+    effect_id = first.effect_id if own else at.request(run_id, "b")
+    spend(at, first, "failed" if own else "succeeded", input_tokens=10)
+    assert spent(at) == [("b", of, "TOKENS")]
+    raised: Row = {"label": "team", "value": "a"} if of == "label" else {"run_id": run_id}
+    return run_id, effect_id, raised | ({"effect_key": "b"} if own else {}) | {"budget": {"tokens": 50}}
+
+
+@pytest.mark.parametrize("of", ["run", "effect", "label"])
+def test_raise_between_the_look_of_the_owner_and_its_settlement_counts(at: Scene, of: str) -> None:
+    session = at.hello()
+    run_id, effect_id, raised = spent_and_queued(at, session, of)
+    assert set_budget(at, **raised) == "ok"
+    answer = at.append(run_id, spent_row(effect_id, "b"))
+    assert (answer["outcome"], answer["detail"]["refused"]) == ("ok", [0])
+    [row] = [row for row in at.journal(run_id) if row["seq"] == answer["head_seq"]]
+    assert (row["type"], row["data"]["cause"]) == ("EFFECT_SUPERSEDED", "budget_raised")
+    assert keys(at.claim(session)) == ["b"]
+    assert [violation for run in asyncio.run(checked(at.dsn)) for violation in run.violations] == []
+
+
+@pytest.mark.parametrize("of", ["run", "effect"])
+def test_settlement_that_waits_for_a_raise_is_judged_after_it(at: Scene, of: str) -> None:
+    session = at.hello()
+    run_id, effect_id, raised = spent_and_queued(at, session, of)
+    at.query("BEGIN")
+    assert set_budget(at, **raised) == "ok"
+    with scene_at(at.dsn) as owner, scene_at(at.dsn) as third, ThreadPoolExecutor(1) as pool:
+        owner.iterations.update(at.iterations)
+        settling = pool.submit(owner.append, run_id, spent_row(effect_id, "b"))
+        while not third.query(
+            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        ):
+            assert not settling.done()
+        at.query("COMMIT")
+        assert settling.result()["detail"]["refused"] == [0]
+    assert at.effect(effect_id)["state"] == "QUEUED"
+
+
+def test_settlement_for_a_budget_that_is_spent_stands(at: Scene) -> None:
+    run_id, effect_id, _ = spent_and_queued(at, at.hello(), "run")
+    answer = at.append(run_id, spent_row(effect_id, "b"))
+    assert "refused" not in answer["detail"]
+    assert (at.effect(effect_id)["state"], at.effect(effect_id)["reason"]) == ("FAILED", "BUDGET")

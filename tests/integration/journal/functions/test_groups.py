@@ -59,6 +59,14 @@ async def test_a_failed_attempt_that_is_tried_again_counts_too(at: Desk) -> None
     assert await limit(at, run_id) == (4, 0)
 
 
+@pytest.mark.parametrize(("why", "after"), [("RATE_LIMITED", 4), ("QUOTA_EXHAUSTED", 8)])
+async def test_a_rate_limit_that_parks_halves_too(at: Desk, why: str, after: int) -> None:
+    """However long it lasts: what waits for the reset is still work that came too fast. A spent quota is no rate."""
+    run_id = await at.running("a", max_attempts=3, group_max=8, **ADAPTIVE)
+    assert (await at.settle(run_id, "a", "failed", why=why, retry_after_s=7200))["type"] == "EFFECT_PARKED"
+    assert await limit(at, run_id) == (after, 0)
+
+
 async def test_outcomes_of_one_commit_count_in_their_order(at: Desk) -> None:
     names = [f"k{n}" for n in range(8)]
     run_id = await at.running(*names, group_max=8, **ADAPTIVE)

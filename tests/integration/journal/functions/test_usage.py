@@ -90,6 +90,35 @@ def test_of_a_lost_attempt_counts_what_was_last_known(at: Scene) -> None:
     assert len(counted(at, run_id)) == 1, "what never started consumed nothing"
 
 
+@pytest.mark.parametrize("ends", ["cancelled", "overdue"])
+def test_attempt_that_never_started_counts_nothing_though_it_ends_its_effect(at: Scene, ends: str) -> None:
+    run_id = at.run(data={"process": "build", "budget": {"wall_time": "1000s"}})
+    attempt = at.dispatched(at.hello(), run_id, total_timeout_s=60.0)
+    if ends == "cancelled":
+        at.cancel(run_id, attempt.effect_id)
+    else:
+        at.query("UPDATE backburner.effects SET total_deadline = clock_timestamp()")
+    assert len(at.lost(attempt, never_started=True)["extra"]) == 2
+    assert at.effect(attempt.effect_id)["settled_seq"] is not None
+    assert counted(at, run_id) == []
+
+
+@pytest.mark.parametrize("outcome", ["cancelled", "SPAWN_FAILED", "INVALID_WORK"])
+def test_attempt_of_which_no_child_was_made_counts_nothing(at: Scene, outcome: str) -> None:
+    run_id = at.run()
+    attempt = at.dispatched(at.hello(), run_id, max_attempts=1)
+    why = {} if outcome == "cancelled" else {"reason": f"EFFECT_REASON_{outcome}"}
+    error = {"error": why} if why else {}
+    at.settle(attempt, "cancelled" if not why else "failed", death=None, **why, **error)
+    assert counted(at, run_id) == []
+
+
+def test_cancelled_attempt_whose_child_ran_counts(at: Scene) -> None:
+    run_id = at.run()
+    at.settle(at.dispatched(at.hello(), run_id), "cancelled")
+    assert [row["wall_s"] for row in counted(at, run_id)] == [1.5]
+
+
 def test_last_attempt_that_is_lost_counts_once(at: Scene) -> None:
     run_id = at.run()
     attempt = at.dispatched(at.hello(), run_id, max_attempts=1)
