@@ -272,7 +272,7 @@ class Journal:
         return [(str(row["run_id"]), str(row["effect_id"])) for row in rows]
 
     async def deadlines_due(self, shards: Sequence[int]) -> list[items.DeadlineDue]:
-        """Effects without live attempt, in these shards, whose time is over, or whose budget is spent and none that asks."""
+        """Effects without live attempt in these shards whose time is over, or whose budget is spent and asks nobody."""
         if not shards:
             return []
         rows = await self._read("deadlines_due", shards=list(shards))
