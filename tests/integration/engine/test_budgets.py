@@ -171,20 +171,21 @@ async def test_raise_between_the_poll_and_its_settlement_lets_the_effect_run(
     at: World, hold: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the journal refused the process must not hear either: it would have failed in memory only."""
-    journal, raised = at.engine._journal, []
+    raised: list[DeadlineDue] = []
+    journal = at.engine._journal
     look = journal.deadlines_due
 
     async def and_then_somebody_raises(shards: Sequence[int]) -> list[DeadlineDue]:
         found = await look(shards)
         if any(due.spent for due in found) and not raised:
-            raised.append(found)
+            raised.extend(found)
             await at.operator.RaiseBudget(op.RaiseBudgetRequest(run_id=run_id, budget=journal_pb2.Budget(tokens=1000)))
         return found
 
     monkeypatch.setattr(journal, "deadlines_due", and_then_somebody_raises)
     run_id = await create(at, "budgets/many", {"tokens": 100}, tokens=[60] * 3, hold=hold)
     assert await at.value(run_id, SECONDS) == ["", "BUDGET", ""]
-    assert len(raised) == 1
+    assert [due.effect_key for due in raised] == ["it/2"]
     [refused] = await at.rows(run_id, "EFFECT_SUPERSEDED")
     assert refused.key == "it/2"
     assert refused.data["cause"] in ("budget_raised", "live_attempt"), "it may even run by then"
