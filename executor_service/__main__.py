@@ -19,7 +19,7 @@ from typing import Any
 
 from google.protobuf import json_format
 
-from executor_service import failpoints
+from executor_service import failpoints, hidden
 from executor_service.errors import StartError
 from executor_service.harness.cli.builtin import find_builtin
 from executor_service.server import ExecutorServer
@@ -39,6 +39,7 @@ def main() -> int:
         return 2
     try:
         settings = settings_from_env(database_url="" if arguments else None)
+        hidden.hide()
         logging.basicConfig(
             level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
         )

@@ -36,6 +36,7 @@ _NAME_CHARACTERS_MAX: Final = 1000
 #: How long somebody may survive being killed before the executor is told.
 KILL_SECONDS_MAX: Final = 10.0
 
+_PR_SET_DUMPABLE: Final = 4
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _KILL_POLL_SECONDS: Final = 0.002
 _KILL_POLL_SECONDS_MAX: Final = 0.5
@@ -48,6 +49,7 @@ _PARENT_SECONDS: Final = 5.0
 def main(server_fd: int, executor: int) -> None:
     """Forks a keeper for each request, until the executor is gone."""
     server = socket.socket(fileno=server_fd)
+    _hide()  # a keeper has the variables of its child in its memory
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # keepers are reaped by the system
     watched: list[Any] = [server, *_watch(executor)]
     gc.freeze()  # what is there stays shared with the keepers
@@ -295,6 +297,12 @@ def _catch_signals() -> socket.socket:
 
 def _heard(_number: int, _frame: object) -> None:
     """The wakeup descriptor tells."""
+
+
+def _hide() -> None:
+    """As `hidden.py` does it: this program has the standard library alone."""
+    if ON_LINUX:
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def _become_subreaper() -> bool:

@@ -71,7 +71,7 @@ class Held:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _is_file(path, fd):  # else its last holder removed it between our open and our lock
+                if is_file(path, fd):  # else its last holder removed it between our open and our lock
                     self._fd = fd
             except BlockingIOError as error:
                 raise Busy(f"an attempt of the same effect still works in {path.with_suffix('')}") from error
@@ -89,7 +89,8 @@ class Held:
         self._fd = -1
 
 
-def _is_file(path: Path, fd: int) -> bool:
+def is_file(path: Path, fd: int) -> bool:
+    """True when what is open still has this name: its last holder may have removed it before we had the lock."""
     try:
         return path.stat().st_ino == os.fstat(fd).st_ino
     except FileNotFoundError:

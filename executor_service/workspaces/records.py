@@ -70,10 +70,11 @@ def all_of(folder: Path) -> Iterator[tuple[Path, Record | None, float]]:
     names = {path.name.partition(".")[0] for path in folder.iterdir()} if folder.is_dir() else set()
     for name in sorted(names - {""}):
         tree = folder / name
-        yield tree, read(tree), _used_at(tree)
+        yield tree, read(tree), used_at(tree)
 
 
-def _used_at(tree: Path) -> float:
+def used_at(tree: Path) -> float:
+    """When a workspace was last used, in seconds since 1970; 0: there is none."""
     for path in (_path(tree), tree):
         with contextlib.suppress(FileNotFoundError):  # somebody removes it just now
             return path.stat().st_mtime

@@ -22,29 +22,45 @@ def sweep(folder: Path, git: Git, *, kept_max: int, age_max_s: float, now: float
     known = sorted(records.all_of(folder), key=lambda item: -item[2])
     removed = kept = 0
     for tree, record, used_at in known:
-        over = record is None or record.done or not record.made
-        if not over and kept < kept_max and at - used_at <= age_max_s:
+        if not _over(record) and kept < kept_max and at - used_at <= age_max_s:
             kept += 1
         else:
-            removed += _remove(tree, record, git)
+            removed += _remove(tree, used_at, git)
     return removed
 
 
-def _remove(tree: Path, record: Record | None, git: Git) -> bool:
+def _over(record: Record | None) -> bool:
+    """True for what nobody can go on in: it is done, or it was cut off in the making."""
+    return record is None or record.done or not record.made
+
+
+def _remove(tree: Path, seen_at: float, git: Git) -> bool:
+    """Removes one that nobody holds, and that nobody has used since it was seen."""
     try:
         held = Held(tree.with_name(f"{tree.name}.lock"))
     except Busy:
         return False
+    gone = False
     try:
-        if tree.is_dir():
-            Lease(tree).close()
-        trees.drop(tree, records.read(tree) or record, git)
+        gone = _remove_held(tree, seen_at, git)
     except (Busy, InvalidWork):
-        held.close()
-        return False
+        pass  # an effect has the directory itself
     except (GitFailed, OSError) as error:
         log.warning("workspace %s cannot be removed: %s", tree, error)
-        held.close()
+    finally:
+        held.close(forget=gone)
+    return gone
+
+
+def _remove_held(tree: Path, seen_at: float, git: Git) -> bool:
+    """Decides under the lock: since it was seen somebody may have made it whole, worked in it, and left it."""
+    record = records.read(tree)
+    if not _over(record) and records.used_at(tree) > seen_at:
         return False
-    held.close(forget=True)
+    lease = Lease(tree) if tree.is_dir() else None
+    try:
+        trees.drop(tree, record, git)
+    finally:
+        if lease is not None:
+            lease.close()
     return True

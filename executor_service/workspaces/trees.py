@@ -92,7 +92,9 @@ class Tree:
     problem: str = ""
 
     def close(self) -> None:
-        """Lets others have it."""
+        """Lets others have it. Its age counts from now."""
+        if self.asked.kind != DIRECTORY:
+            records.touch(self.root)
         self.held.close()
 
 

@@ -66,9 +66,10 @@ class CliAgent:
 
     async def run(self, request: AgentRequest, attempt: Attempt) -> Answer:
         """Runs one attempt."""
-        with self.homes.scratch() as scratch:
-            namespace, effect_id = attempt.assignment.namespace, attempt.assignment.effect_id
-            workspace = await asyncio.to_thread(self.homes.workspace, request.cwd, effect_id)
+        namespace, effect_id = attempt.assignment.namespace, attempt.assignment.effect_id
+        if not request.cwd:
+            await asyncio.to_thread(self.homes.forget_old)
+        with self.homes.scratch() as scratch, self.homes.workspace(request.cwd, effect_id) as workspace:
             model, options = own(self.name, attempt.assignment.read_spec()[0])
             request = replace(request, model=model, options=options)
             task = Task(

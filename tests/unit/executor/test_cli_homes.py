@@ -1,5 +1,6 @@
 """Folders of agent CLIs: what goes, what stays, what a killed executor left; and links to what is the user's."""
 
+import fcntl
 import os
 import tempfile
 import time
@@ -11,6 +12,7 @@ import pytest
 from executor_service.harness.cli.adapter import Program, Task
 from executor_service.harness.cli.gemini_cli import GeminiCli
 from executor_service.harness.cli.homes import WORK_DAYS_MAX, Homes, remove_scratch
+from executor_service.workspaces.leases import Lease
 
 OLD = time.time() - (WORK_DAYS_MAX + 1) * 86_400
 
@@ -37,9 +39,61 @@ def test_a_working_directory_in_which_another_effect_goes_on_is_no_old_one(tmp_p
     gone, used = old(tmp_path / "work" / "gone"), old(tmp_path / "work" / "used")
     (used / "part").mkdir()
     os.utime(used, (OLD, OLD))
-    assert homes.workspace(str(used / "part"), "e-1") == used / "part"
-    assert homes.workspace("", "e-2") == tmp_path / "work" / "e-2"
+    with homes.workspace(str(used / "part"), "e-1") as workspace:
+        assert workspace == used / "part"
+    homes.forget_old()
     assert (gone.exists(), used.exists()) == (False, True)
+    assert [path.name for path in (tmp_path / "work").iterdir()] == ["used"]
+
+
+@pytest.mark.parametrize("cwd", ["", "part"])
+def test_a_working_directory_is_not_old_while_somebody_works_in_it_however_long(tmp_path: Path, cwd: str) -> None:
+    homes, another = Homes("user", tmp_path, "i"), Homes("user", tmp_path, "of another executor")
+    folder = tmp_path / "work" / "e-1"
+    asked = str(folder / cwd) if cwd else ""
+    (folder / "part").mkdir(parents=True)
+    with homes.workspace(asked, "e-1"), homes.workspace(str(folder), "e-2"):
+        os.utime(folder, (OLD, OLD))  # it has run for longer than they are kept
+        another.forget_old()
+        assert folder.is_dir()
+    another.forget_old()
+    assert folder.is_dir(), "its days count from the last use"
+    os.utime(folder, (OLD, OLD))
+    another.forget_old()
+    assert not folder.exists()
+
+
+def test_a_working_directory_that_is_removed_while_somebody_comes_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    homes, flock = Homes("user", tmp_path, "i"), fcntl.flock
+    folder = old(tmp_path / "work" / "e-1")
+    (folder / "half").touch()
+    os.utime(folder, (OLD, OLD))
+
+    def removed_first(fd: int, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        os.utime(folder, (OLD, OLD))
+        homes.forget_old()  # between the other's open and its lock
+        flock(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", removed_first)
+    with homes.workspace("", "e-1") as workspace:
+        assert (workspace.is_dir(), (workspace / "half").exists()) == (True, False)
+        os.utime(folder, (OLD, OLD))
+        homes.forget_old()
+        assert workspace.is_dir()
+
+
+def test_what_a_lease_holds_is_worked_in_and_stays(tmp_path: Path) -> None:
+    homes = Homes("user", tmp_path, "i")
+    folder = old(tmp_path / "work" / "e-1")
+    lease = Lease(folder)
+    with homes.workspace(str(folder), "e-2") as workspace:
+        os.utime(folder, (OLD, OLD))
+        homes.forget_old()
+        assert workspace.is_dir()
+    lease.close()
 
 
 def test_a_working_directory_that_goes_while_it_is_looked_at_is_no_error(
@@ -47,7 +101,7 @@ def test_a_working_directory_that_goes_while_it_is_looked_at_is_no_error(
 ) -> None:
     (tmp_path / "work").mkdir()
     monkeypatch.setattr("executor_service.harness.cli.homes._oldest", lambda folder: [folder / "gone"])
-    assert Homes("user", tmp_path, "i").workspace("", "e").is_dir()
+    Homes("user", tmp_path, "i").forget_old()
 
 
 def test_a_file_in_the_place_of_a_link_is_no_error_of_the_next_turn(tmp_path: Path) -> None:

@@ -522,9 +522,9 @@ def test_the_sweep_keeps_the_newest_and_removes_what_is_over(
     ids = [str(uuid.uuid4()) for _ in range(6)]
     opened = [open_(repo, effect_id=effect_id) for effect_id in ids]
     for age, tree in enumerate(opened):
-        os.utime(tree.root.with_suffix(".json"), (1000 - age, 1000 - age))
         if age != 5:  # the oldest is in use
             tree.close()
+        os.utime(tree.root.with_suffix(".json"), (1000 - age, 1000 - age))
     done = opened[0]
     records.write(done.root, dataclasses.replace(done.record, made=True, done=True))
     (folder / "cut-off").mkdir()
@@ -533,6 +533,61 @@ def test_the_sweep_keeps_the_newest_and_removes_what_is_over(
     assert git(repo, "worktree", "list", "--porcelain").count("worktree ") == 4
     assert sweep.sweep(folder, runner, kept_max=1, age_max_s=1e9, now=1000.0) == 1
     assert sweep.sweep(folder / "none", runner, kept_max=1, age_max_s=1.0) == 0
+
+
+@pytest.mark.parametrize("before", ["cut off", "old"])
+def test_the_sweep_decides_under_the_lock(
+    repo: Path, folder: Path, runner: Git, open_: Open, monkeypatch: pytest.MonkeyPatch, *, before: str
+) -> None:
+    """Between its look and its lock somebody makes the workspace whole, or works in it once more, and is gone again."""
+    tree = open_(repo)
+    path = tree.root.with_suffix(".json")
+    tree.close()
+    if before == "cut off":
+        records.write(tree.root, dataclasses.replace(tree.record, made=False))
+    os.utime(path, (1000, 1000))
+
+    def after_it_was_used(lock: Path) -> Held:
+        monkeypatch.setattr(sweep, "Held", Held)
+        again = open_(repo)
+        (again.root / "half.txt").write_text("half\n")
+        again.close()
+        return Held(lock)
+
+    monkeypatch.setattr(sweep, "Held", after_it_was_used)
+    assert sweep.sweep(folder, runner, kept_max=9, age_max_s=10.0, now=2000.0) == 0
+    assert (tree.root / "half.txt").exists()
+    os.utime(path, (1000, 1000))
+    assert sweep.sweep(folder, runner, kept_max=9, age_max_s=10.0, now=2000.0) == 1
+
+
+def test_the_sweep_leaves_a_tree_whose_directory_is_leased_and_has_it_alone(
+    repo: Path, folder: Path, runner: Git, open_: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = open_(repo)
+    tree.close()
+    os.utime(tree.root.with_suffix(".json"), (1000, 1000))
+    lease = Lease(tree.root)
+    assert sweep.sweep(folder, runner, kept_max=9, age_max_s=10.0, now=2000.0) == 0
+    lease.close()
+
+    def drop(root: Path, record: records.Record | None, git: Git) -> None:
+        with pytest.raises(Busy):
+            Lease(root)
+        real(root, record, git)
+
+    real = trees.drop
+    monkeypatch.setattr(trees, "drop", drop)
+    assert sweep.sweep(folder, runner, kept_max=9, age_max_s=10.0, now=2000.0) == 1
+    assert not tree.root.exists()
+
+
+def test_a_tree_that_was_found_again_is_as_old_as_its_last_use(repo: Path, open_: Open) -> None:
+    tree = open_(repo)
+    tree.close()
+    os.utime(tree.root.with_suffix(".json"), (1000, 1000))
+    open_(repo).close()
+    assert records.used_at(tree.root) > 1000
 
 
 def test_a_tree_whose_folders_may_not_be_written_is_removed(repo: Path, folder: Path, runner: Git, open_: Open) -> None:
