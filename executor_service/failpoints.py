@@ -31,6 +31,8 @@ STEPS: Final[Mapping[str, str]] = {
     "hello.send": "a session is about to begin, and its report is made",
     "start.taken": "a start has come, and nothing has been started",
     "cancel.taken": "a cancel has come, and nothing has been ended",
+    "workspace.made": "a workspace is made or found, and nobody works in it",
+    "workspace.captured": "what was done in a workspace is captured, and the outcome does not say it",
     "child.spawned": "a child runs, and nobody knows of it",
     "child.ended": "a child and all its descendants are gone, and the outcome is not made",
     "outcome.held": "an attempt has ended, and its outcome is not queued for the journal",

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from executor_service import failpoints
 from executor_service.assignment import NotStarted
 from executor_service.harness.base import Attempt
 from executor_service.harness.continuing import MADE_ANEW
@@ -74,9 +75,11 @@ class Workspaces:
             message = f"the workspace cannot be made: {error}"
             return Outcome().fail_as(Failure("SPAWN_FAILED", message, untouched=True))
         try:
+            failpoints.hit("workspace", "made")
             anew = {} if tree.found or tree.asked.kind == records.DIRECTORY else {MADE_ANEW: str(tree.cwd)}
             outcome = await work({**spec, **anew, kind: {**spec[kind], "cwd": str(tree.cwd)}})
             outcome.workspace = await self._result(tree, attempt, outcome)
+            failpoints.hit("workspace", "captured")
         finally:
             tree.close()
         return outcome

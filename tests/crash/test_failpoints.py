@@ -32,7 +32,10 @@ pytestmark = [pytest.mark.crash, pytest.mark.soak, pytest.mark.timeout(1800)]
 
 #: `make failpoints` kills at every point; `pytest -m soak` where something is committed that a run lives by.
 ALL = bool(os.environ.get("ALL_FAILPOINTS"))
-OF_OPERATORS = ("hold", "drain", "expire", "order_settlement", "settle_by_hand", "audit", "prune_runs")
+OF_OPERATORS = (
+    "hold", "drain", "expire", "order_settlement", "settle_by_hand", "audit", "prune_runs", "set_budget",
+    "reset_breakers",
+)  # fmt: skip
 #: How long a point may take to be passed.
 PASSED_SECONDS = 90.0
 #: Writes that a replica does only beside another one.

@@ -8,6 +8,7 @@ The file that BACKBURNER_HARNESS_COMMANDS names is JSON, an object by name of a 
         "env": {"MY_AGENT_HOME": "{home}"},
         "credentials": ["MY_AGENT_KEY"],              # variables of the executor that it gets
         "resume": ["--resume", "{session}"],          # added to go on with a session; left out: it cannot
+        "session_lost": "no such session",            # pattern of what it says of a session that it does not have
         "output": "json",                             # or "text": all of stdout is the answer
         "session": "session_id",                      # paths of fields in its lines, with dots
         "text": "message.text",
@@ -48,7 +49,7 @@ from executor_service.harness.modules import RESERVED
 
 _FIELDS: Final = {
     "argv", "prompt", "env", "credentials", "resume", "output", "session", "text", "tool", "tool_input", "turn",
-    "usage", "usage_is_total", "success", "failure", "error", "exits", "signal", "silence_s",
+    "usage", "usage_is_total", "success", "failure", "error", "exits", "signal", "silence_s", "session_lost",
 }  # fmt: skip
 _ASKED: Final = ("model", "system_prompt", "max_turns", "permissions", "mcp_servers")
 _PLACE: Final = re.compile(rf"\{{(prompt|workspace|home|session|{'|'.join(_ASKED)})\}}")
@@ -101,6 +102,13 @@ def _texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
+def _is_pattern(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and bool(re.compile(value))
+    except re.error:
+        return False
+
+
 def _one_of(*choices: str) -> tuple[Callable[[Any], bool], str]:
     return lambda value: value in choices, f"one of {', '.join(choices)}"
 
@@ -136,6 +144,7 @@ _KINDS: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
     "error": (lambda value: isinstance(value, str), "the path of a field"),
     "usage_is_total": (lambda value: isinstance(value, bool), "true or false"),
     "silence_s": (lambda value: type(value) in (int, float) and value > 0, "seconds above 0"),
+    "session_lost": (_is_pattern, "a regular expression"),
 }
 
 
@@ -153,6 +162,7 @@ class CommandAdapter(Adapter):
         self.first_signal = signal.Signals[config.get("signal", "SIGTERM")]
         self.silence = Silence(output=float(config.get("silence_s", Silence().output)))
         self.resumes = "resume" in config
+        self.session_lost = re.compile(config["session_lost"]) if "session_lost" in config else None
         self.plain = config.get("output", "json") == "text"
         self.exits = {int(code): reason for code, reason in config.get("exits", {}).items()}
         self._config = config

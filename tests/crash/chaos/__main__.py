@@ -49,7 +49,12 @@ if __name__ == "__main__":
     arguments.add_argument("--seed", type=int, default=None, help="what to repeat; printed at the start")
     arguments.add_argument("--every", type=int, default=10, help="rounds between two judgements")
     arguments.add_argument("--clients", type=int, default=10, help="runs at a time")
-    arguments.add_argument("--keep", type=Path, default=None, help="folder for logs and marks, which is then kept")
+    arguments.add_argument(
+        "--keep",
+        type=lambda given: Path(given).absolute(),
+        default=None,
+        help="folder for logs and marks, which is then kept",
+    )
     chosen = arguments.parse_args()
     given = secrets.randbits(32) if chosen.seed is None else chosen.seed
     sys.exit(asyncio.run(_main(chosen.rounds, given, chosen.every, chosen.clients, chosen.keep)))

@@ -10,6 +10,7 @@ from typing import Final
 
 from tests.crash.chaos.checker import Checker
 from tests.crash.chaos.clients import Caller
+from tests.crash.chaos.parking import parked_and_back
 from tests.crash.chaos.workload import Workload
 from tests.crash.chaos.world import World, world
 
@@ -38,6 +39,8 @@ class Arena:
         found = list(self.world.died())
         if not ended:
             found += [f"run {run_id} has not ended in {SETTLE_SECONDS:g} s" for run_id in self.work.open]
+        else:
+            found += await parked_and_back(self.world, self.caller)
         found += self.caller.offences
         found += await self.judge.check(self.caller.acknowledged)
         return found + _said(self.world)

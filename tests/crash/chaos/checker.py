@@ -15,6 +15,7 @@ from psycopg.rows import dict_row
 from backburner.scheduler.v1 import operator_service_pb2 as operator_pb
 from backburner.scheduler.v1 import operator_service_pb2_grpc as operator_grpc
 from scheduler_service.journal.verify import verify
+from tests.crash.chaos import agent_checks, agent_records, places
 from tests.crash.chaos.clients import Acknowledged
 from tests.crash.chaos.processes import mark_path
 from tests.crash.chaos.world import World
@@ -60,6 +61,7 @@ class Checked:
     effects: int = 0
     marked: int = 0
     rows: int = 0
+    agents: Counter[str] = field(default_factory=Counter)
 
 
 class Checker:
@@ -80,11 +82,15 @@ class Checker:
             effects = await (await connection.execute(_EFFECTS, [ids])).fetchall()
             rows = await (await connection.execute(_ROWS, [ids])).fetchall()
             found = [await _stuck(connection, run) for run in runs if run["state"] not in _ENDED]
+            records = await agent_records.read(connection, self._world.folder, ids)
         found += [found async for found in self._verified(ids)]
         for effect in effects:
             found += self._marks(effect)
         found += _kept(acknowledged, set(ids), rows, {(e["run_id"], e["key"]): e for e in effects})
+        found += agent_checks.wrong(records)
+        self.checked.agents += agent_records.counted(records)
         found += await _orphans(set(ids))
+        found += await places.left(self._world.folder)
         found += await _free_slots(self._world)
         self.checked.runs |= set(ids)
         self.checked.effects += len(effects)

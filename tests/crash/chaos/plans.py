@@ -4,6 +4,8 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from tests.crash.chaos import agents
+
 Step = dict[str, Any]
 Draw = random.Random
 
@@ -43,6 +45,72 @@ _DRAWN: Final[Mapping[str, Callable[[Draw], Step]]] = {
 }
 
 
+def _script(draw: Draw) -> Step:
+    return {
+        "requests": draw.randint(0, 4), "pause": round(draw.choice((0.0, draw.uniform(0, 0.5))), 3),
+        "writes": draw.random() < 0.7, "leaves": draw.random() < 0.15, "stubborn": draw.random() < 0.15,
+        "exit": draw.choice((0, 0, 0, 0, 0, 7)),
+    }  # fmt: skip
+
+
+def _agent(draw: Draw) -> Step:
+    """An agent that nothing is wrong with but what is done to it."""
+    keep = draw.choice(("on_failure", "always", "never"))
+    exclusive = f"exclusive:{draw.randrange(agents.EXCLUSIVE_MAX)}"
+    place = draw.choice(("", "", f"worktree:{keep}", f"worktree:{keep}", f"copy:{keep}", exclusive))
+    step = {"attempts": _attempts(draw), "script": _script(draw), "workspace": place}
+    return step | {"harness": draw.choice((agents.AGENT, agents.AGENT, agents.TOTAL))}
+
+
+def _mend(draw: Draw) -> Step:
+    misfit = {"misfit": draw.random() < 0.8, "exit": 0}
+    return {"attempts": _attempts(draw), "script": _script(draw) | misfit, "harness": agents.AGENT}
+
+
+def _refused(draw: Draw) -> Step:
+    """A provider refuses at first, before anything is done or after it."""
+    seconds, late = draw.choice((2, 2, 3)), draw.random() < 0.3
+    words = draw.choice((f"usage limit reached, try again in {seconds} s", f"rate limit: retry after {seconds} s"))
+    failure = {"message": words, "late": late, "attempts": draw.choice((1, 1, 2))}
+    step = {"attempts": draw.choice((1, 3, 5)), "script": _script(draw) | {"fail": failure, "exit": 0}}
+    chain = {"fallbacks": [agents.AGENT]} if draw.random() < 0.3 else {}
+    return step | chain | {"harness": agents.QUOTA, "on_quota": draw.choice(("fail_over", "park", "park", "fail"))}
+
+
+def _chain(draw: Draw) -> Step:
+    """A provider that is down, or that nobody is logged in with; another one takes over."""
+    name, words = draw.choice(
+        ((agents.BUSY, "the model is overloaded"), (agents.LOGIN, "not logged in, please log in"))
+    )
+    script = _script(draw) | {"fail": {"message": words, "as": name, "late": draw.random() < 0.2}}
+    return {"attempts": _attempts(draw), "script": script, "harness": name, "fallbacks": [agents.AGENT, agents.TOTAL]}
+
+
+def _bounded(draw: Draw) -> Step:
+    """Agents that go on until their budget ends them, or that of the run does."""
+    script = {"requests": draw.choice((3, 60)), "pause": 0.05, "writes": True, "stubborn": draw.random() < 0.3}
+    own = {"tokens": draw.choice((2_000, 8_000, 20_000))} if draw.random() < 0.7 else {}
+    return own | {
+        "attempts": _attempts(draw), "script": script, "harness": agents.AGENT, "count": draw.randint(1, 3),
+        "workspace": draw.choice(("", "worktree:never")),
+    }  # fmt: skip
+
+
+def _again(draw: Draw) -> Step:
+    return _agent(draw) | {"harness": agents.AGENT, "workspace": ""}
+
+
+_AGENTS: Final[Mapping[str, Callable[[Draw], Step]]] = {
+    "agent": _agent, "mend": _mend, "refused": _refused, "chain": _chain, "team": _bounded, "again": _again,
+}  # fmt: skip
+#: Steps whose player is that of another kind.
+_PLAYED_AS: Final = {"mend": "agent", "refused": "agent", "chain": "agent"}
+#: Share of the steps that agents do.
+_AGENTS_SHARE: Final = 0.5
+#: Steps that agents do, as they are played.
+BY_AGENTS: Final = frozenset(_PLAYED_AS.get(kind, kind) for kind in _AGENTS)
+
+
 def plan(draw: Draw, depth: int = 0) -> list[Step]:
     """Some steps, with child runs and new beginnings among them."""
     steps = [_step(draw, depth) for _ in range(draw.randint(1, STEPS_MAX))]
@@ -54,5 +122,8 @@ def plan(draw: Draw, depth: int = 0) -> list[Step]:
 def _step(draw: Draw, depth: int) -> Step:
     if depth < 2 and draw.random() < 0.12:
         return {"kind": "child", "plan": plan(draw, depth + 1)}
+    if draw.random() < _AGENTS_SHARE:
+        kind = draw.choice(list(_AGENTS))
+        return {"kind": _PLAYED_AS.get(kind, kind)} | _AGENTS[kind](draw)
     kind = draw.choice(list(_DRAWN))
     return {"kind": kind} | _DRAWN[kind](draw)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import backburner as bb
+from tests.crash.chaos.agents import Agents
 
 #: How long a run waits for somebody outside before it goes on without.
 PATIENCE_SECONDS: Final = 8.0
@@ -65,7 +66,7 @@ def stubborn(path: str) -> str:
     return f"echo x >> '{path}'; trap '' TERM; setsid sh -c 'trap \"\" TERM; {loop}' & {loop}"
 
 
-class Player:
+class Player(Agents):
     """Plays one plan."""
 
     def __init__(self, ctx: bb.Context, folder: str) -> None:

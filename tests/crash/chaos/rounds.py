@@ -40,6 +40,7 @@ class Verdict:
             f"runs: {len(self.checked.runs)} judged: {listed(self.runs)}\n"
             f"effects: {self.checked.effects}, of which {self.checked.marked} starts were counted outside the "
             f"database; {self.checked.rows} rows of journals\n"
+            f"agents: {listed(self.checked.agents)}\n"
             f"replay-check: {self.replayed}\n"
             f"calls: {listed(self.calls)}\n"
             f"watchers: {self.watchers}, which came back {self.reconnects} times\n"
@@ -105,5 +106,5 @@ class Chaos:
         checked = place.judge.checked
         self._show(
             f"judged after round {self.verdict.rounds}: {len(checked.runs)} runs, {checked.effects} effects, "
-            f"{len(found)} violations ({took:.1f} s)"
+            f"{checked.agents['effects']} of agents, {len(found)} violations ({took:.1f} s)"
         )

@@ -19,6 +19,8 @@ _PAUSE_SECONDS: Final = 0.15
 _HELD: Final = dt.timedelta(minutes=10)
 #: Every so many turns the executor dies, so that attempts are lost.
 _KILL_EVERY: Final = 12
+#: A namespace in which nothing runs: budgets of labels make every claim of theirs wait for the others.
+_ELSEWHERE: Final = "elsewhere"
 #: Refusals that calls meet which come too soon or too late.
 _EXPECTED: Final = ("NOT_PARKED", "EFFECT_NOT_FOUND", "RUN_HALTED", "RUN_CLOSED", "EFFECT_SETTLED")
 _OF_ORDERS: Final = (
@@ -27,6 +29,7 @@ _OF_ORDERS: Final = (
     "NO_EXECUTOR",
     "EFFECT_NOT_STARTED",
     "ATTEMPT_SUPERSEDED",  # it was dispatched between the look and the order
+    "BUDGET_NOT_FOUND",  # its end was ordered twice, for the first answer was lost
 )
 _ASKS: Final[list[dict[str, Any]]] = [{"kind": "ask"}, {"kind": "signal"}]
 _TALKS: Final[list[dict[str, Any]]] = [{"kind": "background", "attempts": 9, "seconds": 1.2, "output": 10}]
@@ -75,6 +78,11 @@ def _orders(run_id: str) -> Iterator[tuple[str, Any]]:
     settle.effect.CopyFrom(pb.EffectName(run_id=run_id, key="0/slow"))
     settle.failed.message = "by hand"
     yield "SettleEffect", settle
+    yield "ResetBreakers", operator_pb.ResetBreakersRequest(harness="nobody", reason="chaos", actor="chaos")
+    budget = operator_pb.LabelBudget(namespace=_ELSEWHERE, label="team=nobody", reason="chaos", actor="chaos")
+    budget.budget.tokens = 1000
+    yield "SetBudget", operator_pb.SetBudgetRequest(budget=budget)
+    yield "ClearBudget", operator_pb.ClearBudgetRequest(namespace=_ELSEWHERE, label=budget.label, reason="chaos")
 
 
 def _resume_one() -> operator_pb.BulkActionRequest:

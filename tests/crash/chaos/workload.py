@@ -10,6 +10,7 @@ from typing import Any, Final
 from google.protobuf import json_format
 
 from backburner.journal.v1 import journal_pb2
+from backburner.scheduler.v1 import operator_service_pb2 as operator_pb
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
 from tests.crash.chaos import plans, processes
 from tests.crash.chaos.clients import Caller, Refused
@@ -78,10 +79,11 @@ class Workload:
         plan = plans.plan(self._draw)
         request = pb.CreateRunRequest()
         json_format.ParseDict({"folder": self._folder, "plan": plan}, request.input)
-        run_id = (await self._caller.create(process="chaos", input=request.input)).run.run_id
+        budget = self._budget(plan)
+        run_id = (await self._caller.create(process="chaos", input=request.input, budget=budget)).run.run_id
         self.open.add(run_id)
         watcher = self._watcher(run_id) if self._draw.random() < 0.3 else None
-        meddling = asyncio.create_task(self._meddle(run_id, plan))
+        meddling = asyncio.create_task(self._meddle(run_id, plan, budget))
         try:
             run = await self._end_of(run_id)
         finally:
@@ -124,10 +126,30 @@ class Workload:
             return
         self._caller.offences.append(f"run {run.run_id} is {state} {run.error}; its plan: {json.dumps(plan)}")
 
-    async def _meddle(self, run_id: str, plan: list[plans.Step]) -> None:
+    def _budget(self, plan: list[plans.Step]) -> journal_pb2.Budget | None:
+        """What a run with agents may consume. Who asks is answered: see `_raise`."""
+        kinds = {step["kind"] for step in plan}
+        if not kinds & plans.BY_AGENTS or self._draw.random() < 0.6:
+            return None
+        budget = journal_pb2.Budget(tokens=self._draw.choice((1_500, 6_000, 20_000)))
+        if "continue" not in kinds and self._draw.random() < 0.4:
+            budget.on_spent = journal_pb2.BUDGET_ACTION_ASK
+        return budget
+
+    async def _raise(self, run_id: str, tokens: float) -> None:
+        """Raises the budget of a run again and again, as long as it goes on."""
+        while True:
+            await asyncio.sleep(self._draw.uniform(0.5, 3))
+            tokens += 5_000
+            budget = journal_pb2.Budget(tokens=tokens)
+            await self._call("RaiseBudget", operator_pb.RaiseBudgetRequest(run_id=run_id, budget=budget))
+
+    async def _meddle(self, run_id: str, plan: list[plans.Step], budget: journal_pb2.Budget | None) -> None:
         """Does from outside what the plan waits for, and some things that it does not."""
         kinds = [step["kind"] for step in plan]
         acts: list[Awaitable[Any]] = []
+        if budget is not None and budget.on_spent == journal_pb2.BUDGET_ACTION_ASK:
+            acts.append(self._raise(run_id, budget.tokens))
         for number, kind in enumerate(kinds):
             if kind == "continue":
                 break
@@ -135,7 +157,7 @@ class Workload:
                 acts.append(self._later(3, self._caller.signal, run_id))
             elif kind == "ask":
                 acts.append(self._answer(run_id, str(number)))
-            elif kind in ("shell", "call", "left") and self._draw.random() < 0.15:
+            elif kind in ("shell", "call", "left", "agent") and self._draw.random() < 0.15:
                 acts.append(self._later(2, self._caller.cancel_effect, run_id, str(number)))
         if self._draw.random() < 0.1:
             acts.append(self._later(4, self._caller.cancel_run, run_id))

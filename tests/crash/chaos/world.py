@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from tests.crash.chaos import agents
 from tests.support.postgres import DisposablePostgres
+from tests.support.repositories import repository
 from tests.support.services import Service, free_port
 from tests.support.tcp_proxy import TcpProxy, tcp_proxy
 
@@ -45,7 +47,9 @@ class World:
         self, stack: AsyncExitStack, schedulers: int, executors: int, prepare: Callable[["World"], None]
     ) -> None:
         """Makes everything, has it prepared, and starts it."""
-        (self.folder / "marks").mkdir()
+        (self.folder / "marks").mkdir(parents=True)
+        repository(self.folder / "repo")
+        agents.describe(self.folder)
         await self.postgres.migrate()
         for number in range(schedulers):
             self.addresses.append(f"127.0.0.1:{free_port()}")
@@ -68,6 +72,7 @@ class World:
             "BACKBURNER_POLL_SECONDS": "0.25",
             "BACKBURNER_HEARTBEAT_SECONDS": "0.5",
             "BACKBURNER_DRAIN_SECONDS": "1",
+            "BACKBURNER_SESSION_WAIT_SECONDS": "3",
             # A machine that is this busy delays steps; what is attacked here is something else.
             "BACKBURNER_STEP_SECONDS_MAX": "20",
         }
@@ -82,7 +87,13 @@ class World:
             "BACKBURNER_FUNCTION_MODULES": MODULES,
             "BACKBURNER_STATE_DIR": str(self.folder / name),
             "BACKBURNER_DRAIN_SECONDS": "1",
+            "BACKBURNER_AGENTS": ",".join(agents.NAMES),
+            "BACKBURNER_HARNESS_COMMANDS": str(self.folder / "harnesses.json"),
+            "BACKBURNER_PARK_SECONDS": "1",
+            # Sessions are of one executor each: on another one they are lost.
+            "HOME": str(self.folder / f"home-{number}"),
         }
+        (self.folder / f"home-{number}").mkdir()
         return self._service("executor_service", env, name)
 
     def _service(self, module: str, env: dict[str, str], name: str) -> Service:
