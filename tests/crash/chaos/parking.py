@@ -18,7 +18,7 @@ from tests.crash.chaos.clients import Caller
 from tests.crash.chaos.world import World
 
 #: Seconds until the provider takes requests again.
-RESET_SECONDS: Final = 6
+RESET_SECONDS: Final = 8
 _WAIT_SECONDS: Final = 60.0
 _SCRIPT: Final = {
     "requests": 1,
@@ -53,9 +53,11 @@ async def _waits(world: World, connection: psycopg.AsyncConnection[Any], run_id:
         if time.monotonic() > deadline:
             return [f"run {run_id}: a spent quota did not park its effect"]
         await asyncio.sleep(0.1)
-    taken = ["never looked at"]
-    while taken and await _is_parked(connection, run_id):
+    taken: list[str] = []
+    while await _is_parked(connection, run_id):
         taken = [slot for address in world.addresses for slot in await _taken(address)]
+        if not taken:
+            break
     return [f"run {run_id}: a parked effect holds slots: {taken}"] if taken else []
 
 
@@ -68,5 +70,8 @@ async def _taken(address: str) -> list[str]:
     """Slots of agents that a scheduler counts as taken."""
     async with grpc.aio.insecure_channel(address) as channel:
         operator = operator_grpc.OperatorServiceStub(channel)
-        answer = await operator.ListExecutors(operator_pb.ListExecutorsRequest(), timeout=20, wait_for_ready=True)
+        try:
+            answer = await operator.ListExecutors(operator_pb.ListExecutorsRequest(), timeout=5, wait_for_ready=True)
+        except grpc.aio.AioRpcError:  # it is just starting: the other one will have the session
+            return []
     return [f"{one.executor_id}: {one.slots_taken['agents']}" for one in answer.executors if one.slots_taken["agents"]]

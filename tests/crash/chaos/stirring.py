@@ -11,6 +11,7 @@ from google.protobuf import json_format
 
 from backburner.scheduler.v1 import operator_service_pb2 as operator_pb
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
+from tests.crash.chaos.agents import AGENT
 from tests.crash.chaos.arena import Arena
 from tests.crash.chaos.clients import Refused
 
@@ -32,6 +33,10 @@ _OF_ORDERS: Final = (
     "BUDGET_NOT_FOUND",  # its end was ordered twice, for the first answer was lost
 )
 _ASKS: Final[list[dict[str, Any]]] = [{"kind": "ask"}, {"kind": "signal"}]
+_AGENTS: Final[list[dict[str, Any]]] = [
+    {"kind": "agent", "harness": AGENT, "attempts": 9, "workspace": "worktree:never",
+     "script": {"requests": 2, "pause": 0.05, "writes": True}},
+]  # fmt: skip
 _TALKS: Final[list[dict[str, Any]]] = [{"kind": "background", "attempts": 9, "seconds": 1.2, "output": 10}]
 
 
@@ -44,6 +49,7 @@ async def _calls(place: Arena, enough: asyncio.Event) -> None:
     while not enough.is_set():
         talks = await _created(place, _TALKS)
         run_id = await _created(place, _ASKS)
+        await _created(place, _AGENTS)
         await _silent_client(place)
         operator = [partial(place.caller.call, *order) for order in _orders(talks)]
         for act in (

@@ -18,6 +18,8 @@ from tests.support.tcp_proxy import TcpProxy, tcp_proxy
 LEASE_SECONDS: Final = 2.0
 GRACE_SECONDS: Final = 4.0
 MODULES: Final = "tests.crash.chaos.processes"
+#: The last words of a scheduler that has waited in vain for Postgres at its start.
+_GAVE_UP: Final = "scheduler: Postgres does not answer"
 
 
 @dataclass
@@ -32,6 +34,8 @@ class World:
     control: list[TcpProxy] = field(default_factory=list)
     clients: list[TcpProxy] = field(default_factory=list)
     addresses: list[str] = field(default_factory=list)
+    #: Starts that ended because Postgres did not answer.
+    given_up: int = 0
 
     @property
     def dsn(self) -> str:
@@ -105,6 +109,16 @@ class World:
         """The network of an executor leads to any of the schedulers from its next connection on."""
         self.control[number].target = draw.choice(self.addresses)
 
+    async def supervise(self) -> None:
+        """Starts again, until cancelled, what could not begin for as long as Postgres was away: it says so, and ends."""
+        while True:
+            for service in self.schedulers:
+                last_words = service.tail.rstrip().rpartition("\n")[2] if service.ended else ""
+                if last_words.startswith(_GAVE_UP):
+                    self.given_up += 1
+                    service.start()
+            await asyncio.sleep(0.2)
+
     def died(self) -> list[str]:
         """Services that ended though nobody killed them."""
         return [
@@ -131,7 +145,12 @@ async def world(
         made = World(place, postgres)
         stack.callback(_kill, made)
         await made.build(stack, schedulers, executors, prepare)
-        yield made
+        supervising = asyncio.create_task(made.supervise(), name="supervise")
+        try:
+            yield made
+        finally:
+            supervising.cancel()
+            await asyncio.gather(supervising, return_exceptions=True)
 
 
 def _kill(made: World) -> None:

@@ -2,14 +2,15 @@
 
 import asyncio
 import json
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from executor_service.harness.agent import AgentRequest, Answer, ChildEnd, Host, Session
+import pytest
+
+from executor_service.harness.agent import AgentRequest, Answer, ChildEnd, Host, Session, SessionLost
 from executor_service.harness.child import ChildControl, ChildWork, OnLine
 from executor_service.harness.cli.adapter import Program
 from executor_service.harness.cli.command import CommandAdapter
@@ -23,6 +24,7 @@ from tests.unit.executor.fakes import FakeHolder, invocation
 SPENT = Ending("failed", "BUDGET", "spent")
 LINES: dict[str, Any] = {
     "argv": ["it"], "resume": ["{session}"], "session": "sid", "text": "say", "success": {"done": True},
+    "session_lost": "no such session", "failure": {"done": False}, "error": "why",
 }  # fmt: skip
 TEXT: dict[str, Any] = {"argv": ["it"], "output": "text"}
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
@@ -59,7 +61,6 @@ def said(*lines: Any, status: int = 0, stderr: str = "", ended_after: int | None
 
 async def answer(tmp_path: Path, config: dict[str, Any], *parts: Part, **asked: Any) -> Answer:
     adapter = CommandAdapter("it", config)
-    adapter.session_lost = re.compile("no such session")
     host = cast(Host, SimpleNamespace(children=Played(list(parts))))
     agent = CliAgent(adapter, Program("it", ["it"]), host, Homes("tenant", tmp_path, "i"), Prices({}))
     spec = {"agent": {"harness": "it", "prompt": "p"}}
@@ -75,6 +76,17 @@ async def test_only_a_last_word_from_before_the_end_is_an_answer(tmp_path: Path)
     assert not (await answer(tmp_path, TEXT, said(b"half", ended_after=1))).answered
     assert (await answer(tmp_path, LINES, said({"done": True}, ended_after=1))).answered
     assert not (await answer(tmp_path, LINES, said({"done": True}, ended_after=0))).answered
+
+
+@pytest.mark.parametrize(
+    "child",
+    [said(status=1, stderr="no such session: s-1"), said({"done": False, "why": "no such session: s-1"}, status=1)],
+    ids=["on stderr", "as its last word"],
+)
+async def test_a_cli_of_a_configuration_may_say_that_a_session_is_lost(tmp_path: Path, child: Part) -> None:
+    """Else its task would end with the executor that has the session: another one can only begin it anew."""
+    with pytest.raises(SessionLost):
+        await answer(tmp_path, LINES, child, session=Session("it", "s-1"))
 
 
 async def test_a_session_is_not_lost_by_the_turn_that_mends(tmp_path: Path) -> None:

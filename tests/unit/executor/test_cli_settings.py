@@ -136,6 +136,7 @@ def test_all_of_a_plain_text_is_the_answer_when_it_exits_well(tmp_path: Path) ->
         ("a", {"usage": {"tokens": "t"}}, "usage: expected an object of texts with input, output, cached, cost_usd"),
         ("a", {"exits": {"x": "MAX_TURNS"}}, "exits: expected classes by exit code"),
         ("a", {"silence_s": 0}, "silence_s: expected seconds above 0"),
+        ("a", {"session_lost": "no ("}, "session_lost: expected a regular expression"),
     ],
 )
 def test_a_configuration_that_cannot_work_is_named(
