@@ -110,7 +110,7 @@ class World:
         self.control[number].target = draw.choice(self.addresses)
 
     async def supervise(self) -> None:
-        """Starts again, until cancelled, what could not begin for as long as Postgres was away: it says so, and ends."""
+        """Starts again, until cancelled, what could not begin while Postgres was away: it says so, and ends."""
         while True:
             for service in self.schedulers:
                 last_words = service.tail.rstrip().rpartition("\n")[2] if service.ended else ""
