@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from tests.crash.chaos.agent_records import Attempt, Effect, Records, by_run
+from tests.crash.chaos.agents import NAMES
 
 #: Longest that an agent may go on once its budget is spent: an executor may be frozen, stopped or busy meanwhile.
 SPENT_SECONDS: Final = 30.0
@@ -32,6 +33,10 @@ def wrong(records: Records) -> Iterator[str]:
 
 
 def _wrong(effect: Effect) -> Iterator[str]:
+    if effect.row["harness"] not in NAMES:
+        for attempt in effect.attempts.values():
+            yield from _transcript(attempt)
+        return
     for attempt in effect.attempts.values():
         for problem in (*_starts(attempt), *_tokens(attempt), *_transcript(attempt)):
             yield f"attempt {attempt.number}: {problem}"

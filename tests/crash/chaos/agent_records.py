@@ -12,7 +12,7 @@ import psycopg
 Row = Mapping[str, Any]
 
 _EFFECTS: Final = """
-    SELECT effect_id::text, run_id::text, key, state, budget FROM backburner.effects
+    SELECT effect_id::text, run_id::text, key, state, budget, harness FROM backburner.effects
     WHERE run_id = ANY(%(ids)s::uuid[]) AND kind = 'AGENT'
 """
 _ROWS: Final = """
@@ -70,6 +70,8 @@ class Effect:
 
     row: Row
     attempts: dict[int, Attempt] = field(default_factory=dict)
+    #: What was asked of the agent.
+    spec: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -130,7 +132,9 @@ _STATEMENTS: Final = {
 
 
 def _take(effect: Effect, row: Row) -> None:
-    if row["type"] == "EFFECT_DISPATCHED":
+    if row["type"] == "EFFECT_REQUESTED":
+        effect.spec = row["data"]["spec"]["agent"]
+    elif row["type"] == "EFFECT_DISPATCHED":
         effect.attempt(row["attempt"]).dispatched = row
     elif row["type"] in _ENDS and row["attempt"]:
         attempt = effect.attempt(row["attempt"])

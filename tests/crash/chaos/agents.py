@@ -84,7 +84,7 @@ class Agents:
 
     def _asked(self, step: Mapping[str, Any]) -> bb.Effect[bb.AgentResult]:
         place = self._workspace(step.get("workspace", ""))
-        return bb.agent(step["harness"], prompt=_prompt(step), workspace=place)
+        return bb.agent(step["harness"], prompt=_prompt(step), workspace=place, env=step.get("env"))
 
     def _typed(self, step: Mapping[str, Any]) -> bb.Effect[Answer]:
         return bb.agent(step["harness"], prompt=_prompt(step), output=Answer)

@@ -11,6 +11,7 @@ from typing import Final
 from tests.crash.chaos.checker import Checker
 from tests.crash.chaos.clients import Caller
 from tests.crash.chaos.parking import parked_and_back
+from tests.crash.chaos.real import real
 from tests.crash.chaos.workload import Workload
 from tests.crash.chaos.world import World, world
 
@@ -48,17 +49,23 @@ class Arena:
 
 @asynccontextmanager
 async def arena(
-    seed: int, keep: Path | None = None, *, schedulers: int = 2, executors: int = 3
+    seed: int, keep: Path | None = None, *, schedulers: int = 2, executors: int = 3, with_real: bool = False
 ) -> AsyncIterator[Arena]:
-    """A running world, and clients that have not begun."""
+    """A running world, and clients that have not begun. `with_real`: with a real agent CLI, where there is one."""
     async with AsyncExitStack() as stack:
-        made = await stack.enter_async_context(world(keep, schedulers=schedulers, executors=executors))
+        cli = stack.enter_context(real()) if with_real else None
+
+        def prepare(made: World) -> None:
+            for executor in made.executors if cli is not None else ():
+                executor.env = {**executor.env, **cli.settings(executor.env)}
+
+        made = await stack.enter_async_context(world(keep, schedulers=schedulers, executors=executors, prepare=prepare))
         caller = Caller(random.Random(f"calls {seed}"))
         addresses = [proxy.address for proxy in made.clients]
         await caller.open(addresses, stack)
-        work = Workload(caller, addresses, str(made.folder), random.Random(f"work {seed}"))
+        work = Workload(caller, addresses, str(made.folder), random.Random(f"work {seed}"), cli)
         stack.push_async_callback(work.stop)
-        yield Arena(made, caller, work, Checker(made))
+        yield Arena(made, caller, work, Checker(made, cli))
 
 
 def _said(made: World) -> list[str]:

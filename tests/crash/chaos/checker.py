@@ -18,6 +18,7 @@ from scheduler_service.journal.verify import verify
 from tests.crash.chaos import agent_checks, agent_records, places
 from tests.crash.chaos.clients import Acknowledged
 from tests.crash.chaos.processes import mark_path
+from tests.crash.chaos.real import Real
 from tests.crash.chaos.world import World
 from tests.support.journals import alive
 
@@ -67,8 +68,9 @@ class Checked:
 class Checker:
     """Checks runs once, when they have ended; those that nobody waited for have a little longer."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, real: Real | None = None) -> None:
         self._world = world
+        self._real = real
         self._dsn = world.dsn
         self.checked = Checked()
 
@@ -88,6 +90,7 @@ class Checker:
             found += self._marks(effect)
         found += _kept(acknowledged, set(ids), rows, {(e["run_id"], e["key"]): e for e in effects})
         found += agent_checks.wrong(records)
+        found += [] if self._real is None else self._real.wrong(records)
         self.checked.agents += agent_records.counted(records)
         found += await _orphans(set(ids))
         found += await places.left(self._world.folder)

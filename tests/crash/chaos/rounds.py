@@ -66,7 +66,7 @@ class Chaos:
         begun = time.monotonic()
         draw = random.Random(f"faults {self._seed}")
         try:
-            async with arena(self._seed, self._keep) as place:
+            async with arena(self._seed, self._keep, with_real=True) as place:
                 self.verdict.checked, self.verdict.calls = place.judge.checked, place.caller.calls
                 self.verdict.runs = place.work.runs
                 while self.verdict.rounds < rounds and not self.verdict.violations:

@@ -14,6 +14,7 @@ from backburner.scheduler.v1 import operator_service_pb2 as operator_pb
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
 from tests.crash.chaos import plans, processes
 from tests.crash.chaos.clients import Caller, Refused
+from tests.crash.chaos.real import Real
 from tests.crash.chaos.watching import SeqWatcher
 from tests.support.client_program import external, function, spec
 
@@ -21,17 +22,22 @@ _RUN: Final = journal_pb2.RunState
 #: Refusals that say that the run or the effect is over, which a client without knowledge has to expect.
 _OVER: Final = frozenset({"RUN_CLOSED", "EFFECT_SETTLED", "EFFECT_NOT_FOUND", "RUN_HALTED"})
 _MARK: Final = f"{processes.__name__}.mark"
+#: Share of the runs with a real agent CLI: each takes a second or more of a processor.
+_REAL_SHARE: Final = 0.08
 _FLAKY: Final = f"{processes.__name__}.flaky"
 
 
 class Workload:
     """Some clients, each of which begins a run when its last one has ended, until told to stop."""
 
-    def __init__(self, caller: Caller, addresses: Sequence[str], folder: str, draw: random.Random) -> None:
+    def __init__(
+        self, caller: Caller, addresses: Sequence[str], folder: str, draw: random.Random, real: Real | None = None
+    ) -> None:
         self._caller = caller
         self._addresses = addresses
         self._folder = folder
         self._draw = draw
+        self._real = real
         self._stopping = False
         self._clients: list[asyncio.Task[None]] = []
         self.runs: Counter[str] = Counter()
@@ -77,6 +83,8 @@ class Workload:
 
     async def _process(self) -> None:
         plan = plans.plan(self._draw)
+        if self._real is not None and self._draw.random() < _REAL_SHARE:
+            plan.append(self._real.step(self._draw))
         request = pb.CreateRunRequest()
         json_format.ParseDict({"folder": self._folder, "plan": plan}, request.input)
         budget = self._budget(plan)
