@@ -9,6 +9,8 @@ from typing import Any, Final
 
 import psycopg
 
+from tests.crash.chaos.agents import NAMES
+
 Row = Mapping[str, Any]
 
 _EFFECTS: Final = """
@@ -160,6 +162,7 @@ def counted(records: Records) -> Counter[str]:
     results = [end["data"].get("result", {}) for end in ends]
     return Counter(
         effects=len(records.effects),
+        real=sum(effect.row["harness"] not in NAMES for effect in records.effects.values()),
         starts=sum(len(attempt.starts) for attempt in attempts),
         lost=sum(end["type"] == "EFFECT_ATTEMPT_LOST" and not end["data"].get("never_started") for end in ends),
         tokens=sum(int(attempt.counted or 0) for attempt in attempts),

@@ -56,8 +56,8 @@ async def arena(
         cli = stack.enter_context(real()) if with_real else None
 
         def prepare(made: World) -> None:
-            for executor in made.executors if cli is not None else ():
-                executor.env = {**executor.env, **cli.settings(executor.env)}
+            for executor in made.executors:
+                executor.env = {**executor.env, **({} if cli is None else cli.settings(executor.env))}
 
         made = await stack.enter_async_context(world(keep, schedulers=schedulers, executors=executors, prepare=prepare))
         caller = Caller(random.Random(f"calls {seed}"))

@@ -15,6 +15,7 @@ from tests.support.harnesses import CLIS
 from tests.support.model_server import Bash, ModelServer, Scenario, Turn, Usage
 
 NAME: Final = "claude-code"
+_KEY: Final = "ANTHROPIC_API_KEY"
 _ANSWER: Final = "All of it is done."
 _USAGE: Final = Usage(input=700, cached=300, output=50)
 _SCENARIO: Final = Scenario(
@@ -40,7 +41,7 @@ class Real:
         """A step of a plan."""
         env = {
             "ANTHROPIC_BASE_URL": self._server.url,
-            "ANTHROPIC_API_KEY": f"chaos-{uuid.UUID(int=draw.getrandbits(128))}",
+            _KEY: f"chaos-{uuid.UUID(int=draw.getrandbits(128))}",
         }
         place = draw.choice(("", "worktree:never"))
         return {"kind": "agent", "harness": NAME, "attempts": 4, "script": {}, "env": env, "workspace": place}
@@ -53,9 +54,7 @@ class Real:
 
     def _wrong(self, effect: Effect) -> Iterator[str]:
         """Never more is counted than was handed out, and of what nobody disturbed exactly that."""
-        requests = [
-            request for request in self._server.requests() if request.key == effect.spec["env"]["ANTHROPIC_API_KEY"]
-        ]
+        requests = [request for request in self._server.requests() if request.key == effect.spec["env"][_KEY]]
         charged = sum(request.usage.input + request.usage.output for request in requests if request.usage)
         begun = len(requests) * (_USAGE.input + _USAGE.output)
         counted = sum(attempt.counted or 0 for attempt in effect.attempts.values())

@@ -23,7 +23,7 @@ _RUN: Final = journal_pb2.RunState
 _OVER: Final = frozenset({"RUN_CLOSED", "EFFECT_SETTLED", "EFFECT_NOT_FOUND", "RUN_HALTED"})
 _MARK: Final = f"{processes.__name__}.mark"
 #: Share of the runs with a real agent CLI: each takes a second or more of a processor.
-_REAL_SHARE: Final = 0.08
+_REAL_SHARE: Final = 0.12
 _FLAKY: Final = f"{processes.__name__}.flaky"
 
 
