@@ -10,6 +10,8 @@ from tests.crash.chaos.agent_checks import SPENT_SECONDS, wrong
 from tests.crash.chaos.agent_records import Attempt, Effect, Records
 from tests.crash.chaos.agents import AGENT
 
+ROW = {"run_id": "r", "harness": AGENT}
+
 
 def row(seq: int, kind: str, number: int, **data: Any) -> dict[str, Any]:
     writer = "scheduler/s" if kind in ("EFFECT_DISPATCHED", "EFFECT_ATTEMPT_LOST") else "executor/e"
@@ -39,26 +41,8 @@ def fine() -> Records:
     ]
     parked = Attempt(1, row(3, "EFFECT_DISPATCHED", 1), row(4, "EFFECT_PARKED", 1), 100, told(100))
     effects = {
-        "a": Effect(
-            {
-                "run_id": "r",
-                "key": "a",
-                "effect_id": "a",
-                "state": "SUCCEEDED",
-                "harness": AGENT,
-                "budget": {"tokens": 500},
-            }
-        ),
-        "b": Effect(
-            {
-                "run_id": "r",
-                "key": "b",
-                "effect_id": "b",
-                "state": "PARKED",
-                "harness": AGENT,
-                "budget": {"tokens": 400},
-            }
-        ),
+        "a": Effect({**ROW, "key": "a", "effect_id": "a", "state": "SUCCEEDED", "budget": {"tokens": 500}}),
+        "b": Effect({**ROW, "key": "b", "effect_id": "b", "state": "PARKED", "budget": {"tokens": 400}}),
     }
     effects["a"].attempts = {1: lost, 2: again}
     effects["b"].attempts = {1: parked}
