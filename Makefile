@@ -2,7 +2,7 @@
 # Another Python: make setup PYTHON=python3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint breaking test mutations test-harnesses harnesses pythons demo demo-agents bench hostile simulate chaos failpoints takeover storm failover cascade invariants generate format clean
+.PHONY: help setup lint breaking test mutations test-harnesses test-releases harnesses pythons demo demo-agents bench hostile simulate chaos failpoints takeover storm failover cascade invariants generate format clean
 
 VENV    := .venv
 BIN     := $(VENV)/bin
@@ -91,6 +91,15 @@ mutations: $(STAMP) ## Each parser of agent CLIs against 100,000 mutated lines
 
 test-harnesses: harnesses ## The tests of all agent CLIs
 	$(BIN)/python -m pytest -m "not soak" tests/harnesses --durations=10
+
+# The ends of the ranges that the adapters name: a tool call, a refusal, a cancel in a tool, a session that goes on.
+test-releases: $(STAMP) ## The oldest and newest agent CLIs that are known to work (2.5 GB)
+	for end in oldest newest; do \
+	  export AGENT_RELEASES=$$end; \
+	  $(BIN)/python -m tests.support.harnesses --all && \
+	  $(BIN)/python -m pytest -m all_harnesses tests/harnesses/test_installed.py tests/harnesses/test_clis.py \
+	    -k "release or tool_call_and or authentication or cancel_in or goes_on" || exit 1; \
+	done
 
 demo: $(STAMP) ## A guided example: the command `backburner demo`
 	$(BIN)/backburner demo

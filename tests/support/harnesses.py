@@ -2,16 +2,20 @@
 
 `python -m tests.support.harnesses` installs the quick ones, of `make test`; `--all` installs all seven. Where there is
 no npm, or nothing to fetch them from, it says so, and the tests that need them are skipped.
+
+AGENT_RELEASES=oldest or newest stands for other releases: the ends of the range that each adapter is known to work
+with. What of them is shown: `make test-releases`.
 """
 
 import argparse
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +24,9 @@ RELEASES: Final = ROOT / "tests" / "harnesses" / "releases"
 INSTALLED: Final = ROOT / ".venv" / "harnesses"
 QUICK: Final = "quick"
 OTHERS: Final = "others"
+#: The ends of the ranges: folders with the same names.
+ENDS: Final = ("oldest", "newest")
+CHOSEN: Final = os.environ.get("AGENT_RELEASES", "")
 MOST_SECONDS: Final = 600
 """For one group. A single fetch has a minute, and two tries more."""
 BOUNDS: Final = (
@@ -49,9 +56,9 @@ class Cli:
 
     @property
     def version(self) -> str:
-        """The release that is to be installed."""
+        """The release that is to be installed; empty when the chosen releases have none of it."""
         manifest = json.loads((RELEASES / self.group / "package.json").read_text())
-        return str(manifest["dependencies"][self.package])
+        return str(manifest["dependencies"].get(self.package, ""))
 
     @property
     def executable(self) -> Path | None:
@@ -64,7 +71,11 @@ class Cli:
 
     def why_not(self) -> str:
         """Why it cannot be run here; empty when it can."""
-        command = "python -m tests.support.harnesses" if self.group == QUICK else "make harnesses"
+        if not self.version:
+            return f"the {self.group} release of {self.name} that is known is the one of `make test-harnesses`"
+        command = {QUICK: "python -m tests.support.harnesses", OTHERS: "make harnesses"}.get(
+            self.group, "make test-releases"
+        )
         if self.executable is None:
             return f"{self.name} {self.version} is not installed: {command}"
         if self.by_node and shutil.which("node") is None:
@@ -76,7 +87,7 @@ class Cli:
 
 
 CLIS: Final = {
-    cli.name: cli
+    cli.name: replace(cli, group=CHOSEN or cli.group)
     for cli in (
         Cli("claude-code", "@anthropic-ai/claude-code", "@anthropic-ai/claude-code-*/claude", QUICK),
         Cli("codex", "@openai/codex", "@openai/codex-*/vendor/*/bin/codex", QUICK),
@@ -96,7 +107,7 @@ def install(group: str) -> str:
         return ""
     if shutil.which("npm") is None or shutil.which("node") is None:
         return "npm and node are not on PATH"
-    clis = [cli for cli in CLIS.values() if cli.group == group]
+    clis = [cli for cli in CLIS.values() if cli.group == group and cli.version]
     print(f"agent CLIs: fetching {', '.join(f'{cli.name} {cli.version}' for cli in clis)} (once)", flush=True)
     began = time.monotonic()
     reason = _fetch(group) or _missing(clis)
@@ -136,8 +147,11 @@ def main() -> int:
     """1: all seven were asked for, and are not there. The quick ones are for tests that can be skipped."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--all", action="store_true", help="all seven, about 1.6 GB; else the two of make test")
+    if CHOSEN not in ("", *ENDS):
+        parser.error(f"AGENT_RELEASES={CHOSEN}: there are {' and '.join(ENDS)}")
     every = parser.parse_args().all
-    reasons = [reason for group in (QUICK, *([OTHERS] if every else [])) if (reason := install(group))]
+    groups = [CHOSEN] if CHOSEN else [QUICK, OTHERS] if every else [QUICK]
+    reasons = [reason for group in groups if (reason := install(group))]
     for reason in reasons:
         print(f"agent CLIs: {reason}; their tests are skipped", file=sys.stderr)
     return 1 if reasons and every else 0

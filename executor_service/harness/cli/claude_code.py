@@ -1,7 +1,7 @@
 """claude-code: Anthropic's CLI, `@anthropic-ai/claude-code`.
 
 Runs `claude -p` with a stream of JSON events. It ends its tools on SIGINT, and says how far it was; SIGTERM leaves them
-alive. Its `result` counts tokens and dollars of this run only, resumed or not.
+alive. Its `result` counts tokens and dollars of the run; newer releases go on from the sum that the session's file has.
 
 Options: `args` (list of further flags), `retries` (tries of one request by itself, default 2), `max_thinking_tokens`.
 """
@@ -11,8 +11,11 @@ import os
 import re
 import signal
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
+
+import orjson
 
 from executor_service.harness.cli import events
 from executor_service.harness.cli.adapter import Adapter, Launch, Program, Silence, Task
@@ -27,6 +30,8 @@ _QUIET: Final = {
     "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "DISABLE_TELEMETRY": "1", "DISABLE_ERROR_REPORTING": "1",
     "DISABLE_AUTOUPDATER": "1", "DISABLE_BUG_COMMAND": "1",
 }  # fmt: skip
+#: What begins the line of a session's file that says what it has consumed.
+_SUM: Final = b'{"type":"cost-state"'
 _SUBTYPES: Final = {"error_max_turns": "MAX_TURNS", "error_max_budget_usd": "BUDGET"}
 
 
@@ -72,15 +77,33 @@ class ClaudeCode(Adapter):
             env["MAX_THINKING_TOKENS"] = str(tokens)
         return Launch(argv, env, task.prompt, files)
 
-    def parser(self, _task: Task, _before: Tokens) -> "ClaudeParser":
-        """Reads its events."""
-        return ClaudeParser()
+    def parser(self, _task: Task, before: Tokens) -> "ClaudeParser":
+        """Reads its events; of a release that adds up over a session, what it had consumed is not this turn's."""
+        return ClaudeParser(before)
 
     def session_exists(self, task: Task) -> bool:
         """Its file is below the configuration's `projects`, whatever the project."""
+        return self._session(task, task.session_id) is not None
+
+    def consumed(self, task: Task, session_id: str) -> Tokens | None:
+        """The last sum in its file: newer releases write one as they end, and the next turn's totals begin there."""
+        path = self._session(task, session_id)
+        if path is None:
+            return None
+        last = b""
+        with path.open("rb") as lines:
+            for line in lines:
+                if line.startswith(_SUM):
+                    last = line
+        return _summed(last) if last else None
+
+    @staticmethod
+    def _session(task: Task, session_id: str) -> Path | None:
+        if not session_id.replace("-", "").isalnum():
+            return None
         given = task.env.get("CLAUDE_CONFIG_DIR") or os.environ.get("CLAUDE_CONFIG_DIR")
         config = Path(given) if given else task.home / ".claude"
-        return any((config / "projects").glob(f"*/{task.session_id}.jsonl"))
+        return next((config / "projects").glob(f"*/{session_id}.jsonl"), None)
 
 
 def _permissions(kind: str) -> list[str]:
@@ -93,7 +116,8 @@ def _permissions(kind: str) -> list[str]:
 class ClaudeParser:
     """Reads the events of one run."""
 
-    def __init__(self) -> None:
+    def __init__(self, before: Tokens = Tokens()) -> None:  # noqa: B008 - it cannot be changed
+        self._before = before
         #: The request that each agent is at, with its input: helpers, by the tool that started them, and itself.
         self._requests: dict[str, tuple[str, Tokens]] = {}
         self._tasks: dict[str, bool] = {}
@@ -167,7 +191,7 @@ class ClaudeParser:
     def _result(self, said: Fields) -> Iterator[Event]:
         yield events.SessionKnown(said.text("session_id"))
         if said.of("usage") or said.of("modelUsage"):
-            yield events.Spent(_consumed(said), total=True)
+            yield events.Spent(_consumed(said, self._before), total=True)
         for denial in said.each("permission_denials"):
             yield events.Denied(denial.text("tool_name"), events.summary(denial.raw("tool_input")))
         turns = said.whole("num_turns") or None
@@ -204,17 +228,34 @@ def _tokens(usage: Fields) -> Tokens:
     return Tokens(usage.number("input_tokens") + cached + written, usage.number("output_tokens"), cached, written)
 
 
-def _consumed(said: Fields) -> Tokens:
-    """The whole run, helpers of it included: by model where it tells that."""
+def _consumed(said: Fields, before: Tokens) -> Tokens:
+    """The whole run, helpers of it included: by model where it tells that.
+
+    What it tells by model is of the run, or of the session with what was `before`: `usage` is always of the run.
+    """
+    own = _tokens(said.of("usage"))
+    total = _by_model(said.of("modelUsage"))
+    cost = said.cost("total_cost_usd")
+    told = replace(own if total == Tokens() else total, cost_usd=cost)
+    since = told.minus(before)
+    return since if since.input >= own.input and since.output >= own.output else told
+
+
+def _by_model(usage: Fields) -> Tokens:
     total = Tokens()
-    for model in said.of("modelUsage").values():
+    for model in usage.values():
         cached, written = model.number("cacheReadInputTokens"), model.number("cacheCreationInputTokens")
         plain = model.number("inputTokens")
         total = total.plus(Tokens(plain + cached + written, model.number("outputTokens"), cached, written))
-    tokens = total if total != Tokens() else _tokens(said.of("usage"))
-    return Tokens(
-        tokens.input, tokens.output, tokens.cached, tokens.cache_write, tokens.reasoning, said.cost("total_cost_usd")
-    )
+    return total
+
+
+def _summed(line: bytes) -> Tokens | None:
+    try:
+        said = Fields(orjson.loads(line))
+    except orjson.JSONDecodeError:  # it was killed as it wrote it: the next turn begins without it too
+        return None
+    return replace(_by_model(said.of("modelUsage")), cost_usd=said.cost("totalCostUSD"))
 
 
 def _content(value: Any) -> str:

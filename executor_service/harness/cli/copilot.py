@@ -27,12 +27,14 @@ from executor_service.harness.cli.adapter import Adapter, Launch, Program, Task
 from executor_service.harness.cli.events import Event, Fields, Tokens
 from executor_service.harness.cli.failures import failure
 from executor_service.harness.cli.options import Options, platform_binary
+from executor_service.harness.cli.versions import is_before
 from executor_service.outcome import Failure
 
 _QUIET: Final = (
-    "--no-auto-update", "--disable-client-telemetry", "--disable-builtin-mcps", "--no-ask-user", "--no-remote",
-    "--no-color",
+    "--no-auto-update", "--disable-builtin-mcps", "--no-ask-user", "--no-remote", "--no-color",
 )  # fmt: skip
+#: Since 1.0.102; a release before it does not start with what it does not know.
+_NO_TELEMETRY: Final = ("1.0.102", "--disable-client-telemetry")
 _LOOK: Final = "view,grep,glob,report_intent"
 _PERMISSIONS: Final = {
     "full": ["--allow-all"],
@@ -48,7 +50,7 @@ class Copilot(Adapter):
 
     name = "copilot"
     programs = ("copilot",)
-    versions = ("1.0.0", "2")
+    versions = ("1.0.87", "2")
     provider = "github"
     credentials = (
         "COPILOT_GITHUB_TOKEN", "GH_TOKEN", "GITHUB_TOKEN", "GH_HOST", "COPILOT_GH_HOST", "COPILOT_HOME",
@@ -70,6 +72,8 @@ class Copilot(Adapter):
         """One turn, headless; the prompt is on stdin, which ends with it."""
         options = Options(task, {"args", "provider", "offline"})
         argv = [*program.argv, "--output-format", "json", *_QUIET, *_PERMISSIONS[task.permissions]]
+        since, flag = _NO_TELEMETRY
+        argv += [] if is_before(program.version, since) else [flag]
         argv += options.flag("--model", task.model)
         argv.append(f"--resume={task.session_id}" if task.session_id else f"--session-id={_session(task)}")
         files = {}

@@ -18,6 +18,7 @@ from typing import Final
 
 from backburner.scheduler.v1 import dispatch_service_pb2 as pb
 from executor_service.harness.cli.adapter import Adapter, Program
+from executor_service.harness.cli.versions import is_known
 
 log = logging.getLogger(__name__)
 
@@ -129,12 +130,3 @@ def _remedies(adapter: Adapter, version: str, *, known: bool, login: pb.HarnessL
         yield f"version {version} is used, but not known to work (known: {first} and later, below {beyond})"
     if login == pb.HARNESS_LOGIN_MISSING:
         yield f"not logged in: {adapter.login_remedy}"
-
-
-def is_known(version: str, known: tuple[str, str]) -> bool:
-    """True when the version is in the range: at least the first, below the second."""
-    return _parts(known[0]) <= _parts(version) < _parts(known[1])
-
-
-def _parts(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version)[:4])

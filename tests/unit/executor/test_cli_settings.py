@@ -5,6 +5,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from backburner.scheduler.v1 import dispatch_service_pb2 as pb
@@ -15,9 +16,11 @@ from executor_service.harness.cli.builtin import ADAPTERS, find_builtin
 from executor_service.harness.cli.claude_code import ClaudeCode
 from executor_service.harness.cli.codex import Codex
 from executor_service.harness.cli.command import CommandAdapter, load_commands
-from executor_service.harness.cli.discovery import discover, is_known
+from executor_service.harness.cli.copilot import Copilot
+from executor_service.harness.cli.discovery import discover
 from executor_service.harness.cli.events import Ended, SessionKnown, Spent, Tokens, Trouble, TurnStarted
 from executor_service.harness.cli.prices import load_prices
+from executor_service.harness.cli.versions import is_before, is_known
 from executor_service.settings import Settings
 
 
@@ -173,6 +176,44 @@ def test_a_session_of_claude_is_looked_for_where_the_effect_says(
     assert not ClaudeCode().session_exists(task(tmp_path, session_id="s-1"))
 
 
+def claude_sum(tokens: int, cost: float) -> dict[str, Any]:
+    model = {"inputTokens": tokens, "outputTokens": tokens, "cacheReadInputTokens": tokens}
+    return {"modelUsage": {"m": model}, "totalCostUSD": cost, "total_cost_usd": cost}
+
+
+def claude_totals(tmp_path: Path, before: Tokens | None, **result: Any) -> Tokens:
+    usage = {"input_tokens": 5, "output_tokens": 5, "cache_read_input_tokens": 5}
+    line = {"type": "result", "subtype": "success", "is_error": False, "usage": usage, **result}
+    events = ClaudeCode().parser(task(tmp_path), before or Tokens()).take(line)
+    return next(event.tokens for event in events if isinstance(event, Spent))
+
+
+def test_a_claude_that_adds_up_over_a_session_is_counted_from_its_last_sum(tmp_path: Path) -> None:
+    given = task(tmp_path, session_id="s-1")
+    session = given.home / ".claude" / "projects" / "p" / "s-1.jsonl"
+    session.parent.mkdir(parents=True)
+    session.touch()
+    assert ClaudeCode().consumed(given, "s-1") is None, "an older release writes none"
+    lines = [{"type": "cost-state", **claude_sum(3, 0.3)}, {"type": "cost-state", **claude_sum(7, 0.5)}, {"type": "x"}]
+    session.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
+    before = ClaudeCode().consumed(given, "s-1")
+    assert before == Tokens(14, 7, 7, cost_usd=0.5)
+    spent = claude_totals(tmp_path, before, **claude_sum(12, 0.75))
+    assert spent == Tokens(10, 5, 5, cost_usd=0.25), "what is new"
+    spent = claude_totals(tmp_path, before, **claude_sum(5, 0.1))
+    assert spent == Tokens(10, 5, 5, cost_usd=0.1), "an older release goes on with the session: it counts the run only"
+    assert claude_totals(tmp_path, None, **claude_sum(5, 0.1)) == spent
+
+
+@pytest.mark.parametrize("cut", [b'{"type":"cost-state","modelUsage":{"m":{"inputTok', b'{"type":"cost-state"}'])
+def test_a_sum_that_says_nothing_is_none_to_claude(tmp_path: Path, cut: bytes) -> None:
+    given = task(tmp_path, session_id="s-1")
+    session = given.home / ".claude" / "projects" / "p" / "s-1.jsonl"
+    session.parent.mkdir(parents=True)
+    session.write_bytes(cut)
+    assert ClaudeCode().consumed(given, "s-1") in (None, Tokens())
+
+
 def test_what_helpers_of_claude_say_at_a_time_counts_for_each(tmp_path: Path) -> None:
     def said(helper: str, event: dict[str, Any]) -> dict[str, Any]:
         return {"type": "stream_event", "parent_tool_use_id": helper or None, "event": event}
@@ -282,3 +323,10 @@ async def test_names_that_there_are_not_are_refused() -> None:
 )
 def test_a_version_is_known_in_its_range(version: str, known: bool) -> None:
     assert is_known(version, ("2.0.0", "3")) is known
+
+
+@pytest.mark.parametrize(("version", "before"), [("1.0.92", True), ("1.0.102", False), ("2.0", False), ("", False)])
+def test_a_flag_is_kept_from_releases_that_do_not_start_with_it(tmp_path: Path, version: str, before: bool) -> None:
+    assert is_before(version, "1.0.102") is before
+    launch = Copilot().launch(Program("copilot", ["copilot"], version), task(tmp_path))
+    assert ("--disable-client-telemetry" in launch.argv) is not before
