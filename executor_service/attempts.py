@@ -78,6 +78,8 @@ class Attempts:
         #: Takes what is refused after it was taken, and the outcomes of effects that have settled.
         self.on_refused: Callable[[Ref, Refusal], None] = lambda ref, refusal: None
         self.on_settled: Callable[[Outcome], None] = lambda outcome: None
+        #: Hears of each attempt that is taken: for metrics.
+        self.on_started: Callable[[Assignment], None] = lambda assignment: None
         self._held: dict[Ref, Invocation] = {}
         self._memory = Memory()
         self._tombstones: OrderedDict[Ref, Ending] = OrderedDict()
@@ -292,6 +294,7 @@ class Attempts:
 
     def _launch(self, assignment: Assignment, tombstone: Ending | None) -> None:
         invocation = self._hold(assignment)
+        self.on_started(assignment)
         if tombstone is not None:
             invocation.end(tombstone)
         self._young[assignment.ref] = invocation

@@ -90,6 +90,15 @@ class Intake:
         """True while a session is open."""
         return self._welcomed
 
+    @property
+    def state(self) -> str:
+        """In a word: connected, draining, away (it dials) or taken_over (by another executor of the same name)."""
+        if self._cut_off.taken_over:
+            return "taken_over"
+        if not self._welcomed:
+            return "away"
+        return "draining" if self._attempts.draining else "connected"
+
     async def run(self) -> None:
         """Keeps a session open until cancelled, or until another executor has taken over this one's name."""
         while not self._cut_off.taken_over:

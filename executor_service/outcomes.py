@@ -79,8 +79,15 @@ class Outcomes:
         self._park_after_s = park_after_s
         #: Takes what was recorded: see `again.py`.
         self.keep: Callable[[Assignment, bytes], None] = lambda assignment, item: None
+        #: Hears what the journal says of each outcome: for metrics.
+        self.on_recorded: Callable[[Invocation, str], None] = lambda invocation, verdict: None
         self._waiting: deque[_Settlement] = deque()
         self._wake = asyncio.Event()
+
+    @property
+    def journal_up(self) -> bool:
+        """False while the journal does not answer."""
+        return self._lane.up
 
     def add(self, invocation: Invocation) -> None:
         """Takes the outcome of an attempt."""
@@ -156,6 +163,7 @@ class Outcomes:
             if row[1] == "busy":
                 self._postpone(settlement)
                 continue
+            self.on_recorded(settlement.invocation, row[1])
             if row[1] in ("ok", "already"):
                 self.keep(settlement.invocation.assignment, settlement.item)
             else:

@@ -38,6 +38,8 @@ from executor_service.intake import Intake
 from executor_service.keepers import Keepers, SpawnFailed
 from executor_service.lives import Lives
 from executor_service.markers import marker
+from executor_service.metrics.counting import Counting
+from executor_service.metrics.serving import serve
 from executor_service.outbox import Outbox
 from executor_service.outcome import Ending
 from executor_service.outcomes import Outcomes
@@ -91,6 +93,8 @@ class ExecutorServer:
         self._lives = Lives()
         self._grace_over = asyncio.Event()
         self.address = ""
+        #: Where metrics are served. Empty: nowhere.
+        self.metrics_address = ""
         self.executor_id = ""
 
     async def start(self) -> None:
@@ -120,6 +124,7 @@ class ExecutorServer:
         self._open_journal()
         await self._serve()
         self._dial()
+        self._measure()
         log.info("executor %s serves on %s", self.executor_id, self.address)
 
     def _guard_children(self) -> None:
@@ -191,6 +196,7 @@ class ExecutorServer:
             lane, self.attempts, self._outbox.publish, self._spool, self.executor_id, park_after_s=park_after_s
         )
         outcomes.keep = lately.keep
+        self._outcomes = outcomes
         self._again = Again(self._lane("again", patient=True, first=True), self._lives, lately)
         reports = Reports(self._lane("reports"), self.attempts, self._outbox.publish, outcomes)
         self.attempts.recorder = reports
@@ -231,6 +237,21 @@ class ExecutorServer:
         self._spawn(self._announce(), "announce")
         self._spawn(self._reap(), "reap")
         self._spawn(self._workspaces.run(), "workspaces")
+
+    def _measure(self) -> None:
+        if not self._settings.metrics_address:
+            return
+        names = [harness.name for harness in self.attempts.harnesses.describe()]
+        endpoint = serve(
+            self._settings.metrics_address,
+            Counting(self._version, names, self._builtin.checks),
+            attempts=self.attempts,
+            outcomes=self._outcomes,
+            spool=self._spool,
+            intake=self._intake,
+        )
+        self._stack.push_async_callback(endpoint.aclose)
+        self.metrics_address = endpoint.address
 
     def _other_life(self) -> None:
         """The database is in another life: what was read of the one before holds no more."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
+from executor_service.metrics.endpoint import parse_address
 from executor_service.targets import TargetError, parse_targets
 
 
@@ -93,6 +94,8 @@ class Settings:
     watch_heartbeat_seconds: float = 15.0
     #: Shortest lifetime of a progress stream; the longest is half as long again.
     watch_lifetime_seconds: float = 1200.0
+    #: `host:port` that metrics are served on, for Prometheus; port 0 takes a free one. Empty: nowhere.
+    metrics_address: str = ""
     #: DEBUG, INFO, WARNING or ERROR.
     log_level: str = "INFO"
 
@@ -175,6 +178,7 @@ def _checked(settings: Settings) -> Settings:
         parse_targets(settings.scheduler)
     except TargetError as error:
         raise SettingsError(f"BACKBURNER_SCHEDULER: {error}") from error
+    _check_metrics_address(settings.metrics_address)
     if settings.agent_homes not in ("user", "tenant"):
         raise SettingsError(f"BACKBURNER_AGENT_HOMES={settings.agent_homes!r} is neither user nor tenant")
     for path in settings.harness_paths:
@@ -184,3 +188,11 @@ def _checked(settings: Settings) -> Settings:
         if "=" not in label:
             raise SettingsError(f"BACKBURNER_LABELS: {label!r} is not name=value")
     return settings
+
+
+def _check_metrics_address(address: str) -> None:
+    try:
+        if address:
+            parse_address(address)
+    except ValueError as error:
+        raise SettingsError(f"BACKBURNER_METRICS_ADDRESS: {error}") from error

@@ -50,6 +50,11 @@ class Room:
         self._bytes += size - before
         return True
 
+    @property
+    def taken_bytes(self) -> int:
+        """Bytes that are taken."""
+        return self._bytes
+
     def give_back(self, ref: Ref) -> None:
         """Nothing is to be kept of the attempt any more."""
         self._bytes -= self._taken.pop(ref, 0)
@@ -91,6 +96,21 @@ class Spool:
     def kept(self) -> int:
         """Results that are flushed to disk."""
         return sum(waiting.written is not None for waiting in self._waiting.values())
+
+    @property
+    def waiting(self) -> int:
+        """Results that wait for their commit."""
+        return len(self._waiting)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of the results that are flushed to disk."""
+        return sum(len(waiting.written) for waiting in self._waiting.values() if waiting.written is not None)
+
+    @property
+    def taken_bytes(self) -> int:
+        """Bytes that are taken, by results and for those that are to come."""
+        return self._room.taken_bytes
 
     def reserve(self, ref: Ref) -> str:
         """Takes room for the result of an attempt. Returns why there is none; empty: there is."""

@@ -5,7 +5,8 @@ import contextlib
 import logging
 import random
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -21,13 +22,19 @@ from backburner.scheduler.v1 import (
     scheduler_service_pb2,
 )
 from scheduler_service.api.dispatch import DispatchServicer
-from scheduler_service.api.interceptor import ErrorInterceptor
+from scheduler_service.api.interceptor import Begins, ErrorInterceptor
 from scheduler_service.api.peers import PeerServicer
 from scheduler_service.api.register import client_api
 from scheduler_service.api.watchers import Pace
 from scheduler_service.authoring.definitions import AnyProcess
 from scheduler_service.iteration.engine import Engine
 from scheduler_service.journal import Journal, open_journal
+from scheduler_service.journal.metrics import metrics_reads
+from scheduler_service.metrics.endpoint import Endpoint
+from scheduler_service.metrics.figures import read_figures
+from scheduler_service.metrics.journal_figures import JournalFigures
+from scheduler_service.metrics.process import ProcessMetrics
+from scheduler_service.metrics.samples import Sample
 from scheduler_service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -67,6 +74,11 @@ def dialable(address: str) -> str:
     return "" if host in ("", "0.0.0.0", "[::]") else address  # noqa: S104 - compared, not bound
 
 
+async def _read_metrics(journal: Journal) -> Sequence[Sample]:
+    async with metrics_reads(journal) as reads:
+        return await read_figures(reads)
+
+
 class SchedulerServer:
     """One replica of the scheduler service."""
 
@@ -77,6 +89,8 @@ class SchedulerServer:
         self._health = HealthServicer()
         self._stack = contextlib.AsyncExitStack()
         self.address = ""
+        #: Where metrics are served. Empty: nowhere.
+        self.metrics_address = ""
         self.engine: Engine | None = None
         self._server: grpc.aio.Server | None = None
 
@@ -93,7 +107,7 @@ class SchedulerServer:
 
     async def _start(self, journal: Journal) -> None:
         self.engine = Engine(self._settings, journal, self._processes, self._version)
-        server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=_options())
+        server = grpc.aio.server(interceptors=[ErrorInterceptor(self._measure(self.engine))], options=_options())
         self._register(server, self.engine)
         self.address = self._bind(server)
         await self.engine.start(self._settings.advertise or dialable(self.address))
@@ -101,6 +115,27 @@ class SchedulerServer:
         self._server = server
         await self._set_health(serving=True)
         log.info("scheduler %s serves on %s", self._settings.scheduler_id, self.address)
+
+    def _measure(self, engine: Engine) -> Begins | None:
+        """Serves metrics, when that is asked for; returns what counts calls."""
+        if not self._settings.metrics_address:
+            return None
+        metrics = ProcessMetrics(self._version)
+        metrics.watch(engine)
+        figures = JournalFigures(partial(_read_metrics, engine.journal))
+        metrics.registry.register(figures)
+        try:
+            endpoint = Endpoint(self._settings.metrics_address, metrics.registry)
+        except OSError as error:
+            raise AddressInUse(
+                f"cannot serve metrics on {self._settings.metrics_address} ({error.strerror}): choose another address "
+                "with --metrics-address or BACKBURNER_METRICS_ADDRESS"
+            ) from error
+        self._stack.push_async_callback(figures.aclose)
+        self._stack.push_async_callback(endpoint.aclose)
+        self.metrics_address = endpoint.address
+        log.info("metrics are on http://%s/metrics", endpoint.address)
+        return metrics.call_begins
 
     async def run(self) -> None:
         """Serves until SIGTERM or SIGINT, or until a part dies, which is an error."""

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, get_type_hints
 
+from scheduler_service.metrics.endpoint import parse_address
+
 
 class SettingsError(Exception):
     """A setting is missing or malformed; the message names the variable and the remedy."""
@@ -59,6 +61,8 @@ class Settings:
     watchers_max: int = 1000
     #: Which live steps of process code are watched for forbidden calls of clocks and randomness: sampled, all, off.
     check_calls: str = "sampled"
+    #: `host:port` that metrics are served on, for Prometheus; port 0 takes a free one. Empty: nowhere.
+    metrics_address: str = ""
     #: DEBUG, INFO, WARNING or ERROR.
     log_level: str = "INFO"
 
@@ -77,9 +81,18 @@ def settings_from_env(env: Mapping[str, str] | None = None, **overrides: Any) ->
             values[item.name] = _parse(variable(item.name), hints[item.name], raw, may_be_0=item.default == 0)
     if values.get("check_calls", "sampled") not in ("sampled", "all", "off"):
         raise SettingsError(f"BACKBURNER_CHECK_CALLS={values['check_calls']!r}: use sampled, all or off")
+    _check_metrics_address(values.get("metrics_address", ""))
     if "database_url" not in values:
         raise SettingsError("DATABASE_URL is not set: give the Postgres to use, or run `backburner dev`")
     return Settings(**values)
+
+
+def _check_metrics_address(address: str) -> None:
+    try:
+        if address:
+            parse_address(address)
+    except ValueError as error:
+        raise SettingsError(f"BACKBURNER_METRICS_ADDRESS: {error}") from error
 
 
 def variable(name: str) -> str:

@@ -23,10 +23,18 @@ if TYPE_CHECKING:  # the class has parameters in the stubs only
     Handler = grpc.RpcMethodHandler[Any, Any]
 
 Context = grpc.aio.ServicerContext[Any, Any]
+Begins = Callable[[str, Context], None]
+
+
+def _unheard(_method: str, _context: Context) -> None:
+    """Hears of calls when nobody else does."""
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Turns whatever a handler raises into a google.rpc.Status."""
+    """Turns whatever a handler raises into a google.rpc.Status. `begins` hears of each call: its method and context."""
+
+    def __init__(self, begins: Begins | None = None) -> None:
+        self._begins = begins
 
     async def intercept_service(
         self,
@@ -35,15 +43,16 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     ) -> "Handler | None":
         """Wraps the handler of the call."""
         handler = await continuation(handler_call_details)
-        return None if handler is None else _wrapped(handler, str(handler_call_details.method))
+        method = str(handler_call_details.method)
+        return None if handler is None else _wrapped(handler, method, self._begins)
 
 
-def _wrapped(handler: "Handler", method: str) -> "Handler":
+def _wrapped(handler: "Handler", method: str, begins: Begins | None) -> "Handler":
     for arity, rebuild in _ARITIES.items():
         behavior = getattr(handler, arity)
         if behavior is not None:
             return rebuild(
-                _guarded(behavior, method, streams=arity.startswith("stream")),
+                _guarded(behavior, method, begins or _unheard, streams=arity.startswith("stream")),
                 request_deserializer=_forgiving(handler.request_deserializer),
                 response_serializer=handler.response_serializer,
             )
@@ -99,20 +108,21 @@ class _Readable:
         return _Unreadable.refuse(await anext(self._messages))
 
 
-def _guarded(behavior: Callable[..., Any], method: str, *, streams: bool) -> Callable[..., Any]:
+def _guarded(behavior: Callable[..., Any], method: str, begins: Begins, *, streams: bool) -> Callable[..., Any]:
     # gRPC looks at the kind of function to know how to drive it, so that each kind is wrapped by its own kind.
     readable = _Readable if streams else _Unreadable.refuse
     if inspect.isasyncgenfunction(behavior):
-        return _guarded_generator(behavior, method, readable)
+        return _guarded_generator(behavior, method, begins, readable)
     if inspect.iscoroutinefunction(behavior):
-        return _guarded_coroutine(behavior, method, readable)
+        return _guarded_coroutine(behavior, method, begins, readable)
     return behavior
 
 
 def _guarded_coroutine(
-    behavior: Callable[..., Awaitable[Any]], method: str, readable: Callable[[Any], Any]
+    behavior: Callable[..., Awaitable[Any]], method: str, begins: Begins, readable: Callable[[Any], Any]
 ) -> Callable[..., Awaitable[Any]]:
     async def guarded(request: Any, context: Context) -> Any:
+        begins(method, context)
         try:
             answer = await behavior(readable(request), context)
             failpoints.hit("answer", "send")
@@ -126,9 +136,10 @@ def _guarded_coroutine(
 
 
 def _guarded_generator(
-    behavior: Callable[..., Any], method: str, readable: Callable[[Any], Any]
+    behavior: Callable[..., Any], method: str, begins: Begins, readable: Callable[[Any], Any]
 ) -> Callable[..., AsyncIterator[Any]]:
     async def guarded(request: Any, context: Context) -> AsyncIterator[Any]:
+        begins(method, context)
         try:
             async with aclosing(behavior(readable(request), context)) as frames:
                 context.add_done_callback(partial(_close_soon, frames))  # type: ignore[arg-type]  # its stub wants a keyword

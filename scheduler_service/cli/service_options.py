@@ -50,6 +50,7 @@ AGENT_CLIS: Final = (
     Setting("HARNESS_COMMANDS", "JSON file that describes further agent CLIs.", metavar="FILE"),
 )
 _DATABASE: Final = Setting("DATABASE_URL", "Postgres to use.", metavar="URL")
+_METRICS: Final = Setting("METRICS_ADDRESS", "Address that it serves metrics on, for Prometheus.", "off", "HOST:PORT")
 _LOG_LEVEL: Final = Setting("LOG_LEVEL", "DEBUG, INFO, WARNING or ERROR.", "INFO", "LEVEL")
 
 SCHEDULER: Final = (
@@ -71,6 +72,7 @@ SCHEDULER: Final = (
     Setting("WATCH_LIFETIME_SECONDS", "Shortest lifetime of a watch.", "1200", "SECONDS"),
     Setting("WATCHERS_MAX", "Watches at a time.", "1000", "N"),
     Setting("CHECK_CALLS", "Steps watched for forbidden calls: sampled, all or off.", "sampled", "MODE"),
+    _METRICS,
     _LOG_LEVEL,
 )
 
@@ -117,6 +119,7 @@ EXECUTOR: Final = (
     Setting("WATCHERS_MAX", "Subscribers of progress at a time.", "200", "N"),
     Setting("WATCH_HEARTBEAT_SECONDS", "Idle time after which a stream carries a heartbeat.", "15", "SECONDS"),
     Setting("WATCH_LIFETIME_SECONDS", "Shortest lifetime of a progress stream.", "1200", "SECONDS"),
+    _METRICS,
     _LOG_LEVEL,
 )
 

@@ -35,6 +35,9 @@ class StackOptions:
     process_modules: tuple[str, ...] = ()
     function_modules: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
+    #: Where the scheduler serves metrics; the executor does on the next port. Empty: neither does, whatever our own
+    #: environment says, for two services cannot share an address.
+    metrics_address: str = ""
 
 
 class ChildDied(CliError):
@@ -65,6 +68,9 @@ class Stack:
         """Start everything and wait until it is healthy; on an error `stop` is still to be called."""
         self._data_dir.hold(self.options.listen)
         check_port(self.options.listen)
+        if self.options.metrics_address:
+            check_port(self.options.metrics_address, "--metrics-address")
+            check_port(next_port(self.options.metrics_address), "--metrics-address")
         self.dsn = self.options.database_url or self._start_postgres()
         migrate_now(self.dsn, roles=self.options.database_url is None, say=self._say)
         scheduler_dsn, executor_dsn = service_dsns(self.dsn, embedded=self._postgres is not None)
@@ -120,6 +126,7 @@ class Stack:
         self._start_child("scheduler", "scheduler_service", {
             "DATABASE_URL": dsn,
             "BACKBURNER_LISTEN": self.options.listen,
+            "BACKBURNER_METRICS_ADDRESS": self.options.metrics_address,
             "BACKBURNER_LEASE_SECONDS": "2",  # one replica: after kill -9 its successor should not wait
             "BACKBURNER_PROCESS_MODULES": ",".join(self.options.process_modules),
         })  # fmt: skip
@@ -131,6 +138,7 @@ class Stack:
             "BACKBURNER_SCHEDULER": self.options.listen,
             "BACKBURNER_EXECUTOR_ID": EXECUTOR_ID,
             "BACKBURNER_EXECUTOR_LISTEN": "127.0.0.1:0",
+            "BACKBURNER_METRICS_ADDRESS": next_port(self.options.metrics_address),
             "BACKBURNER_DRAIN_SECONDS": "1",  # Ctrl-C means now: what runs is ended and handed back, to be run again
             "BACKBURNER_FUNCTION_MODULES": ",".join(self.options.function_modules),
             "BACKBURNER_STATE_DIR": str((self.options.data_dir / "executor").resolve()),
@@ -147,11 +155,11 @@ def service_env() -> dict[str, str]:
     return {**os.environ, "PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1"}
 
 
-def check_port(listen: str) -> None:
+def check_port(listen: str, option: str = "--listen") -> None:
     """Raise CliError when the address cannot be listened on: better now than in a child's log."""
     host, _, port = listen.rpartition(":")
-    if not host or not port.isdigit():
-        raise CliError(f"--listen {listen!r} is not HOST:PORT", "such as --listen 127.0.0.1:7233")
+    if not host or not port.isdigit() or int(port) > 65_535:
+        raise CliError(f"{option} {listen!r} is not HOST:PORT", "such as 127.0.0.1:7233")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -160,8 +168,14 @@ def check_port(listen: str) -> None:
         except OSError as error:
             raise CliError(
                 f"cannot listen on {listen}: {error.strerror}",
-                f"stop what uses it (another `backburner dev`?), or choose another with --listen {host}:PORT",
+                f"stop what uses it (another `backburner dev`?), or choose another with {option} {host}:PORT",
             ) from error
+
+
+def next_port(address: str) -> str:
+    """The address with the next port; port 0, any free one, and no address stay as they are."""
+    host, _, port = address.rpartition(":")
+    return address if port in ("", "0") else f"{host}:{int(port) + 1}"
 
 
 def free_port() -> int:

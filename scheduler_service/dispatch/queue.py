@@ -73,6 +73,8 @@ class Dispatcher:
         self._grouped_classes: Counter[tuple[str, str, bool]] = Counter()
         self._members: OrderedDict[str, None] = OrderedDict()
         self.on_dispatched: Any = None
+        #: Hears the pool of each attempt that is sent: for metrics.
+        self.on_sent: Callable[[str], None] = lambda pool: None
         #: Set by the engine: tells the other replicas that work of a namespace and class may be had, or any work.
         self.on_queued: Callable[[str, str, bool], None] = lambda namespace, pool, background: None
         self.on_moved: Callable[[], None] = lambda: None
@@ -185,6 +187,7 @@ class Dispatcher:
             start.expected_duration.CopyFrom(duration_of(expected))
         session.hold(ref, held)
         session.send_start(ref, start)
+        self.on_sent(start.pool)
 
     async def run(self) -> None:
         """Claims until cancelled."""

@@ -43,6 +43,8 @@ class ExecutorNews:
         self._durations = durations
         self._losses = losses
         self._spawn = spawn
+        #: Hears how each attempt ended: for metrics.
+        self.on_ended: Callable[[str], None] = lambda outcome: None
 
     def journaled(self, session: Session, events: Sequence[pb.JournaledEvent]) -> None:
         """Takes the rows that an executor has committed for attempts that it was given; others are left to the poll."""
@@ -98,7 +100,9 @@ class ExecutorNews:
             self._dispatcher.freed(session)
         if event.type in SETTLING_TYPES:
             self._dispatcher.settled(row.effect_id)
+            self.on_ended(event.data.get("state", "EFFECT_STATE_CANCELLED").removeprefix("EFFECT_STATE_"))
         elif event.type in ("EFFECT_ATTEMPT_FAILED", "EFFECT_PARKED"):
+            self.on_ended("PARKED" if event.type == "EFFECT_PARKED" else "FAILED_ATTEMPT")
             self._dispatcher.paused(row.effect_id)
             when = event.data.get("next_attempt_at") or event.data.get("until")
             if when:

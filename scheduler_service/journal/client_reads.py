@@ -65,7 +65,7 @@ class ClientReads:
             if not runs:
                 return None
             rows = await _fetch(connection, "effects", effects)
-        return RunSnapshot(_run(runs[0]), [_effect(row) for row in rows])
+        return RunSnapshot(_run(runs[0]), [effect_of(row) for row in rows])
 
     async def effects(
         self, *, limit: int, bytes_max: int = 1 << 22, full: bool = False, filters: Mapping[str, Any]
@@ -76,7 +76,7 @@ class ClientReads:
         requested_before, before_time, before_id.
         """
         parameters = _effect_parameters(filters, limit=limit + 1, bytes_max=bytes_max, full=full)
-        return _page([(_effect(row), row["found"]) for row in await self._rows("effects", parameters)], limit)
+        return _page([(effect_of(row), row["found"]) for row in await self._rows("effects", parameters)], limit)
 
     async def open_work(self, run_ids: Sequence[str], each: int) -> Mapping[str, OpenWork]:
         """The open work of some runs, at most `each` effects of each: two statements for the whole list."""
@@ -86,7 +86,7 @@ class ClientReads:
             causes = await _fetch(connection, "causes", {"run_ids": list(run_ids), "each": each})
             tallies = await _fetch(connection, "tallies", {"run_ids": list(run_ids)})
         by_run: dict[str, list[EffectView]] = {}
-        for effect in map(_effect, causes):
+        for effect in map(effect_of, causes):
             by_run.setdefault(effect.run_id, []).append(effect)
         return {
             str(row["run_id"]): OpenWork(by_run.get(str(row["run_id"]), ()), row["next_timer"], row["counts"])
@@ -281,7 +281,8 @@ _EFFECT_TEXTS: Final = (
 )  # fmt: skip
 
 
-def _effect(row: Row) -> EffectView:
+def effect_of(row: Row) -> EffectView:
+    """An effect from its row."""
     texts = {name: _text(row[name]) for name in _EFFECT_TEXTS}
     rest = {
         "settled_seq": row["settled_seq"] or 0,

@@ -41,7 +41,7 @@ class DiagnosisReads:
         return migrations()[-1].version
 
 
-class _Single:
+class OneConnection:
     """One connection, for as long as it is open."""
 
     def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
@@ -49,6 +49,7 @@ class _Single:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+        """The connection."""
         yield self._connection
 
 
@@ -63,7 +64,7 @@ async def open_reads(dsn: str) -> AsyncIterator[DiagnosisReads]:
             clock = DatabaseClock()
             async for (now,) in await connection.execute("SELECT clock_timestamp()"):
                 clock.learn(now)
-            yield DiagnosisReads(_Single(connection), clock)
+            yield DiagnosisReads(OneConnection(connection), clock)
     except psycopg.errors.UndefinedTable as error:
         raise JournalError("the database has no Backburner schema, or an old one: run `backburner migrate`") from error
     except psycopg.Error as error:

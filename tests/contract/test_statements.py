@@ -17,6 +17,7 @@ STATEMENTS: Final[dict[str, str]] = {
     **{f"queries.{name}": text for name, text in load_statements(FOLDER / "queries.sql").items()},
     **{f"client_reads.{name}": text for name, text in load_statements(FOLDER / "client_reads.sql").items()},
     **{f"diagnosis.{name}": text for name, text in load_statements(FOLDER / "diagnosis.sql").items()},
+    **{f"metrics.{name}": text for name, text in load_statements(FOLDER / "metrics.sql").items()},
     **{f"histories.{name}": text for name, text in load_statements(FOLDER / "histories.sql").items()},
     **{f"recording.{name}": getattr(recording, name) for name in ("STARTED", "PROGRESS", "SETTLE", "OUTPUT")},
     "evidence.OVERLAP_SQL": evidence.OVERLAP_SQL,

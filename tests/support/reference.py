@@ -5,13 +5,15 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from executor_service import line_protocol
+from executor_service.metrics.catalog import ALL as EXECUTOR_SERIES
 from scheduler_service import errors
 from scheduler_service.api.limits import LIMITS
 from scheduler_service.authoring.bounds import BOUNDS
 from scheduler_service.cli.service_options import EXECUTOR, SCHEDULER, Setting
+from scheduler_service.metrics.catalog import ALL as SCHEDULER_SERIES
 from scheduler_service.replay.policies import POLICIES, Policy
 from scheduler_service.replay.states import EFFECT_TRANSITIONS, RUN_TRANSITIONS, EffectState, RunState, mermaid
 from tests.support.invariants import INVARIANTS
@@ -92,6 +94,31 @@ def settings() -> str:
     return _table("variable", "of", "default", "meaning", rows=both)
 
 
+def metrics() -> str:
+    """Every series of both services."""
+
+    def rows(service: str, known: Iterable[MetricSeries]) -> Iterator[tuple[str, ...]]:
+        for series in known:
+            labels = ", ".join(series.labels)
+            yield f"`{series.name}`", service, series.kind, labels, series.meaning
+
+    both = (*rows("scheduler", SCHEDULER_SERIES), *rows("executor", EXECUTOR_SERIES))
+    return _table("series", "of", "type", "labels", "meaning", rows=both)
+
+
+class MetricSeries(Protocol):
+    """A series of either service's catalog."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def meaning(self) -> str: ...
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+
+
 def line_fields() -> str:
     """The fields of the line protocol, from its docstring."""
     text = line_protocol.__doc__ or ""
@@ -139,6 +166,7 @@ PARTS: Final[Mapping[str, Callable[[], str]]] = {
     "limits": limits,
     "process bounds": process_bounds,
     "settings": settings,
+    "metrics": metrics,
     "line protocol": line_fields,
     "invariant tests": invariant_tests,
 }

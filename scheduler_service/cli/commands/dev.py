@@ -15,7 +15,7 @@ from scheduler_service.cli.child import is_warning
 from scheduler_service.cli.exit_codes import ExitCode
 from scheduler_service.cli.service_options import HARNESS_MODULES, SLOTS, as_env, with_settings
 from scheduler_service.cli.signals import StopRequested, StopSignals
-from scheduler_service.cli.stack import Stack, StackOptions
+from scheduler_service.cli.stack import Stack, StackOptions, next_port
 
 _DATED = re.compile(r"\d{4}-\d\d-\d\d")
 _SETTINGS = (HARNESS_MODULES, *SLOTS)
@@ -28,6 +28,8 @@ _COLORS = {"scheduler": "cyan", "executor": "magenta"}
 @click.option("--ephemeral", is_flag=True, help="Use a temporary directory and remove it at the end.")
 @click.option("--listen", default=DEFAULT_ADDRESS, show_default=True, envvar="BACKBURNER_LISTEN", metavar="HOST:PORT",
               help="Address of the scheduler.")  # fmt: skip
+@click.option("--metrics-address", default="", envvar="BACKBURNER_METRICS_ADDRESS", metavar="HOST:PORT",
+              help="Serve the scheduler's metrics there, the executor's on the next port. Default: off.")  # fmt: skip
 @click.option("--process-module", "process_modules", multiple=True, metavar="MODULE",
               help="Python module that defines processes, found from this folder. Repeatable.")  # fmt: skip
 @click.option("--function-module", "function_modules", multiple=True, metavar="MODULE",
@@ -39,6 +41,7 @@ def dev_command(
     data_dir: Path,
     ephemeral: bool,
     listen: str,
+    metrics_address: str,
     process_modules: tuple[str, ...],
     function_modules: tuple[str, ...],
     verbose: bool,
@@ -58,6 +61,7 @@ def dev_command(
         # Short on purpose: a Unix socket's path may be no longer than about 100 bytes.
         data_dir=Path(tempfile.mkdtemp(prefix="backburner-")) if ephemeral else data_dir,
         listen=listen,
+        metrics_address=metrics_address,
         ephemeral=ephemeral,
         database_url=os.environ.get("DATABASE_URL"),
         process_modules=process_modules,
@@ -90,10 +94,14 @@ def _print_banner(stack: Stack) -> None:
     postgres = "DATABASE_URL" if options.database_url else f"embedded, in {options.data_dir} ({kept})"
     processes = ", ".join(sorted(ready.processes)) or "none yet: load some with --process-module"
     click.echo()
+    metrics = (
+        f"{options.metrics_address} and {next_port(options.metrics_address)}" if options.metrics_address else "off"
+    )
     for name, value in (
         ("postgres", postgres),
         ("scheduler", f"{options.listen}  (processes: {processes})"),
         ("executor", f"{ready.executor_address}  (functions: {len(ready.functions)})"),
+        ("metrics", metrics),
         ("logs", str(stack.logs)),
     ):
         click.echo(f"  {click.style(f'{name:<10}', bold=True)} {value}")
