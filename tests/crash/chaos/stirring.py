@@ -50,6 +50,7 @@ async def _calls(place: Arena, enough: asyncio.Event) -> None:
         talks = await _created(place, _TALKS)
         run_id = await _created(place, _ASKS)
         await _created(place, _AGENTS)
+        place.work.also(place.work.client_driven())  # the others may be long in runs with agents
         await _silent_client(place)
         operator = [partial(place.caller.call, *order) for order in _orders(talks)]
         for act in (

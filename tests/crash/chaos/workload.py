@@ -74,7 +74,7 @@ class Workload:
     async def _client(self) -> None:
         while not self._stopping:
             try:
-                await (self._process() if self._draw.random() < 0.65 else self._client_driven())
+                await (self._process() if self._draw.random() < 0.65 else self.client_driven())
             except (Refused, AssertionError) as error:
                 self._caller.offences.append(f"a client of run {self.open} ends with {error!r}")
                 return
@@ -210,7 +210,8 @@ class Workload:
 
     # -- runs that a client drives -----------------------------------------------------------------------------
 
-    async def _client_driven(self) -> None:
+    async def client_driven(self) -> None:
+        """One run that a client drives, from its first call to its last."""
         key = f"chaos/{self._draw.getrandbits(64):x}"
         answer = await self._caller.create(key=key, client=pb.ClientDriven())
         run_id, epoch = answer.run.run_id, answer.client_epoch
