@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tests.crash.chaos import label_budgets
 from tests.crash.chaos.checker import Checker
 from tests.crash.chaos.clients import Caller
 from tests.crash.chaos.parking import parked_and_back
@@ -44,6 +45,8 @@ class Arena:
             found += await parked_and_back(self.world, self.caller)
         found += self.caller.offences
         found += await self.judge.check(self.caller.acknowledged)
+        if ended:
+            found += await label_budgets.taken_away(self.world.dsn, self.caller)
         return found + _said(self.world)
 
 

@@ -7,12 +7,17 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
+from tests.crash.chaos import label_budgets
 from tests.crash.chaos.arena import Arena, arena
 from tests.crash.chaos.checker import Checked
 from tests.crash.chaos.faults import FAULTS, chosen
 from tests.crash.chaos.replays import replayed
 from tests.crash.chaos.world import World
+
+#: Share of the batches of rounds with a budget of a label.
+_LABEL_BUDGETS_SHARE: Final = 0.4
 
 
 @dataclass
@@ -70,6 +75,8 @@ class Chaos:
                 self.verdict.checked, self.verdict.calls = place.judge.checked, place.caller.calls
                 self.verdict.runs = place.work.runs
                 while self.verdict.rounds < rounds and not self.verdict.violations:
+                    if draw.random() < _LABEL_BUDGETS_SHARE:
+                        await label_budgets.set_one(place.caller)
                     place.work.start(self._clients)
                     for _ in range(min(self._every, rounds - self.verdict.rounds)):
                         await self._round(place.world, draw)

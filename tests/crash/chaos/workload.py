@@ -12,7 +12,7 @@ from google.protobuf import json_format
 from backburner.journal.v1 import journal_pb2
 from backburner.scheduler.v1 import operator_service_pb2 as operator_pb
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
-from tests.crash.chaos import plans, processes
+from tests.crash.chaos import label_budgets, plans, processes
 from tests.crash.chaos.clients import Caller, Refused
 from tests.crash.chaos.real import Real
 from tests.crash.chaos.watching import SeqWatcher
@@ -88,7 +88,9 @@ class Workload:
         request = pb.CreateRunRequest()
         json_format.ParseDict({"folder": self._folder, "plan": plan}, request.input)
         budget = self._budget(plan)
-        run_id = (await self._caller.create(process="chaos", input=request.input, budget=budget)).run.run_id
+        labels = {label_budgets.NAME: label_budgets.VALUE} if self._draw.random() < 0.7 else {}
+        created = await self._caller.create(process="chaos", input=request.input, budget=budget, labels=labels)
+        run_id = created.run.run_id
         self.open.add(run_id)
         watcher = self._watcher(run_id) if self._draw.random() < 0.3 else None
         meddling = asyncio.create_task(self._meddle(run_id, plan, budget))
