@@ -9,9 +9,10 @@ keeper has no child left, which the kernel says (ECHILD), nobody is alive: this 
 A keeper obeys one executor. When that is gone, killed with -9 too, it kills all that it keeps and ends.
 
 Control socket of a keeper, JSON lines. Down: `{"end": seconds, "signal": n}`, once: the signal (by default TERM) to the
-child's group, so much time for it, KILL to everybody. Up: `{"pid": n, "keeper": n}` or `{"error": text, "errno": n}`;
-`{"exit": status}` of the child; `{"gone": "proven"}`, or "group" where the system has no subreapers and only the group
-could be looked at, or "alive" when somebody cannot be killed: the keeper goes on trying.
+child's group, so much time for it, KILL to everybody. Up: `{"keeper": n}`: from now on the child may be there;
+`{"pid": n, "keeper": n}` or `{"error": text, "errno": n}`; `{"exit": status}` of the child; `{"gone": "proven"}`, or
+"group" where the system has no subreapers and only the group could be looked at, or "alive" when somebody cannot be
+killed: the keeper goes on trying.
 """
 
 import contextlib
@@ -111,6 +112,7 @@ class Keeper:
 
     def run(self) -> None:
         """Starts the child and stays until nobody is alive."""
+        self._say({"keeper": os.getpid()})
         try:
             self._child = self._spawn()
         except (OSError, ValueError, TypeError, subprocess.SubprocessError) as error:

@@ -25,11 +25,15 @@ _STOP_SECONDS: Final = 5.0
 
 
 class SpawnFailed(Exception):
-    """The system refused to start the child; the message says why. `errno`: the system's number of that; 0: none."""
+    """The child could not be started; the message says why. `errno`: the system's number of that; 0: none."""
 
-    def __init__(self, message: str, errno: int = 0) -> None:
+    def __init__(self, message: str, errno: int = 0, *, may_have_begun: bool = False) -> None:
         super().__init__(message)
         self.errno = errno
+        #: True when nobody knows whether the child ran: its keeper died before it could say so.
+        self.may_have_begun = may_have_begun
+        #: Of one that may have: whether it is proven that nobody of it is alive.
+        self.death_proven = False
 
 
 class Keepers:
@@ -82,10 +86,10 @@ class Keepers:
             raise
         return ours
 
-    def known(self, keeper: int, child: int) -> None:
-        """A keeper lives, and keeps this child."""
+    def known(self, keeper: int, child: int = 0) -> None:
+        """A keeper lives, and keeps this child; 0: it is about to start it."""
         self._pids.add(keeper)
-        for session in (keeper, child):
+        for session in filter(None, (keeper, child)):
             self._reaper.expect(session)
 
     def orphaned(self, pids: list[int]) -> None:

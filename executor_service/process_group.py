@@ -164,10 +164,12 @@ class ProcessGroup:
         """Waits for the child to be there, and reads its pipes. Raises SpawnFailed."""
         try:
             await self._born
-        except BaseException:
+        except BaseException as error:
             self._hang_up()
-            cgroups.remove(self._cgroup)
             _close(reads)
+            if isinstance(error, SpawnFailed) and error.may_have_begun:
+                error.death_proven = await self._kill_unkept()
+            cgroups.remove(self._cgroup)
             raise
         self._open = len(sinks)
         self._pumps = [Pump(fd, sink, self._pipe_ended) for fd, sink in zip(reads, sinks, strict=True)]
@@ -187,8 +189,9 @@ class ProcessGroup:
 
     async def _kill_unkept(self) -> bool:
         """Kills what can be found without the keeper. True: the child's control group says that nobody is alive."""
-        with contextlib.suppress(OSError):
-            os.killpg(self.pid, signal.SIGKILL)
+        if self.pid:
+            with contextlib.suppress(OSError):
+                os.killpg(self.pid, signal.SIGKILL)
         await sweep(self._marker, on_found=self._keepers.orphaned)
         return bool(self._cgroup) and await cgroups.kill(self._cgroup)
 
@@ -211,6 +214,9 @@ class ProcessGroup:
             self.pid, self._keeper = message["pid"], message["keeper"]
             self._keepers.known(self._keeper, self.pid)
             _answer(self._born, None)
+        elif "keeper" in message:
+            self._keeper = message["keeper"]
+            self._keepers.known(self._keeper)
         elif "error" in message and not self._born.done():
             self._born.set_exception(SpawnFailed(message["error"], message["errno"]))
         elif "exit" in message:
@@ -227,7 +233,7 @@ class ProcessGroup:
         self._control = None
         self._keepers.forget(self._keeper)
         if not self._born.done():
-            self._born.set_exception(SpawnFailed("the keeper of the child has died before it was there"))
+            self._born.set_exception(_died_early(self._keeper))
         _answer(self._exited, -signal.SIGKILL)
         _answer(self._gone, "lost")
 
@@ -258,6 +264,16 @@ async def start_group(
     group = ProcessGroup(marker, keepers, cgroup, control)
     await group.begin(reads, sinks)
     return group
+
+
+def _died_early(keeper: int) -> SpawnFailed:
+    """What to think of a child whose keeper is gone, and had not said that it is there; 0: it had said nothing."""
+    if keeper:
+        message = (
+            "its keeper died in the moment when it started the child: nobody knows whether that had begun its work"
+        )
+        return SpawnFailed(message, may_have_begun=True)
+    return SpawnFailed("the keeper of the child died before it could start it, or no process was to be had for it")
 
 
 def _answer(future: asyncio.Future[Any], value: Any) -> None:

@@ -207,8 +207,13 @@ def _remove(folder: Path) -> None:
 
 
 def spawn_failed(error: SpawnFailed, attempt: Attempt) -> Outcome:
-    """The outcome of an attempt whose child could not be started: nothing was done, unless one before it had run."""
-    return Outcome().fail_as(Failure("SPAWN_FAILED", str(error), untouched=not attempt.has_started))
+    """The outcome of an attempt whose child could not be started.
+
+    Nothing was done, unless one before it had run, or this one may have for the moment in which its keeper died.
+    """
+    untouched = not attempt.has_started and not error.may_have_begun
+    outcome = Outcome(death_proven=error.death_proven if error.may_have_begun else None)
+    return outcome.fail_as(Failure("SPAWN_FAILED", str(error), untouched=untouched))
 
 
 def _too_large(command: Command) -> str:
