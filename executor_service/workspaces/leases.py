@@ -8,8 +8,9 @@ ends.
 import errno
 import fcntl
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 from executor_service.assignment import InvalidWork
 
@@ -21,9 +22,12 @@ class Busy(Exception):
 
 
 class Lease:
-    """The lease of one directory. Raises Busy; InvalidWork when it cannot be had at all."""
+    """The lease of one directory, `by` whom. Raises Busy; InvalidWork when it cannot be had at all."""
 
-    def __init__(self, folder: Path) -> None:
+    #: Of this process: who has which directory. It names them; the locks decide.
+    _holders: ClassVar[dict["Lease", tuple[Path, str]]] = {}
+
+    def __init__(self, folder: Path, by: str = "") -> None:
         self._fds: list[int] = []
         real = folder.resolve()
         try:
@@ -33,9 +37,11 @@ class Lease:
         except BaseException:
             self.close()
             raise
+        self._holders[self] = real, by
 
     def close(self) -> None:
         """Gives it back."""
+        self._holders.pop(self, None)
         while self._fds:
             os.close(self._fds.pop())
 
@@ -50,7 +56,7 @@ class Lease:
         try:
             fcntl.flock(fd, how | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise Busy(_busy(folder, wanted)) from error
+            raise Busy(_busy(folder, wanted, list(self._holders.values()))) from error
         except OSError as error:
             if error.errno in _NO_LOCKS:
                 raise InvalidWork(
@@ -97,7 +103,13 @@ def is_file(path: Path, fd: int) -> bool:
         return False
 
 
-def _busy(folder: Path, wanted: Path) -> str:
+def _busy(folder: Path, wanted: Path, holders: Sequence[tuple[Path, str]]) -> str:
+    """Who works where, so that this folder cannot be locked; of other executors of the host only that they do."""
+    for place, by in holders:
+        if by and place == folder:
+            return f"{by} works in {place}" + ("" if place == wanted else f", which {wanted} is in")
+        if by and folder == wanted and place.is_relative_to(wanted):
+            return f"{by} works in {place}, which is in {wanted}"
     if folder == wanted:
-        return f"another effect works in {wanted}, or in a directory in it"
-    return f"another effect works in {folder}, which {wanted} is in"
+        return f"another effect works in {wanted}, or in a directory in it, by another executor of this host"
+    return f"another effect works in {folder}, which {wanted} is in, by another executor of this host"

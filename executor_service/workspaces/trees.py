@@ -50,6 +50,11 @@ class Asked:
         return f"{KEPT_REFS}/{self.short}"
 
     @property
+    def who(self) -> str:
+        """The effect, as others are told of it that wait for its directory."""
+        return f"effect {self.assignment.effect_key!r} of run {self.assignment.run_id}"
+
+    @property
     def message(self) -> str:
         """Of the commit that holds the work."""
         a = self.assignment
@@ -106,7 +111,7 @@ def hold(asked: Asked, folder: Path) -> Held | Lease:
     if not asked.source.is_dir():
         raise InvalidWork(f"{asked.source} is no directory on this executor")
     if asked.kind == DIRECTORY:
-        return Lease(asked.source)
+        return Lease(asked.source, asked.who)
     return Held(folder / f"{asked.assignment.effect_id}.lock")
 
 

@@ -146,6 +146,8 @@ def _queued(effect: EffectView, situation: Situation) -> pb.WaitingOn:
         said = _until(effect.not_before, now)
         if effect.state == "PARKED":
             said = f"parked, without a slot, until its provider takes requests again; {said}"
+        elif effect.busy:
+            said = f"{effect.busy}: it goes when that is done; {said}"
         return pb.WaitingOn(cause=_Cause.CAUSE_NOT_BEFORE, message=said, until=timestamp(effect.not_before))
     ready = _ready(effect, situation)
     hold = hold_on(effect, ready, situation.holds)

@@ -277,7 +277,7 @@ _RUN_TEXTS: Final = (
 _EFFECT_TEXTS: Final = (
     "effect_id", "run_id", "key", "namespace", "kind", "name", "harness", "pool", "state", "executor_id",
     "incarnation", "cancel_reason", "group_id", "run_state", "settled_type",
-    "child_run_id", "child_state",
+    "child_run_id", "child_state", "busy",
 )  # fmt: skip
 
 

@@ -138,6 +138,12 @@ SELECT s.effect_id, s.run_id, s.key, s.namespace, s.kind, s.name, s.harness, s.p
        s.usage_before, CASE WHEN s.state IN ('QUEUED', 'PARKED') AND (s.budget IS NOT NULL OR EXISTS (
            SELECT FROM backburner.label_budgets l WHERE l.namespace = s.namespace
        )) THEN backburner.budget_awaited_v1(s.effect_id) END AS budget,
+       CASE WHEN s.state = 'QUEUED' AND s.not_before IS NOT NULL THEN (
+           SELECT l.data ->> 'message' FROM backburner.journal l
+           WHERE l.effect_id = s.effect_id AND l.attempt = s.attempt AND l.type = 'EFFECT_ATTEMPT_LOST'
+             AND l.type IN ('EFFECT_ATTEMPT_FAILED', 'EFFECT_ATTEMPT_LOST', 'EFFECT_PARKED')  -- for its index
+             AND l.data ->> 'reason' = 'EFFECT_REASON_WORKSPACE_BUSY'
+       ) END AS busy,
        s.last_activity_at, s.elapsed_s,
        s.run_state, s.shard, s.spec, s.settled, s.settled_type, s.found, child.run_id AS child_run_id,
        child.state AS child_state,
@@ -162,6 +168,12 @@ SELECT e.effect_id, e.run_id, e.key, e.namespace, e.kind, e.name, e.harness, e.p
        e.usage_before, CASE WHEN e.state IN ('QUEUED', 'PARKED') AND (e.budget IS NOT NULL OR EXISTS (
            SELECT FROM backburner.label_budgets l WHERE l.namespace = e.namespace
        )) THEN backburner.budget_awaited_v1(e.effect_id) END AS budget,
+       CASE WHEN e.state = 'QUEUED' AND e.not_before IS NOT NULL THEN (
+           SELECT l.data ->> 'message' FROM backburner.journal l
+           WHERE l.effect_id = e.effect_id AND l.attempt = e.attempt AND l.type = 'EFFECT_ATTEMPT_LOST'
+             AND l.type IN ('EFFECT_ATTEMPT_FAILED', 'EFFECT_ATTEMPT_LOST', 'EFFECT_PARKED')  -- for its index
+             AND l.data ->> 'reason' = 'EFFECT_REASON_WORKSPACE_BUSY'
+       ) END AS busy,
        e.last_activity_at, e.elapsed_s,
        h.state AS run_state, h.shard, NULL::jsonb AS spec, NULL::jsonb AS settled, NULL::text AS settled_type,
        CASE WHEN e.group_id IS NOT NULL AND e.state = 'QUEUED' THEN least(e.group_max, (

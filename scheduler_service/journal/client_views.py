@@ -85,6 +85,8 @@ class EffectView:
     usage_before: Mapping[str, Any] | None
     #: The budget that it waits for: see the SQL function `budget_awaited_v1`.
     budget: Mapping[str, Any] | None
+    #: Who works in its directory, as the executor said that handed it back. Empty: nobody that is known.
+    busy: str
     last_activity_at: datetime | None
     elapsed_s: float | None
     run_state: str

@@ -1,10 +1,13 @@
 """Agents in workspaces through both services: merged at the fan-in, found by a retry, one at a time under a lease."""
 
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import grpc
 import pytest
 
+from backburner.scheduler.v1 import scheduler_service_pb2 as pb
 from tests.e2e.test_agents import joined
 from tests.support.eventually import eventually
 from tests.support.journals import check_journal, journal_of, of_type
@@ -79,6 +82,29 @@ async def test_agents_in_one_directory_go_one_at_a_time(agents: Stack, tmp_path:
     check_journal(rows)
     lost = of_type(rows, "EFFECT_ATTEMPT_LOST")
     assert {(row.data["reason"], row.data["never_started"]) for row in lost} == {("EFFECT_REASON_WORKSPACE_BUSY", True)}
+
+
+async def test_who_waits_for_a_directory_is_told_which_and_who_has_it(agents: Stack, tmp_path: Path) -> None:
+    hold, inner = tmp_path / "hold", tmp_path / "work" / "inner"
+    inner.mkdir(parents=True)
+    hold.touch()
+    run_id = await agents.create("workspaces.waits", directory=str(inner.parent), hold=str(hold))
+    name = pb.EffectName(run_id=run_id, key="waits")
+    said = f"effect 'has' of run {run_id} works in {inner.parent}, which {inner} is in: it goes when that is done; "
+
+    async def told() -> bool:
+        with contextlib.suppress(grpc.aio.AioRpcError):  # it is not asked for yet
+            effect = (await agents.client.GetEffect(pb.GetEffectRequest(effect=name))).effect
+            run = (await agents.client.GetRun(pb.GetRunRequest(run_id=run_id))).run
+            waits = [waiting.message for waiting in run.waiting_on]
+            return effect.waiting_on.message.startswith(said) and any(f"effect 'waits': {said}" in w for w in waits)
+        return False
+
+    try:
+        await eventually(told, timeout=120, message=said)
+    finally:
+        hold.unlink()
+    assert result_value(await agents.result(run_id)) == "ok"
 
 
 async def test_what_a_failed_agent_left_is_on_the_error(agents: Stack, repo: Path) -> None:

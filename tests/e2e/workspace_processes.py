@@ -55,6 +55,17 @@ async def in_turn(ctx: bb.Context, directory: str, agents: int) -> list[str]:
     return [outcome.error.reason if outcome.error else "ok" for outcome in await bb.best_effort(handles)]
 
 
+@bb.process("workspaces.waits")
+async def waits(ctx: bb.Context, directory: str, hold: str) -> str:
+    """One agent works in a directory for as long as a file is there, another waits for a folder in it."""
+    script = f"touch begun; while test -e {hold}; do sleep 0.05; done"
+    ctx.start(bb.agent("codex", prompt=scripted("1", sh=script), workspace=bb.exclusive(directory)), key="has")
+    await ctx.run(bb.shell(f"until test -e {directory}/begun; do sleep 0.05; done"), key="begun")
+    work = bb.agent("codex", prompt=scripted("2"), workspace=bb.exclusive(f"{directory}/inner"))
+    await ctx.run(work, key="waits")
+    return "ok"
+
+
 @bb.process("workspaces.failed")
 async def failed(ctx: bb.Context, directory: str) -> dict[str, Any]:
     """What an agent that failed has left is on the error."""

@@ -144,7 +144,9 @@ async def test_an_effect_whose_directory_is_in_use_is_handed_back_unstarted(
     session = scheduler.sessions[-1]
     [refused] = await eventually(lambda: session.was_rejected(second))
     assert refused.reason == pb.RejectedAttempt.REASON_WORKSPACE_BUSY
-    assert refused.message.startswith("another effect works in")
+    assert refused.message.endswith(
+        f" of run {first.run_id} works in {work}" + (which == "inner") * f", which {work}/inner is in"
+    )
     assert await scheduler.rows(second, "EFFECT_STARTED") == []
     assert executor.attempts.pools["agents"].taken == 1, "it holds no slot"
     hold.unlink()
@@ -166,7 +168,8 @@ async def test_the_lease_holds_among_the_executors_of_a_host(
     )
     session = await scheduler.session(after=1)
     second = await scheduler.one(**ask(tmp_path / "work", "DIRECTORY"))
-    assert await eventually(lambda: session.was_rejected(second))
+    [refused] = await eventually(lambda: session.was_rejected(second))
+    assert refused.message.startswith("effect "), "both stand in this process: they know of each other"
     hold.unlink()
     await scheduler.settled(first)
 

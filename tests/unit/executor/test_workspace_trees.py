@@ -367,13 +367,24 @@ def test_what_stays_is_the_effects_to_say(tmp_path: Path, keep: str, succeeded: 
 # Leases.
 
 
-@pytest.mark.parametrize("other", ["work", "work/inner", ".", "link"])
-def test_a_leased_directory_its_parents_and_its_children_are_nobody_elses(tmp_path: Path, other: str) -> None:
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ("work", "effect 'a' of run R works in {0}/work"),
+        ("work/inner", "effect 'a' of run R works in {0}/work, which {0}/work/inner is in"),
+        (".", "effect 'a' of run R works in {0}/work, which is in {0}"),
+        ("link", "effect 'a' of run R works in {0}/work, which {0}/work/inner is in"),
+    ],
+)
+def test_a_leased_directory_its_parents_and_its_children_are_nobody_elses(
+    tmp_path: Path, other: str, said: str
+) -> None:
     (tmp_path / "work" / "inner").mkdir(parents=True)
     (tmp_path / "link").symlink_to("work/inner")
-    held = Lease(tmp_path / "work")
-    with pytest.raises(Busy, match="another effect works in"):
+    held = Lease(tmp_path / "work", "effect 'a' of run R")
+    with pytest.raises(Busy) as raised:
         Lease(tmp_path / other)
+    assert str(raised.value) == said.format(tmp_path)
     held.close()
     Lease(tmp_path / other).close()
 
@@ -398,7 +409,7 @@ time.sleep(300)
     other = subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE)
     assert other.stdout is not None
     assert other.stdout.readline() == b"held\n"
-    with pytest.raises(Busy):
+    with pytest.raises(Busy, match=r"another effect works in .*, by another executor of this host"):
         Lease(tmp_path)
     other.kill()
     other.wait()
