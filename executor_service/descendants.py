@@ -125,9 +125,10 @@ class Reaper:
 
     def expect(self, session: int) -> None:
         """Orphans of this session, and who leads it, may come to us."""
-        self._sessions[session] = None
-        while len(self._sessions) > 10_000:
-            del self._sessions[next(iter(self._sessions))]
+        with self._lock:  # threads have children kept too
+            self._sessions[session] = None
+            while len(self._sessions) > 10_000:
+                del self._sessions[next(iter(self._sessions))]
 
     def seen(self, pids: list[int]) -> None:
         """A sweep has seen the marker on these."""

@@ -10,9 +10,10 @@ import contextlib
 import os
 import select
 import sys
+import time
 from typing import Final
 
-from executor_service.markers import kill_all_marked
+from executor_service.markers import helper_marker, kill_all_marked, marked
 
 #: What an executor says that ends in order.
 IN_ORDER: Final = b"."
@@ -22,16 +23,24 @@ LINGER_SECONDS: Final = 1.0
 PIPE_SECONDS: Final = 10.0
 #: After so long there is no hope for what still lives: it cannot be killed.
 SECONDS_MAX: Final = 120.0
+#: How long what may end by itself (`keeper.py`: outlives) is left to its keeper after a sudden end, and a moment more.
+HELPER_SECONDS: Final = 35.0
+_LOOK_SECONDS: Final = 0.2
 
 
 def main(marker: str, executor: int) -> int:
     """Waits for the end of the executor, then kills what carries the marker. 1: somebody is still alive."""
+    helpers = helper_marker(marker.removesuffix("/"))
     if _until_gone(executor):
-        return 0 if kill_all_marked(marker, clean_seconds=0.0, seconds_max=SECONDS_MAX) else 1
+        dead = [kill_all_marked(one, clean_seconds=0.0, seconds_max=SECONDS_MAX) for one in (marker, helpers)]
+        return 0 if all(dead) else 1
     proven = kill_all_marked(marker, clean_seconds=LINGER_SECONDS, seconds_max=SECONDS_MAX)
     if not _closed(0.0) and _closed(PIPE_SECONDS):
         proven = kill_all_marked(marker, clean_seconds=LINGER_SECONDS, seconds_max=SECONDS_MAX)
-    return 0 if proven else 1
+    deadline = time.monotonic() + HELPER_SECONDS
+    while marked(helpers) and time.monotonic() < deadline:
+        time.sleep(_LOOK_SECONDS)
+    return 0 if kill_all_marked(helpers, clean_seconds=0.0, seconds_max=SECONDS_MAX) and proven else 1
 
 
 def _until_gone(executor: int) -> bool:

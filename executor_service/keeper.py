@@ -6,7 +6,8 @@ and the keeper starts the child. On Linux a keeper is a subreaper: whatever its 
 its group, its session, its parent or its environment, becomes a child of the keeper when it is orphaned. So once the
 keeper has no child left, which the kernel says (ECHILD), nobody is alive: this is the proof of death.
 
-A keeper obeys one executor. When that is gone, killed with -9 too, it kills all that it keeps and ends.
+A keeper obeys one executor. When that is gone, killed with -9 too, it kills all that it keeps and ends; a child that
+`outlives` it for some seconds (git, which is to leave no locks behind) may end by itself until then.
 
 Control socket of a keeper, JSON lines. Down: `{"end": seconds, "signal": n}`, once: the signal (by default TERM) to the
 child's group, so much time for it, KILL to everybody. Up: `{"keeper": n}`: from now on the child may be there;
@@ -30,7 +31,8 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 ON_LINUX: Final = sys.platform == "linux"
-#: File descriptors of a request: its text, the control socket, stdout, stderr, the progress pipe, and maybe stdin.
+#: File descriptors of a request: its text, the control socket, stdout, stderr, the progress pipe (without `progress`:
+#: what else the child is to hold), and maybe stdin.
 FDS_MAX: Final = 6
 #: How much of a program's name an error repeats.
 _NAME_CHARACTERS_MAX: Final = 1000
@@ -133,7 +135,9 @@ class Keeper:
     def _spawn(self) -> int:
         stdout, stderr, report, *stdin = self._work
         asked = self._request
-        env = asked["env"] | {"BACKBURNER_PROGRESS": f"/dev/fd/{report}", "BACKBURNER_PROGRESS_FD": str(report)}
+        env = dict(asked["env"])
+        if asked.get("progress", True):
+            env |= {"BACKBURNER_PROGRESS": f"/dev/fd/{report}", "BACKBURNER_PROGRESS_FD": str(report)}
         self._popen = subprocess.Popen(  # held for ever: thrown away it would take the exit status with it
             asked["argv"],
             cwd=asked["cwd"],
@@ -220,11 +224,13 @@ class Keeper:
             self._signal_group(number)
 
     def _abandon(self) -> None:
-        """The executor is gone: nobody is to be told, and nobody may live."""
-        if self._control is not None:
-            self._control.close()
-            self._control = None
-        self._ending_at = self._kill_since = time.monotonic()
+        """The executor is gone: nobody is to be told, and nobody may live, or no longer than it was asked for."""
+        if self._control is None:
+            return
+        self._control.close()
+        self._control = None
+        latest = time.monotonic() + float(self._request.get("outlives", 0))
+        self._ending_at = latest if self._ending_at is None else min(self._ending_at, latest)
 
     def _signal_group(self, number: int) -> bool:
         """Signals the child's group. False: it is empty, and from then on its id may be another's."""

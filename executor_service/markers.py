@@ -26,6 +26,11 @@ def marker(incarnation: str, effect_id: str = "", attempt: int = 0) -> str:
     return f"{incarnation}/{effect_id}/{attempt}" if effect_id else f"{incarnation}/"
 
 
+def helper_marker(incarnation: str, name: str = "") -> str:
+    """That of what an executor runs beside its children, such as git, which may outlive it for a moment."""
+    return marker(f"helper:{incarnation}", name, int(bool(name)))
+
+
 def marked(value: str) -> list[int]:
     """Process ids of everything alive whose marker is `value`, or begins with it when it ends in a slash."""
     return list(_marked_linux(_wanted(value)) if ON_LINUX else _marked_elsewhere(value))

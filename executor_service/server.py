@@ -88,7 +88,8 @@ class ExecutorServer:
         self._tasks: list[asyncio.Task[None]] = []
         self._stack = contextlib.AsyncExitStack()
         self._reaper = Reaper()
-        self._functions = {**functions, MERGE: MergeFunction(self._reaper)}
+        self._keepers = Keepers(self._reaper)
+        self._functions = {**functions, MERGE: MergeFunction(self._keepers)}
         self._outbox = Outbox()
         self._lives = Lives()
         self._grace_over = asyncio.Event()
@@ -155,7 +156,7 @@ class ExecutorServer:
     def _keep_children(self) -> None:
         self._cgroups = cgroups.open_cgroups(self._incarnation.incarnation, self._settings.processes_max)
         self._stack.callback(self._cgroups.close)
-        self._keepers = Keepers(self._reaper)
+        self._keepers.incarnation = self._incarnation.incarnation
         self._stack.push_async_callback(self._keepers.close)
         try:
             self._keepers.start()
@@ -176,7 +177,7 @@ class ExecutorServer:
             Path(settings.state_dir) / "worktrees",
             self._incarnation.workspaces,
             settings.slots_agents + _WORKSPACE_CALLS_MAX,
-            self._reaper.leave_alone,
+            self._keepers,
             kept_max=settings.workspaces_max,
             kept_days=settings.workspaces_days,
         )

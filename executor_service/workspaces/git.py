@@ -1,16 +1,14 @@
 """git as a child: in a thread, with a bound of time, without prompts and without hooks.
 
-Of the environment it gets what children of attempts do: nothing that leads git elsewhere (GIT_DIR, GIT_INDEX_FILE,
-...), and no credentials, because an agent may have written the filters and drivers that it runs. A git that shall end
-gets TERM, at which it removes its own locks, and KILL when that does not help.
+An agent may have written the filters and drivers that it runs (`programs.py` says which). So of the environment it gets
+what children of attempts do: nothing that leads git elsewhere (GIT_DIR, GIT_INDEX_FILE, ...), and no credentials. And
+it is kept (`kept.py`): when a call has ended, nobody is alive whom it has started. A git that shall end gets TERM, at
+which it removes its own locks, and KILL when that does not help.
 """
 
-import contextlib
+import errno
 import math
 import os
-import select
-import signal
-import subprocess
 import tempfile
 import threading
 import time
@@ -21,21 +19,21 @@ from pathlib import Path
 from typing import IO, Final, Protocol
 
 from executor_service.harness.child import INHERITED
+from executor_service.keepers import Keepers, SpawnFailed
+from executor_service.kept import Kept, Program
 
 #: Longest that one call of git may take.
 GIT_SECONDS: Final = 600.0
 #: Most bytes of output that are kept of a call.
 OUTPUT_BYTES_MAX: Final = 64 << 20
 _STDERR_BYTES_MAX: Final = 4096
-#: Between TERM and KILL.
-_GRACE_SECONDS: Final = 5.0
-_LOOK_SECONDS: Final = 0.1
 
 #: Who commits what agents leave uncommitted.
 IDENTITY: Final = ("Backburner", "backburner@localhost")
 _CONFIG: Final = (
     "core.hooksPath=/dev/null", "core.fsmonitor=false", "core.quotePath=false", "gc.auto=0", "maintenance.auto=false",
     "submodule.recurse=false", "advice.addEmbeddedRepo=false", "advice.detachedHead=false",
+    "protocol.ext.allow=never", "log.showSignature=false",
 )  # fmt: skip
 _FLAGS: Final = tuple(part for setting in _CONFIG for part in ("-c", setting))
 
@@ -78,14 +76,17 @@ class Git:
     """git in one folder."""
 
     folder: Path
-    #: While one is held nobody else reaps the children of this process.
-    minding: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
+    keepers: Keepers
     stop: Stop = field(default_factory=threading.Event)
     env: Mapping[str, str] = field(default_factory=dict)
     #: Time of the monotonic clock by which all calls must have ended.
     until: float = math.inf
     #: A lock that lives as long as its children do.
     lock_fd: int = -1
+
+    def minding(self) -> AbstractContextManager[None]:
+        """While it is held nobody else reaps the children of this process."""
+        return self.keepers.leave_alone()
 
     def at(self, folder: Path) -> "Git":
         """The same in another folder."""
@@ -113,64 +114,43 @@ class Git:
         return said
 
     def _run(self, args: Collection[str], stdin: bytes, bytes_max: int) -> Said:
-        with self.minding(), tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as err:
+        out, total = bytearray(), 0
+
+        def take(data: bytes) -> None:
+            nonlocal total
+            total += len(data)
+            out.extend(data[: bytes_max - len(out)])
+
+        with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as err:
             given.write(stdin)
             given.seek(0)
-            child = self._start(args, given, err)
             deadline = min(time.monotonic() + GIT_SECONDS, self.until)
-            try:
-                out, total = self._read(child, args, bytes_max, deadline)
-                status = self._wait(child, args, deadline)
-            finally:
-                _end(child)
+            status = self._wait(args, (given, err), take, lambda: self._check(args, deadline))
             err.seek(0)
-            return Said(status, out, total, err.read(_STDERR_BYTES_MAX).decode(errors="replace").strip())
+            return Said(status, bytes(out), total, err.read(_STDERR_BYTES_MAX).decode(errors="replace").strip())
 
-    def _start(self, args: Collection[str], given: IO[bytes], err: IO[bytes]) -> "subprocess.Popen[bytes]":
+    def _wait(
+        self,
+        args: Collection[str],
+        files: tuple[IO[bytes], IO[bytes]],
+        take: Callable[[bytes], None],
+        check: Callable[[], None],
+    ) -> int:
         if self.stop.is_set():
             raise Stopped
+        env = _environment() | dict(self.env)
+        stdin, stderr = (file.fileno() for file in files)
         try:
-            return subprocess.Popen(
-                ["git", *_FLAGS, *args],
-                cwd=self.folder,
-                env=_environment() | dict(self.env),
-                stdin=given,
-                stdout=subprocess.PIPE,
-                stderr=err,
-                pass_fds=() if self.lock_fd < 0 else (self.lock_fd,),
-                start_new_session=True,  # no terminal to ask at, and one group to end
-            )
-        except FileNotFoundError as error:
-            if not self.folder.is_dir():
+            program = Program(["git", *_FLAGS, *args], str(self.folder), env, stdin, stderr, self.lock_fd)
+            return Kept(self.keepers, program).wait(take, check)
+        except SpawnFailed as error:
+            if error.errno == errno.ENOENT and not self.folder.is_dir():
                 raise GitFailed(f"{self.folder} is no directory on this executor") from error
-            raise GitFailed("git is not on this executor: install it, 2.38 or newer") from error
+            if error.errno == errno.ENOENT:
+                raise GitFailed("git is not on this executor: install it, 2.38 or newer") from error
+            raise GitFailed(f"git {' '.join(list(args)[:2])} in {self.folder}: {error}") from error
         except (OSError, ValueError) as error:
             raise GitFailed(f"git cannot be started in {self.folder}: {error}") from error
-
-    def _read(
-        self, child: "subprocess.Popen[bytes]", args: Collection[str], bytes_max: int, deadline: float
-    ) -> tuple[bytes, int]:
-        assert child.stdout is not None  # noqa: S101 - a pipe was asked for
-        fd, out, total = child.stdout.fileno(), bytearray(), 0
-        poll = select.poll()  # not select: an executor may have more than 1024 files open
-        poll.register(fd, select.POLLIN | select.POLLHUP)
-        while True:
-            if not poll.poll(_LOOK_SECONDS * 1000):
-                self._check(args, deadline)
-                continue
-            data = os.read(fd, 1 << 16)
-            if not data:
-                return bytes(out), total
-            total += len(data)
-            out += data[: bytes_max - len(out)]
-            self._check(args, deadline)
-
-    def _wait(self, child: "subprocess.Popen[bytes]", args: Collection[str], deadline: float) -> int:
-        while True:
-            try:
-                return child.wait(_LOOK_SECONDS)
-            except subprocess.TimeoutExpired:
-                self._check(args, deadline)
 
     def _check(self, args: Collection[str], deadline: float) -> None:
         if self.stop.is_set():
@@ -186,16 +166,3 @@ def _environment() -> dict[str, str]:
         "LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "true", "SSH_ASKPASS": "true",
         "GIT_AUTHOR_NAME": name, "GIT_AUTHOR_EMAIL": email, "GIT_COMMITTER_NAME": name, "GIT_COMMITTER_EMAIL": email,
     }  # fmt: skip
-
-
-def _end(child: "subprocess.Popen[bytes]") -> None:
-    """Ends a git that still runs, and what it started."""
-    for signum in (signal.SIGTERM, signal.SIGKILL):
-        if child.poll() is not None:
-            break
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signum)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(_GRACE_SECONDS)
-    if child.stdout is not None:
-        child.stdout.close()

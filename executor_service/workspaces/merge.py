@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from executor_service import reporting
 from executor_service.assignment import InvalidWork
-from executor_service.descendants import Reaper
+from executor_service.keepers import Keepers
 from executor_service.reporting import Reporter
 from executor_service.workspaces.git import Git, GitFailed
 from executor_service.workspaces.repository import Repository
@@ -44,8 +44,8 @@ class MergeFunction:
     name = NAME
     is_async = False
 
-    def __init__(self, reaper: Reaper) -> None:
-        self.fn = partial(merge, reaper=reaper)
+    def __init__(self, keepers: Keepers) -> None:
+        self.fn = partial(merge, keepers=keepers)
 
     def decode_arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """Checks the arguments, which come by name. Raises TypeError or ValueError."""
@@ -84,10 +84,10 @@ def merge(
     base: str = "",
     update_checkout: bool = False,
     *,
-    reaper: Reaper,
+    keepers: Keepers,
 ) -> dict[str, Any]:
     """Merges and moves the branch; a MergeResult as JSON. Raises InvalidWork, MoveRefused, GitFailed, Stopped."""
-    git = Git(Path("/"), reaper.leave_alone, _Asked(reporting.current.get()))
+    git = Git(Path("/"), keepers, _Asked(reporting.current.get()))
     repository = Repository.find(git, Path(repo))
     _check_branch(repository, into)
     tip = repository.tip(into) if into else ""

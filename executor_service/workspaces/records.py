@@ -6,7 +6,7 @@ that, and made anew.
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Final
@@ -34,6 +34,8 @@ class Record:
     made: bool = False
     #: True when nothing needs it any more.
     done: bool = False
+    #: What git would run by the repository's configuration before anybody worked in it: see `programs.py`.
+    programs: Mapping[str, str] | None = None
 
 
 def read(tree: Path) -> Record | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from executor_service.assignment import Assignment, InvalidWork
-from executor_service.workspaces import capture, files, records
+from executor_service.workspaces import capture, files, programs, records
 from executor_service.workspaces.git import Git, GitFailed, Stopped
 from executor_service.workspaces.leases import Held, Lease
 from executor_service.workspaces.records import COPY, DIRECTORY, WORKTREE, Record
@@ -176,17 +176,26 @@ def _open_copy(asked: Asked, git: Git, tree: Path, held: Held) -> Tree:
 
 
 def look_before(tree: Tree, git: Git, folder: Path) -> None:
-    """Notes how a directory or a copy is before the work, where that is known to git. Raises Stopped.
+    """Notes how it is before the work, where that is known to git. Raises Stopped; of a worktree GitFailed, OSError.
 
-    What keeps git from it, such as a repository without a commit in it, keeps no agent from its work.
+    What keeps git from a directory or a copy, such as a repository without a commit in it, keeps no agent from work.
     """
     if tree.asked.kind == WORKTREE:
+        _note_programs(tree, git)
         return
     try:
         _look_before(tree, _in(tree, git), folder)
     except (GitFailed, OSError) as error:
         log.warning("what will be done in workspace %s cannot be captured: %s", tree.root, error)
         tree.shadow, tree.problem = None, f"what was done is not captured: {error}"
+
+
+def _note_programs(tree: Tree, git: Git) -> None:
+    """Once for all attempts of the effect: those after the first find what an agent has left."""
+    if tree.record.programs is None:
+        tree.record = replace(tree.record, programs=programs.programs_of(_in(tree, git)))
+        if tree.asked.kind != DIRECTORY:
+            records.write(tree.root, replace(tree.record, made=True))
 
 
 def _in(tree: Tree, git: Git) -> Git:
@@ -200,6 +209,8 @@ def _look_before(tree: Tree, git: Git, folder: Path) -> None:
     if not tree.found:
         shutil.rmtree(place, ignore_errors=True)
     tree.shadow = capture.shadow(git, place)
+    if tree.shadow is not None:
+        _note_programs(tree, git)
     if tree.shadow is None or tree.record.base_tree:
         return
     tree.record = replace(
@@ -217,6 +228,8 @@ def result_of(tree: Tree, git: Git, *, succeeded: bool) -> dict[str, Any]:
     result: dict[str, Any] = {"path": str(tree.root), "base_commit": tree.record.base}
     try:
         worktree = tree.asked.kind == WORKTREE
+        if worktree or tree.shadow is not None:
+            programs.check(_in(tree, git), tree.record.programs)
         result |= _worktree_result(tree, _in(tree, git), succeeded=succeeded) if worktree else _shadow_result(tree)
     except (GitFailed, OSError, Stopped) as error:
         log.warning("what was done in workspace %s cannot be captured: %s", tree.root, error)

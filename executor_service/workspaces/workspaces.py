@@ -1,12 +1,10 @@
 """The workspaces of an executor: given to the attempts of effects that ask for one, taken back, removed by policy."""
 
 import asyncio
-import contextlib
 import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -16,6 +14,7 @@ from executor_service.assignment import NotStarted
 from executor_service.harness.base import Attempt
 from executor_service.harness.continuing import MADE_ANEW
 from executor_service.harness.threads import Threads
+from executor_service.keepers import Keepers
 from executor_service.line_protocol import Report
 from executor_service.outcome import Failure, Outcome
 from executor_service.workspaces import records, sweep, trees
@@ -45,7 +44,7 @@ class Workspaces:
         folder: Path,
         scratch: Path,
         threads_max: int,
-        minding: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+        keepers: Keepers,
         *,
         kept_max: int,
         kept_days: float,
@@ -53,7 +52,7 @@ class Workspaces:
         self._folder = folder
         self._scratch = scratch
         self._threads = Threads(threads_max)
-        self._minding = minding
+        self._keepers = keepers
         self._kept_max = kept_max
         self._kept_days = kept_days
 
@@ -128,8 +127,8 @@ class Workspaces:
         return await self._patiently(partial(trees.result_of, tree, git, succeeded=succeeded), attempt)
 
     def _git(self, stop: threading.Event, until: float | None = None) -> Git:
-        git = Git(self._folder, self._minding, stop)
-        return git if until is None else Git(self._folder, self._minding, stop, until=until)
+        git = Git(self._folder, self._keepers, stop)
+        return git if until is None else Git(self._folder, self._keepers, stop, until=until)
 
     async def _patiently(self, call: Callable[[], T], attempt: Attempt, step: str | None = None) -> T:
         """The call's answer; a long one is no silence of the attempt."""

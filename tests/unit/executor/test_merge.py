@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from executor_service.assignment import InvalidWork
-from executor_service.descendants import Reaper
 from executor_service.workspaces import merge as merging
 from executor_service.workspaces.git import GitFailed
 from executor_service.workspaces.merge import MergeFunction, MoveRefused
 from executor_service.workspaces.repository import Repository
+from tests.support.keepers import KEEPERS
 from tests.support.repositories import git, repository, state_of
 
 TEXT = "".join(f"line {number}\n" for number in range(1, 31))
@@ -39,7 +39,7 @@ def work(repo: Path, name: str, **files: str | None) -> dict[str, str]:
 
 
 def merge(repo: Path, *commits: dict[str, str], **given: Any) -> dict[str, Any]:
-    return merging.merge(str(repo), commits, reaper=Reaper(), **given)
+    return merging.merge(str(repo), commits, keepers=KEEPERS, **given)
 
 
 def statuses(result: dict[str, Any]) -> list[str]:
@@ -173,9 +173,9 @@ def test_merges_at_a_time_lose_nothing(repo: Path) -> None:
 )
 def test_what_cannot_be_merged_is_refused_with_the_remedy(repo: Path, given: dict[str, Any], said: str) -> None:
     with pytest.raises(InvalidWork, match=said):
-        merging.merge(str(repo), reaper=Reaper(), **given)
+        merging.merge(str(repo), keepers=KEEPERS, **given)
     with pytest.raises(InvalidWork, match="no git repository"):
-        merging.merge(os.fspath(repo.parent), reaper=Reaper())
+        merging.merge(os.fspath(repo.parent), keepers=KEEPERS)
 
 
 @pytest.mark.parametrize(
@@ -195,4 +195,4 @@ def test_what_cannot_be_merged_is_refused_with_the_remedy(repo: Path, given: dic
 )
 def test_arguments_that_do_not_fit_are_refused(args: list[Any], given: dict[str, Any]) -> None:
     with pytest.raises((TypeError, ValueError)):
-        MergeFunction(Reaper()).decode_arguments(args, given)
+        MergeFunction(KEEPERS).decode_arguments(args, given)

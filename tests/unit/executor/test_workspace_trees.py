@@ -18,12 +18,14 @@ import pytest
 
 from executor_service.assignment import Assignment, InvalidWork
 from executor_service.descendants import Reaper
+from executor_service.markers import helper_marker, marked
 from executor_service.workspaces import capture, files, records, sweep, trees
 from executor_service.workspaces.git import Git, GitFailed, Stopped
 from executor_service.workspaces.leases import Busy, Held, Lease
 from executor_service.workspaces.repository import Repository
 from executor_service.workspaces.trees import Tree
 from tests.support.children import alive
+from tests.support.keepers import KEEPERS
 from tests.support.repositories import git, repository, slow, state_of
 
 EFFECT = "3f2a9c1b-7d4e-5a6b-8c9d-0e1f2a3b4c5d"
@@ -45,7 +47,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def runner(tmp_path: Path) -> Git:
-    return Git(tmp_path)
+    return Git(tmp_path, KEEPERS)
 
 
 @pytest.fixture
@@ -177,8 +179,8 @@ def test_a_filter_of_an_agent_does_not_see_the_environment_of_the_executor(
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://secret")
     seen = repo.parent / "seen"
+    git(repo, "config", "filter.z.clean", f"sh -c 'env > {seen}; cat'")  # of the user's: it runs
     tree = open_(repo)
-    git(tree.root, "config", "filter.z.clean", f"sh -c 'env > {seen}; cat'")
     (tree.root / ".gitattributes").write_text("* filter=z\n")
     (tree.root / "a.txt").write_text("changed\n")
     trees.result_of(tree, runner, succeeded=True)
@@ -431,11 +433,13 @@ OPENS = """
 import sys
 from pathlib import Path
 from executor_service.workspaces import trees
+from executor_service.descendants import Reaper
+from executor_service.keepers import Keepers
 from executor_service.workspaces.git import Git
 from tests.unit.executor.test_workspace_trees import assignment
 source, folder = map(Path, sys.argv[1:])
 asked = trees.asked_of({"workspace": {"kind": "WORKSPACE_KIND_WORKTREE", "source": str(source)}}, assignment())
-trees.open_tree(asked, Git(source), folder, trees.hold(asked, folder))
+trees.open_tree(asked, Git(source, Keepers(Reaper(), "killed")), folder, trees.hold(asked, folder))
 """
 
 
@@ -446,8 +450,8 @@ def test_an_executor_that_is_killed_while_a_worktree_is_made_leaves_no_lock_behi
     begun = slow(repo, 300 if with_git else 1)
     other = subprocess.Popen([sys.executable, "-c", OPENS, str(repo), str(folder)])
     wait_for(begun)
-    children = [int(pid) for pid in Path(f"/proc/{other.pid}/task/{other.pid}/children").read_text().split()]
-    assert len(children) == 1
+    children = [pid for pid in marked(helper_marker("killed")) if os.getpgid(pid) == pid]
+    assert len(children) == 1, "git, which leads its group"
     other.kill()
     other.wait()
     if with_git:
@@ -479,7 +483,7 @@ def test_a_stop_ends_git_in_the_middle(repo: Path, folder: Path) -> None:
 
     threading.Thread(target=stop_it).start()
     with pytest.raises(Stopped):
-        trees.open_tree(asked, Git(repo, stop=stop), folder, trees.hold(asked, folder))
+        trees.open_tree(asked, Git(repo, KEEPERS, stop), folder, trees.hold(asked, folder))
     assert not (repo / ".git" / "refs" / "heads" / f"{BRANCH}.lock").exists()
 
 
@@ -487,7 +491,7 @@ def test_git_that_takes_too_long_is_ended(repo: Path, folder: Path) -> None:
     slow(repo, 300)
     (repo / "a.txt").unlink()
     with pytest.raises(GitFailed, match="it took too long"):
-        Git(repo, until=time.monotonic() + 1.0).run("checkout", "--", ".")
+        Git(repo, KEEPERS, until=time.monotonic() + 1.0).run("checkout", "--", ".")
 
 
 def test_many_worktrees_of_one_repository_are_made_at_a_time(repo: Path, open_: Open) -> None:

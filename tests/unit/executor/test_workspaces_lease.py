@@ -13,6 +13,7 @@ from executor_service.workspaces.git import Git
 from executor_service.workspaces.leases import Lease
 from executor_service.workspaces.trees import Asked
 from executor_service.workspaces.workspaces import Workspaces
+from tests.support.keepers import KEEPERS
 from tests.unit.executor.test_workspace_trees import assignment
 
 
@@ -21,7 +22,7 @@ async def test_a_lease_is_given_back_when_no_thread_is_free_for_the_rest(
 ) -> None:
     source = tmp_path / "app"
     source.mkdir()
-    workspaces = Workspaces(tmp_path / "trees", tmp_path / "scratch", 4, kept_max=1, kept_days=1)
+    workspaces = Workspaces(tmp_path / "trees", tmp_path / "scratch", 4, KEEPERS, kept_max=1, kept_days=1)
     attempt: Any = SimpleNamespace(started=lambda pid: monkeypatch.setattr(workspaces._threads, "submit", no_thread))
     asked = Asked(records.DIRECTORY, source, "", "ALWAYS", assignment())
 
@@ -29,14 +30,14 @@ async def test_a_lease_is_given_back_when_no_thread_is_free_for_the_rest(
         return None
 
     with pytest.raises(RuntimeError, match="hold every thread"):
-        await workspaces._open(asked, attempt, Git(tmp_path))
+        await workspaces._open(asked, attempt, Git(tmp_path, KEEPERS))
     Lease(source).close()
 
 
 async def test_a_file_beside_a_directory_of_the_users_is_not_touched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workspaces = Workspaces(tmp_path / "trees", tmp_path / "scratch", 4, kept_max=1, kept_days=1)
+    workspaces = Workspaces(tmp_path / "trees", tmp_path / "scratch", 4, KEEPERS, kept_max=1, kept_days=1)
     monkeypatch.setattr(workspaces._threads, "submit", lambda call: call())
     theirs, ours = tmp_path / "app", tmp_path / "trees" / "e"
     (tmp_path / "app.json").write_text("{}")
