@@ -54,6 +54,7 @@ class Keepers:
         self._lock = threading.Lock()
         self._program: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
+        self._closed = False
         #: Process ids of the keepers that live.
         self._pids: set[int] = set()
 
@@ -110,7 +111,8 @@ class Keepers:
                 os.kill(pid, signal.SIGCONT)
 
     async def close(self) -> None:
-        """Ends the program. Keepers stay until their children are gone, or this process is."""
+        """Ends the program for good. Keepers stay until their children are gone, or this process is."""
+        self._closed = True
         if self._socket is not None:
             await asyncio.to_thread(self._part, _Broken(self._socket, died=True))
 
@@ -133,6 +135,8 @@ class Keepers:
     def _running(self) -> socket.socket:
         with self._lock:
             if self._socket is None:
+                if self._closed:  # threads may ask to the last
+                    raise SpawnFailed("the executor stops, and starts nothing any more")
                 self._socket, self._program = _start()
                 self._reaper.adopt(self._program.pid)
             return self._socket

@@ -2,6 +2,9 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,8 @@ from executor_service.workspaces.trees import Tree
 from tests.support.children import alive
 from tests.support.keepers import KEEPERS
 from tests.support.repositories import git, repository
-from tests.unit.executor.test_workspace_trees import assignment
+from tests.support.services import ROOT
+from tests.unit.executor.test_workspace_trees import assignment, wait_for
 
 Open = Callable[..., Tree]
 
@@ -220,3 +224,28 @@ def test_a_git_that_its_own_filters_make_hang_is_ended_with_them(repo: Path, tmp
     with pytest.raises(Stopped):
         Git(repo, KEEPERS, Stop()).line("hang")
     assert (ran(tmp_path), left(tmp_path)) == (True, [])
+
+
+CALLS = """
+import sys
+from pathlib import Path
+from executor_service.descendants import Reaper
+from executor_service.keepers import Keepers
+from executor_service.workspaces.git import Git
+Git(Path(sys.argv[1]), Keepers(Reaper(), "dies")).line("call")
+"""
+
+
+def test_a_git_whose_executor_is_killed_may_finish_and_leaves_nobody(repo: Path, tmp_path: Path) -> None:
+    begun, finished = tmp_path / "pids", tmp_path / "finished"
+    daemon = f"(setsid env -i /bin/sh -c 'echo $$ >> {begun}; exec sleep 300' </dev/null >/dev/null 2>&1 &)"
+    git(repo, "config", "alias.call", f"!{daemon}; sleep 2; touch {finished}")
+    executor = subprocess.Popen([sys.executable, "-c", CALLS, str(repo)], cwd=ROOT)
+    wait_for(begun)
+    executor.kill()
+    executor.wait()
+    wait_for(finished)
+    deadline = time.monotonic() + 20.0
+    while left(tmp_path) or marked(helper_marker("dies")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)  # nothing tells of a process of somebody else
