@@ -45,7 +45,7 @@ BEGIN
         TO backburner_scheduler;
     GRANT EXECUTE ON FUNCTION open_clients_v1(jsonb), client_requests_v1(jsonb), finish_runs_v1(jsonb),
         clients_seen_v1(uuid[]), halt_idle_v1(jsonb) TO backburner_scheduler;
-    GRANT EXECUTE ON FUNCTION prune_runs_v1(jsonb), reset_breakers_v1(jsonb) TO backburner_scheduler;
+    GRANT EXECUTE ON FUNCTION prune_runs_v1(jsonb), reset_breakers_v1(jsonb), executor_found_v1(jsonb) TO backburner_scheduler;
     GRANT EXECUTE ON FUNCTION audit_v1(jsonb), set_holds_v1(jsonb), drain_executors_v1(jsonb), expire_executors_v1(jsonb),
         order_settlements_v1(jsonb), settle_by_hand_v1(jsonb) TO backburner_scheduler;
     GRANT EXECUTE ON FUNCTION add_usage(jsonb, jsonb), spent_effects_v1(int[]), budget_awaited_v1(uuid),

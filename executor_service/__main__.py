@@ -54,7 +54,11 @@ def main() -> int:
 
 async def list_harnesses(settings: Settings) -> None:
     """Prints what this machine has of agent CLIs. Raises StartError."""
-    for check in (await find_builtin(settings)).checks:
+    builtin = find_builtin(settings)
+    looking = asyncio.create_task(builtin.run(), name="harnesses")
+    await builtin.look(None)
+    looking.cancel()
+    for check in builtin.checks:
         line = json_format.MessageToJson(check, preserving_proto_field_name=True, indent=None, ensure_ascii=False)
         sys.stdout.write(f"{line}\n")
 

@@ -32,6 +32,7 @@ class Outbox:
         self._rejected: list[pb.RejectedAttempt] = []
         self._accepted: list[Ref] = []
         self._frames: deque[pb.ConnectRequest] = deque(maxlen=FRAMES_MAX)
+        self._found: pb.HarnessesFound | None = None
         self._wake = asyncio.Event()
 
     def publish(self, events: Iterable[pb.JournaledEvent]) -> None:
@@ -50,6 +51,11 @@ class Outbox:
         if self._accepted:
             self._wake.set()
 
+    def found(self, harnesses: Iterable[pb.Harness], checks: Iterable[pb.HarnessCheck]) -> None:
+        """What there is of harnesses now; only the last of these is sent."""
+        self._found = pb.HarnessesFound(harnesses=harnesses, harness_checks=checks)
+        self._wake.set()
+
     def send(self, frame: pb.ConnectRequest) -> None:
         """Any other frame."""
         self._frames.append(frame)
@@ -60,6 +66,7 @@ class Outbox:
         self._rejected.clear()
         self._accepted.clear()
         self._frames.clear()
+        self._found = None
 
     def forget_events(self) -> None:
         """They may be of a life of the database that is over: what there is now the scheduler finds by its poll."""
@@ -85,6 +92,9 @@ class Outbox:
         """Everything that is queued, many to a message. A frame not consumed stays queued."""
         while self._frames:
             yield self._frames.popleft()
+        if self._found is not None:
+            found, self._found = self._found, None
+            yield pb.ConnectRequest(harnesses=found)
         if self._rejected:
             rejected, self._rejected = self._rejected, []
             yield pb.ConnectRequest(rejected=pb.Rejected(attempts=rejected))

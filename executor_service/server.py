@@ -26,7 +26,7 @@ from executor_service.descendants import Reaper, become_subreaper
 from executor_service.dialling import Dialler
 from executor_service.errors import StartError
 from executor_service.guard import Guard
-from executor_service.harness.agent import Host
+from executor_service.harness.agent import AgentEffects, Host
 from executor_service.harness.child import Children
 from executor_service.harness.cli.builtin import find_builtin
 from executor_service.harness.cli.homes import remove_scratch
@@ -63,6 +63,8 @@ _REAP_SECONDS: Final = 1.0
 #: by then is on disk.
 _FLUSH_SECONDS: Final = 5.0
 _NOTICE_SECONDS: Final = 0.5
+#: How long the start waits for agent CLIs to tell their versions; a slower one is offered when it has.
+_LOOK_SECONDS: Final = 2.0
 #: Calls of git beside one for each slot of agents: of attempts that were given up, and removals.
 _WORKSPACE_CALLS_MAX: Final = 64
 
@@ -118,7 +120,9 @@ class ExecutorServer:
         await recovery.remove_workspaces(settings.state_dir, self._incarnation.succeeds)
         await asyncio.to_thread(remove_scratch, self._incarnation.succeeds)
         self._spool = Spool(self._incarnation.spool, bytes_max=settings.spool_bytes, entries_max=settings.spool_entries)
-        self._builtin = await find_builtin(settings)
+        self._builtin = find_builtin(settings, self._reaper.leave_alone)
+        self._spawn(self._builtin.run(), "harnesses")
+        await self._builtin.look(_LOOK_SECONDS)
         self.attempts = Attempts(self._incarnation.incarnation, self._harnesses(), pools_of(settings), self._spool)
         self.attempts.on_refused = self._refuse
         self.attempts.on_settled = lambda outcome: self._workspaces.settled(outcome.workspace)
@@ -185,7 +189,9 @@ class ExecutorServer:
         host = Host(self.executor_id, children, self._workspaces, secrets, Path(settings.state_dir) / "harnesses")
         functions = FunctionHarness(self._functions, settings.slots_functions)
         agents = load_harnesses(settings.harness_modules, host)
-        agents += self._builtin.agents(host, {agent.name for agent in agents}, self._incarnation.incarnation)
+        self._of_modules = {agent.name for agent in agents}
+        agents += self._builtin.agents(host, self._of_modules, self._incarnation.incarnation)
+        self._builtin.on_change = self._harness_changed
         return Harnesses([ShellHarness(children, secrets), functions, *agents], self._functions)
 
     def _open_journal(self) -> None:
@@ -284,6 +290,15 @@ class ExecutorServer:
             labels=settings.label_map(),
             harness_checks=self._builtin.checks,
         )
+
+    def _harness_changed(self, name: str, agent: AgentEffects | None) -> None:
+        """A CLI was installed, upgraded, logged in, or does not run any more: who sends work is told."""
+        harnesses = self.attempts.harnesses
+        if agent is not None:
+            harnesses.offer(agent)
+        elif name not in self._of_modules:
+            harnesses.withdraw(name)
+        self._outbox.found(harnesses.describe(), self._builtin.checks)
 
     async def _not_serving(self) -> None:
         for name in ("", _SERVICE):

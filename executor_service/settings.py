@@ -51,6 +51,8 @@ class Settings:
     harness_paths: tuple[str, ...] = ()
     #: JSON file that describes further agent CLIs: see `harness/cli/command.py`. Empty: none.
     harness_commands: str = ""
+    #: How often it looks whether agent CLIs were installed, upgraded or logged in; 0: at its start, and when one fails.
+    harness_check_seconds: float = 600.0
     #: `user`: agents have the executor's HOME, its logins and sessions; `tenant`: a HOME of the namespace's own.
     agent_homes: Literal["user", "tenant"] = "user"
     #: JSON file of prices that goes over the shipped one: see `harness/cli/prices.json`. Empty: none.

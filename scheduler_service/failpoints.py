@@ -36,6 +36,7 @@ WRITES: Final[Mapping[str, str]] = {
     "halt_idle": "a pause because the client is silent",
     "claim": "dispatches of queued effects",
     "executor_hello": "a session of an executor",
+    "executor_found": "what an executor has of harnesses",
     "executors_seen": "signs of life of executors",
     "executor_gone": "the end of a session",
     "claim_shards": "leases",

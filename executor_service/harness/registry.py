@@ -12,6 +12,7 @@ class Harnesses:
 
     def __init__(self, harnesses: Sequence[Harness], functions: Mapping[str, object]) -> None:
         self._by_name = {harness.name: harness for harness in harnesses}
+        self._withdrawn: set[str] = set()
         self.functions = functions
 
     def find(self, capability: str) -> Harness:
@@ -23,6 +24,16 @@ class Harnesses:
             raise InvalidWork(f"harness {name!r} is not on this executor (there are: {', '.join(self._by_name)})")
         return harness
 
+    def offer(self, harness: Harness) -> None:
+        """Offers it, in place of the one of its name: what runs goes on with the one that it began with."""
+        self._by_name[harness.name] = harness
+        self._withdrawn.discard(harness.name)
+
+    def withdraw(self, name: str) -> None:
+        """Offers it no more. What is on its way to it still finds it, and fails as that one does."""
+        self._withdrawn.add(name)
+
     def describe(self) -> list[pb.Harness]:
         """The harnesses as a hello presents them."""
-        return [pb.Harness(name=h.name, version=h.version, pool=h.pool) for h in self._by_name.values()]
+        return [pb.Harness(name=h.name, version=h.version, pool=h.pool) for h in self._by_name.values()
+                if h.name not in self._withdrawn]  # fmt: skip

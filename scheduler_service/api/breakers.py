@@ -57,12 +57,18 @@ def breaker_on(
         for capability in effect.capabilities:
             if capability not in executor.capabilities:
                 continue
-            which = (effect.namespace, harness_of(capability), executor.executor_id)
+            harness = harness_of(capability)
+            which = (effect.namespace, harness, executor.executor_id, account_on(executor, harness))
             stopping = [one for one in breakers if one.stops(*which, now)]
             if not stopping:
                 return None
             found.append(max(stopping, key=lambda one: one.until))
     return min(found, key=lambda one: one.until, default=None)
+
+
+def account_on(executor: ExecutorView, harness: str) -> str:
+    """The account that a harness has on an executor. Empty: not known."""
+    return next((str(c.get("account", "")) for c in executor.harness_checks if c.get("name") == harness), "")
 
 
 def described(breaker: Breaker, now: datetime) -> str:

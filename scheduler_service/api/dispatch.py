@@ -6,7 +6,7 @@ One call of Connect is one session. A reader task takes the frames up; the call 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -15,7 +15,7 @@ from google.protobuf import json_format, timestamp_pb2
 from backburner.scheduler.v1 import dispatch_service_pb2 as pb
 from backburner.scheduler.v1 import dispatch_service_pb2_grpc as pb_grpc
 from scheduler_service import failpoints
-from scheduler_service.api.hello import check_hello
+from scheduler_service.api.hello import check_found, check_hello
 from scheduler_service.dispatch.sessions import Pool, Session, duration_of
 from scheduler_service.errors import (
     ContractUnsupported,
@@ -84,7 +84,7 @@ class DispatchServicer(pb_grpc.DispatchServiceServicer):
         return hello
 
     async def _open(self, hello: pb.Hello) -> Session:
-        capabilities = _capabilities(hello)
+        capabilities = _capabilities(hello.harnesses, hello.functions)
         now = self._engine.journal.clock.now()
         skew = hello.clock_time.ToMilliseconds() / 1000 - now if hello.HasField("clock_time") else 0.0
         namespace = hello.namespace or "default"
@@ -170,6 +170,12 @@ class DispatchServicer(pb_grpc.DispatchServiceServicer):
             self._heartbeat(session, frame.heartbeat)
         elif kind == "rejected":
             self._engine.news.rejected(session, frame.rejected.attempts)
+        elif kind == "harnesses":
+            check_found(frame.harnesses)
+            session.harnesses = tuple(frame.harnesses.harnesses)
+            session.capabilities = _capabilities(session.harnesses, session.functions)
+            session.checks = [_stored(found) for found in frame.harnesses.harness_checks]
+            self._engine.news.found(session)
         elif kind == "draining":
             session.draining = True
             self._engine.news.seen(session)
@@ -193,9 +199,9 @@ class DispatchServicer(pb_grpc.DispatchServiceServicer):
                 log.warning("that executor %s is gone is not noted: %s", session.executor_id, error)
 
 
-def _capabilities(hello: pb.Hello) -> frozenset[str]:
-    found = {f"function/{name}" for name in hello.functions}
-    for harness in hello.harnesses:
+def _capabilities(harnesses: Iterable[pb.Harness], functions: Iterable[str]) -> frozenset[str]:
+    found = {f"function/{name}" for name in functions}
+    for harness in harnesses:
         if harness.name == "shell":
             found.add("shell")
         elif harness.name != "function":

@@ -1,6 +1,6 @@
 """The hello of an executor, checked: everything in it ends in the database or in the memory of this replica."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from backburner.scheduler.v1 import dispatch_service_pb2 as pb
@@ -12,6 +12,7 @@ _SLOTS_MAX: Final = 10_000
 _NAMES_MAX: Final = 10_000
 _ATTEMPTS_MAX: Final = 100_000
 _CHECKS_MAX: Final = 200
+_VERSIONS_MAX: Final = 50
 #: Bytes of a path, and of what is to be done about a harness.
 _WORDS_BYTES_MAX: Final = 4096
 
@@ -32,7 +33,14 @@ def check_hello(hello: pb.Hello) -> None:
             _names(check, f"hello.{field}", getattr(hello, field))
         _names(check, "hello.harnesses", (harness.name for harness in hello.harnesses))
         _pools(check, hello)
-        _harness_checks(check, hello)
+        _harness_checks(check, "hello", hello.harness_checks)
+
+
+def check_found(found: pb.HarnessesFound) -> None:
+    """The same for what an executor says of its harnesses later."""
+    with checked() as check:
+        _names(check, "harnesses.harnesses", (harness.name for harness in found.harnesses))
+        _harness_checks(check, "harnesses", found.harness_checks)
 
 
 def _names(check: Checks, field: str, names: Iterable[str]) -> None:
@@ -53,11 +61,15 @@ def _pools(check: Checks, hello: pb.Hello) -> None:
             check.refuse(f"{path}.background_slots", "must be from 0 to slots")
 
 
-def _harness_checks(check: Checks, hello: pb.Hello) -> None:
-    check.at_most("hello.harness_checks", hello.harness_checks, _CHECKS_MAX)
-    for index, found in enumerate(hello.harness_checks[:_CHECKS_MAX]):
-        path = f"hello.harness_checks[{index}]"
+def _harness_checks(check: Checks, frame: str, checks: Sequence[pb.HarnessCheck]) -> None:
+    check.at_most(f"{frame}.harness_checks", checks, _CHECKS_MAX)
+    for index, found in enumerate(checks[:_CHECKS_MAX]):
+        path = f"{frame}.harness_checks[{index}]"
         check.required(f"{path}.name", found.name, limits.NAME_BYTES_MAX)
-        check.text(f"{path}.version", found.version, limits.NAME_BYTES_MAX)
+        for field in ("version", "account", "login_id", "known_versions"):
+            check.text(f"{path}.{field}", getattr(found, field), limits.NAME_BYTES_MAX)
+        check.at_most(f"{path}.tested_versions", found.tested_versions, _VERSIONS_MAX)
+        for version in found.tested_versions[:_VERSIONS_MAX]:
+            check.text(f"{path}.tested_versions", version, limits.NAME_BYTES_MAX)
         for field in ("path", "remedy"):
             check.text(f"{path}.{field}", getattr(found, field), _WORDS_BYTES_MAX)

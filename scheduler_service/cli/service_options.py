@@ -93,6 +93,12 @@ EXECUTOR: Final = (
     Setting("FUNCTION_MODULES", "Python module that defines functions. Repeatable.", metavar="MODULE", repeated=True),
     HARNESS_MODULES,
     *AGENT_CLIS,
+    Setting(
+        "HARNESS_CHECK_SECONDS",
+        "How often it looks for agent CLIs that are new, or logged in; 0: at its start, and when one fails.",
+        "600",
+        "SECONDS",
+    ),
     Setting("AGENT_HOMES", "HOME of agents: the executor's, or one of the tenant's own.", "user", "user|tenant"),
     Setting("PRICES", "JSON file of prices of models, over the shipped one.", metavar="FILE"),
     *SLOTS,

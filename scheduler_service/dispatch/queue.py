@@ -163,6 +163,10 @@ class Dispatcher:
     def connected(self, session: Session) -> None:
         """A new session, reconciled: from now on it gets work, and anything may be waiting for it."""
         session.ready = True
+        self.changed(session)
+
+    def changed(self, session: Session) -> None:
+        """It can do other work than before, or may be given it: anything may be waiting for it."""
         session.queued.update((pool, background) for pool in session.pools for background in (False, True))
         self._wake.set()
 

@@ -8,8 +8,9 @@ session, and the executor's next hello puts both sides right.
 import asyncio
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from google.protobuf import duration_pb2
 
@@ -111,6 +112,8 @@ class Session:
     pools: dict[str, Pool]
     harnesses: tuple[pb.Harness, ...] = ()
     functions: tuple[str, ...] = ()
+    #: What it has found of harnesses since its hello, until that is in the journal: HarnessCheck as proto3 JSON.
+    checks: Sequence[Mapping[str, Any]] | None = None
     draining: bool = False
     #: True while an operator lets it take nothing new.
     ordered_drain: bool = False

@@ -15,7 +15,7 @@ from scheduler_service.iteration.loop import Loop
 from scheduler_service.iteration.losses import Losses, never_started
 from scheduler_service.iteration.rows import seconds, timestamp
 from scheduler_service.iteration.runs import RunState
-from scheduler_service.journal import ExecutorSeen, Journal, JournalUnavailable
+from scheduler_service.journal import ExecutorFound, ExecutorSeen, Journal, JournalUnavailable
 from scheduler_service.replay.events import SETTLING_TYPES, Event
 
 log = logging.getLogger(__name__)
@@ -82,14 +82,35 @@ class ExecutorNews:
             session.noting = True
             self._spawn(self._note_seen(session), "seen")
 
+    def found(self, session: Session) -> None:
+        """Its harnesses have changed: has that noted, and gives it what it can do now."""
+        self._dispatcher.changed(session)
+        self.seen(session)
+
     async def _note_seen(self, session: Session) -> None:
         state = "DRAINING" if session.draining else "CONNECTED"  # an operator's order has a column of its own
         try:
+            await self._note_found(session)
             await self._journal.executors_seen([ExecutorSeen(session.executor_id, session.session_no, state)])
         except JournalUnavailable as error:
             log.warning("a heartbeat of executor %s is not noted: %s", session.executor_id, error)
         finally:
             session.noting = False
+
+    async def _note_found(self, session: Session) -> None:
+        """What it has of harnesses; what is not noted now is with its next sign of life."""
+        while (checks := session.checks) is not None:
+            capabilities = sorted(session.capabilities)
+            item = ExecutorFound(
+                executor_id=session.executor_id,
+                session_no=session.session_no,
+                capabilities=capabilities,
+                harness_checks=checks,
+            )
+            await self._journal.executor_found(item)
+            if session.checks is checks:
+                session.checks = None
+            self._dispatcher.changed(session)  # breakers that stopped it may be gone
 
     def _note_settled(self, session: Session, row: pb.JournaledEvent, event: Event) -> None:
         ref = (row.effect_id, row.attempt)

@@ -25,14 +25,23 @@ class Breaker:
     until: datetime
     #: False: `until` is a guess, after which one attempt at a time tries.
     reset_known: bool
+    #: True: executors say who has this account, and only they are stopped, and those of which it is not known.
+    selective: bool = False
 
-    def stops(self, namespace: str, harness: str, executor_id: str, now: datetime) -> bool:
-        """True when it forbids this dispatch; the twin of the SQL function `is_broken`."""
+    def stops(self, namespace: str, harness: str, executor_id: str, account: str, now: datetime) -> bool:
+        """True when it forbids this dispatch; the twin of the SQL function `is_broken`. `account`: the one that the
+        executor has for the harness; empty: not known.
+        """
         return (
             (self.namespace, self.harness) == (namespace, harness)
             and self.executor_id in ("", executor_id)
+            and (account in ("", self.account) or not self._other_account_may())
             and (not self.reset_known or self.until > now)
         )
+
+    def _other_account_may(self) -> bool:
+        """True when it does not concern another account: nor did a refused login of one that had none."""
+        return self.selective or (not self.account and bool(self.executor_id))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -272,8 +272,9 @@ WHERE coalesce(until, 'infinity') > clock_timestamp()
 ORDER BY created_at, hold_id;
 
 -- breakers --
-SELECT namespace, harness, account, executor_id, reason, message, opened_at, failed_at, until, reset_known
-FROM backburner.provider_breakers
+SELECT namespace, harness, account, executor_id, reason, message, opened_at, failed_at, until, reset_known,
+       coalesce((to_jsonb(b)->>'selective')::boolean, false) AS selective  -- doctor reads older schemas too
+FROM backburner.provider_breakers b
 ORDER BY namespace, harness, account, executor_id
 LIMIT 1000;
 

@@ -232,6 +232,17 @@ class ExecutorHello:
     harness_checks: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutorFound:
+    """What an executor has of harnesses, later in its session."""
+
+    executor_id: str
+    session_no: int
+    capabilities: Sequence[str]
+    #: HarnessCheck as proto3 JSON.
+    harness_checks: Sequence[Mapping[str, Any]]
+
+
 @dataclass(frozen=True, slots=True)
 class HelloAnswer:
     """The session's number (0: a later hello has overtaken this one), and the incarnation before (empty: none)."""

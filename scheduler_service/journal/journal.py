@@ -184,6 +184,10 @@ class Journal:
         row = (await self._call("dispatch", "executor_hello", {"hello": _json(dataclasses.asdict(hello))}))[0]
         return items.HelloAnswer(row["session_no"], row["previous_incarnation"])
 
+    async def executor_found(self, found: items.ExecutorFound) -> None:
+        """Notes what an executor has of harnesses, unless a newer session of it has said more."""
+        await self._call("dispatch", "executor_found", {"found": _json(dataclasses.asdict(found))})
+
     async def executors_seen(self, seen: Sequence[items.ExecutorSeen]) -> None:
         """Notes signs of life."""
         await self._call("dispatch", "executors_seen", {"items": _json([dataclasses.asdict(item) for item in seen])})

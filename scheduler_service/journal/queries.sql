@@ -92,6 +92,9 @@ SELECT * FROM backburner.claim_v1(%(request)s::jsonb)
 -- executor_hello --
 SELECT * FROM backburner.executor_hello_v1(%(hello)s::jsonb)
 
+-- executor_found --
+SELECT backburner.executor_found_v1(%(found)s::jsonb)
+
 -- executors_seen --
 SELECT backburner.executors_seen_v1(%(items)s::jsonb)
 

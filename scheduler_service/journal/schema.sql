@@ -232,6 +232,7 @@ COMMENT ON COLUMN executors.dial IS 'How many sessions the incarnation had tried
 COMMENT ON COLUMN executors.succeeded IS 'Incarnations that are dead by the word of a successor, the newest first.';
 COMMENT ON COLUMN executors.earlier IS 'When each earlier incarnation that still has open attempts was last heard of.';
 COMMENT ON COLUMN executors.harness_checks IS 'What it found of the harnesses that it knows: HarnessCheck as proto3 JSON.';
+CREATE TRIGGER executors_logins AFTER UPDATE OF harness_checks ON backburner.executors FOR EACH ROW WHEN ((old.harness_checks IS DISTINCT FROM new.harness_checks)) EXECUTE FUNCTION close_refused_logins();
 
 CREATE TABLE journal (
     run_id uuid NOT NULL,
@@ -318,6 +319,7 @@ CREATE TABLE provider_breakers (
     reset_known boolean NOT NULL,
     failures integer NOT NULL,
     probe_until timestamp with time zone,
+    selective boolean NOT NULL DEFAULT false,
     CONSTRAINT provider_breakers_pkey PRIMARY KEY (namespace, harness, account, executor_id)
 );
 COMMENT ON TABLE provider_breakers IS 'Circuit breakers: harnesses that nothing is dispatched to, since their provider refuses.';
@@ -326,6 +328,7 @@ COMMENT ON COLUMN provider_breakers.executor_id IS 'The only executor that it st
 COMMENT ON COLUMN provider_breakers.until IS 'Open until then. Afterwards a known reset stops nothing; a guess lets one attempt at a time try: half-open.';
 COMMENT ON COLUMN provider_breakers.failures IS 'How often it was tried in vain: each time doubles the guess.';
 COMMENT ON COLUMN provider_breakers.probe_until IS 'Half-open: an attempt tries; until then no other one does.';
+COMMENT ON COLUMN provider_breakers.selective IS 'Executors say who has this account: only they are stopped, and those of which it is not known.';
 
 CREATE TABLE pruned_runs (
     run_id uuid NOT NULL,
@@ -596,6 +599,16 @@ CREATE VIEW v_stuck_runs AS
     error ->> 'message'::text AS message
    FROM runs
   WHERE state = ANY (ARRAY['PROCESS_ERROR'::text, 'HALTED'::text]);
+
+CREATE OR REPLACE FUNCTION backburner.account_on(p_executor text, p_harness text)
+ RETURNS text
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+    SELECT coalesce((SELECT c->>'account' FROM executors e CROSS JOIN LATERAL jsonb_array_elements(e.harness_checks) c
+                     WHERE e.executor_id = p_executor AND c->>'name' = p_harness LIMIT 1), '')
+$function$;
 
 CREATE OR REPLACE FUNCTION backburner.adapt_groups(p_run uuid, p_after bigint)
  RETURNS void
@@ -1356,6 +1369,17 @@ CREATE OR REPLACE FUNCTION backburner.breaker_guess(p_failures integer)
  IMMUTABLE
 RETURN LEAST((3600)::double precision, ((60)::double precision * power((2)::double precision, ((LEAST(p_failures, 10) - 1))::double precision)));
 
+CREATE OR REPLACE FUNCTION backburner.breaker_stops(b provider_breakers, p_executor text)
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+    SELECT b.executor_id IN ('', p_executor)
+       AND (NOT (b.selective OR (b.account = '' AND b.executor_id <> ''))
+            OR account_on(p_executor, b.harness) IN ('', b.account))
+$function$;
+
 CREATE OR REPLACE FUNCTION backburner.breakers_max()
  RETURNS integer
  LANGUAGE sql
@@ -1885,6 +1909,27 @@ BEGIN
 END
 $function$;
 
+CREATE OR REPLACE FUNCTION backburner.close_refused_logins()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+DECLARE
+    names text[] := ARRAY(
+        SELECT n->>'name' FROM jsonb_array_elements(NEW.harness_checks) n
+        JOIN jsonb_array_elements(OLD.harness_checks) o ON o->>'name' = n->>'name'
+        WHERE NOT coalesce((n->>'looking')::boolean, (o->>'looking')::boolean, false)
+          AND (n->>'login', n->>'account', n->>'login_id') IS DISTINCT FROM (o->>'login', o->>'account', o->>'login_id'));
+BEGIN
+    IF EXISTS (SELECT FROM provider_breakers b WHERE b.executor_id = NEW.executor_id AND b.harness = ANY (names)) THEN
+        LOCK TABLE provider_breakers IN SHARE ROW EXCLUSIVE MODE;
+        DELETE FROM provider_breakers b
+            WHERE b.executor_id = NEW.executor_id AND b.harness = ANY (names) AND b.reason = 'AUTHENTICATION';
+    END IF;
+    RETURN NULL;
+END
+$function$;
+
 CREATE OR REPLACE FUNCTION backburner.continue_run(h run_heads, continued jsonb, actor text, ts timestamp with time zone)
  RETURNS jsonb
  LANGUAGE plpgsql
@@ -2183,6 +2228,20 @@ BEGIN
     SELECT * INTO held FROM shards WHERE shard = shard_of(p_run_id) FOR SHARE;
     RETURN CASE WHEN 'scheduler/' || held.owner = p_actor AND held.expires_at > clock_timestamp()
            THEN held.epoch ELSE 0 END;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION backburner.executor_found_v1(p jsonb)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+BEGIN
+    UPDATE executors e SET capabilities = ARRAY(SELECT jsonb_array_elements_text(p->'capabilities')),
+                           harness_checks = p->'harness_checks'
+        WHERE e.executor_id = p->>'executor_id' AND e.session_no = (p->>'session_no')::int;
+    RETURN FOUND;
 END
 $function$;
 
@@ -2591,11 +2650,22 @@ AS $function$
         VALUES (p_run_id, 1, 'RUN_CREATED', ts, p_actor, p_data);
 $function$;
 
+CREATE OR REPLACE FUNCTION backburner.is_account_told(p_namespace text, p_harness text, p_account text)
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+    SELECT p_account <> '' AND EXISTS (
+        SELECT FROM executors e WHERE e.namespace = p_namespace AND e.state <> 'LOST'
+           AND e.harness_checks @> jsonb_build_array(jsonb_build_object('name', p_harness, 'account', p_account)))
+$function$;
+
 CREATE OR REPLACE FUNCTION backburner.is_broken(p_namespace text, p_harness text, p_executor text)
  RETURNS boolean
  LANGUAGE sql
  STABLE
-RETURN (EXISTS (SELECT FROM provider_breakers b WHERE ((b.namespace = is_broken.p_namespace) AND (b.harness = is_broken.p_harness) AND (b.executor_id = ANY (ARRAY[''::text, is_broken.p_executor])) AND ((NOT b.reset_known) OR (b.until > clock_timestamp())))));
+RETURN (EXISTS (SELECT FROM provider_breakers b WHERE ((b.namespace = is_broken.p_namespace) AND (b.harness = is_broken.p_harness) AND (b.executor_id = ANY (ARRAY[''::text, is_broken.p_executor])) AND ((NOT b.reset_known) OR (b.until > clock_timestamp())) AND breaker_stops(b.*, is_broken.p_executor))));
 
 CREATE OR REPLACE FUNCTION backburner.is_far_reset(item jsonb)
  RETURNS boolean
@@ -2768,12 +2838,14 @@ BEGIN
             CONTINUE;
         END IF;
         INSERT INTO provider_breakers AS b (namespace, harness, account, executor_id, reason, message, opened_at, failed_at,
-                                            until, reset_known, failures)
+                                            until, reset_known, failures, selective)
             VALUES (n.namespace, n.harness, n.account, CASE n.breaker WHEN 'EXECUTOR' THEN n.executor_id ELSE '' END,
                     n.reason, coalesce(n.message, ''), at, at,
-                    at + make_interval(secs => coalesce(n.reset_s, breaker_guess(1))), n.reset_s IS NOT NULL, 1)
+                    at + make_interval(secs => coalesce(n.reset_s, breaker_guess(1))), n.reset_s IS NOT NULL, 1,
+                    is_account_told(n.namespace, n.harness, n.account))
             ON CONFLICT (namespace, harness, account, executor_id) DO UPDATE SET
                 reason = excluded.reason, message = excluded.message, failed_at = at, probe_until = NULL,
+                selective = b.selective OR excluded.selective,
                 failures = b.failures + (b.until <= at)::int,
                 reset_known = excluded.reset_known OR (b.reset_known AND b.until > at),
                 until = CASE WHEN excluded.reset_known AND b.reset_known THEN greatest(b.until, excluded.until)
@@ -4134,12 +4206,12 @@ BEGIN
     END IF;
     LOCK TABLE provider_breakers IN ROW EXCLUSIVE MODE;  -- before its rows, as who opens and closes them
     FOR b IN SELECT x.* FROM provider_breakers x
-             WHERE x.namespace = p_namespace AND x.executor_id IN ('', p_executor) AND NOT x.reset_known
+             WHERE x.namespace = p_namespace AND breaker_stops(x, p_executor) AND NOT x.reset_known
                AND x.until <= at AND coalesce(x.probe_until <= at, true) AND 'agent/' || x.harness = ANY (p_capabilities)
                AND EXISTS (SELECT FROM dispatch_queue q WHERE q.namespace = p_namespace AND q.not_before <= at
                            AND 'agent/' || x.harness = ANY (q.capabilities))
                AND NOT EXISTS (SELECT FROM provider_breakers o WHERE o.namespace = p_namespace AND o.harness = x.harness
-                               AND o.executor_id IN ('', p_executor)
+                               AND breaker_stops(o, p_executor)
                                AND (o.until > at OR (NOT o.reset_known AND o.probe_until > at)))
              ORDER BY x.harness, x.account, x.executor_id FOR UPDATE OF x SKIP LOCKED
     LOOP

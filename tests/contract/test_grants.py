@@ -26,7 +26,7 @@ SCHEDULER_FUNCTIONS: Final = {
     "audit_v1", "set_holds_v1", "prune_runs_v1", "reset_breakers_v1",
     "drain_executors_v1", "expire_executors_v1", "order_settlements_v1", "settle_by_hand_v1",
     "renew_shards_v2", "release_shards_v2", "adopt_created_v1", "report_missing_v1", "take_missing_v1",
-    "renew_shards_v3", "add_usage", "spent_effects_v1", "budget_awaited_v1", "set_budgets_v1",
+    "renew_shards_v3", "add_usage", "executor_found_v1", "spent_effects_v1", "budget_awaited_v1", "set_budgets_v1",
 }  # fmt: skip
 ACLS: Final = """
 SELECT 'relation ' || relname AS name, (SELECT array_agg(a::text ORDER BY a::text) FROM unnest(relacl) a) AS acl

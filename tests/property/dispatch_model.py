@@ -14,6 +14,7 @@ from scheduler_service.journal import (
     Claimed,
     ClaimedAttempt,
     ClaimRequest,
+    ExecutorFound,
     ExecutorHello,
     ExecutorSeen,
     HelloAnswer,
@@ -175,6 +176,10 @@ class Model:
         answer = HelloAnswer(executor.session_no, previous)
         await self.pause()
         return answer
+
+    async def executor_found(self, _found: ExecutorFound) -> None:
+        """What an executor has of harnesses: here all have the same."""
+        await self.pause()
 
     async def readopt(self, readoption: Readoption) -> str:
         """A running attempt belongs to the new session."""

@@ -6,13 +6,15 @@ An adapter holds no state: `launch` says how to start a child, `parser` gives wh
 import re
 import signal
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Protocol
 
+from executor_service.harness.cli.accounts import Field, fingerprint, identity, is_there, places
 from executor_service.harness.cli.events import Event, Tokens
+from executor_service.harness.cli.versions import VERSIONS, Versions
 
 #: Tries of one request that a CLI makes by itself: what lasts longer is the effect's retry policy's to wait for.
 RETRIES: Final = 2
@@ -93,14 +95,18 @@ class Adapter(ABC):
     name: str
     #: Names of its program on PATH.
     programs: Sequence[str]
-    #: Versions that are known to work: at least the first, below the second.
-    versions: tuple[str, str]
     #: Provider whose account it uses, for the breaker.
     provider: str
     #: Variables of the executor that it gets: keys, addresses.
     credentials: Sequence[str] = ()
     #: Files below HOME of which one is there when somebody is logged in.
     logins: Sequence[str] = ()
+    #: A variable that names its folder, and the folder below HOME that it has otherwise.
+    own_folder: tuple[str, str] = ("", "")
+    #: Where its files say who is logged in: the first of them that does.
+    identities: Sequence[Field] = ()
+    #: True: which account it uses depends on the model, for each provider has its own.
+    many_providers: bool = False
     #: What to do when it is not logged in.
     login_remedy: str = ""
     #: The signal that makes it end its tools and itself.
@@ -117,9 +123,31 @@ class Adapter(ABC):
     #: Classes of failure (EffectReason without prefix) by exit code.
     exits: Mapping[int, str] = MappingProxyType({})
 
+    @property
+    def versions(self) -> Versions:
+        """What is known of its versions."""
+        return VERSIONS.get(self.name, Versions())
+
     def keys(self, _task: Task) -> Sequence[str]:
         """The variables of which it uses the first one that is set as its key."""
+        return self.key_names
+
+    @property
+    def key_names(self) -> Sequence[str]:
+        """All variables that it may take a key from."""
         return [name for name in self.credentials if name.endswith(("KEY", "TOKEN"))]
+
+    def account(self, env: Mapping[str, str], home: Path, task: Task | None) -> str:
+        """Fingerprint of the account that it uses: for a task, or without one for any. Empty: not known. Blocking."""
+        keys = [env[name] for name in (self.key_names if task is None else self.keys(task)) if env.get(name)]
+        if self.many_providers:
+            some = task is None and (len(set(keys)) > 1 or any(map(is_there, self.login_files(env, home))))
+            return fingerprint(keys[0]) if keys and not some else ""
+        return fingerprint(keys[0] if keys else identity(self.identities, self.own_folder, env, home))
+
+    def login_files(self, env: Mapping[str, str], home: Path) -> Iterator[Path]:
+        """The files of which one is there when somebody is logged in."""
+        return places(self.logins, self.own_folder, env, home)
 
     def locate(self, program: Path) -> Sequence[str]:
         """What to run for a program found on PATH: its native binary rather than a wrapper."""

@@ -40,13 +40,14 @@ class ClaudeCode(Adapter):
 
     name = "claude-code"
     programs = ("claude",)
-    versions = ("2.0.0", "3")
     provider = "anthropic"
     credentials = (
         "ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_BASE_URL", "ANTHROPIC_MODEL", "CLAUDE_CODE_OAUTH_TOKEN",
         "CLAUDE_CONFIG_DIR", "CLAUDE_CODE_USE_BEDROCK", "CLAUDE_CODE_USE_VERTEX", "AWS_PROFILE", "AWS_REGION",
     )  # fmt: skip
     logins = (".claude/.credentials.json",)
+    own_folder = ("CLAUDE_CONFIG_DIR", ".claude")
+    identities = tuple((name, ("oauthAccount", "accountUuid")) for name in (".claude/.claude.json", ".claude.json"))
     login_remedy = "run `claude` once and log in, or give the executor ANTHROPIC_API_KEY"
     first_signal = signal.SIGINT
     silence = Silence(output=300, tool=3600, retry=900)

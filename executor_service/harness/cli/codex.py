@@ -22,6 +22,7 @@ from typing import Any, Final
 import orjson
 
 from executor_service.harness.cli import events
+from executor_service.harness.cli.accounts import fingerprint, is_there
 from executor_service.harness.cli.adapter import Adapter, Launch, Program, Task
 from executor_service.harness.cli.events import Event, Fields, Tokens
 from executor_service.harness.cli.failures import failure
@@ -41,10 +42,11 @@ class Codex(Adapter):
 
     name = "codex"
     programs = ("codex",)
-    versions = ("0.160.0", "1")
     provider = "openai"
     credentials = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "CODEX_API_KEY", "CODEX_HOME")
     logins = (".codex/auth.json",)
+    own_folder = ("CODEX_HOME", ".codex")
+    identities = ((".codex/auth.json", ("tokens", "account_id")), (".codex/auth.json", ("OPENAI_API_KEY",)))
     login_remedy = "run `codex login`, or give the executor CODEX_API_KEY or OPENAI_API_KEY"
     first_signal = signal.SIGINT
     counts_in_files = True
@@ -98,6 +100,12 @@ class Codex(Adapter):
                 if _COUNT in line:
                     answers |= _counted(line)
         return sum(answers.values(), Tokens())
+
+    def account(self, env: Mapping[str, str], home: Path, task: Task | None) -> str:
+        """As in `_account`: a login goes before OPENAI_API_KEY, CODEX_API_KEY before both."""
+        if env.get("CODEX_API_KEY") or not any(map(is_there, self.login_files(env, home))):
+            return fingerprint(env.get("CODEX_API_KEY") or env.get("OPENAI_API_KEY") or "")
+        return super().account({name: env[name] for name in env if not name.endswith("KEY")}, home, task)
 
     @staticmethod
     def _home(task: Task) -> Path:

@@ -45,6 +45,7 @@ from executor_service.harness.cli.adapter import Adapter, Launch, Program, Silen
 from executor_service.harness.cli.events import Event, Fields, Tokens
 from executor_service.harness.cli.failures import failure
 from executor_service.harness.cli.options import Options
+from executor_service.harness.cli.versions import Versions
 from executor_service.harness.modules import RESERVED
 
 _FIELDS: Final = {
@@ -152,7 +153,7 @@ class CommandAdapter(Adapter):
     """A CLI that a configuration describes."""
 
     provider = "unknown"
-    versions = ("0", "999999999")
+    versions = Versions()
 
     def __init__(self, name: str, config: Mapping[str, Any]) -> None:
         self.name = name

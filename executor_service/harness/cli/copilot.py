@@ -50,7 +50,6 @@ class Copilot(Adapter):
 
     name = "copilot"
     programs = ("copilot",)
-    versions = ("1.0.87", "2")
     provider = "github"
     credentials = (
         "COPILOT_GITHUB_TOKEN", "GH_TOKEN", "GITHUB_TOKEN", "GH_HOST", "COPILOT_GH_HOST", "COPILOT_HOME",
@@ -60,6 +59,7 @@ class Copilot(Adapter):
         "COPILOT_PROVIDER_WIRE_MODEL", "COPILOT_PROVIDER_HEADERS", "HTTPS_PROXY",
     )  # fmt: skip
     logins = (".copilot/config.json",)
+    own_folder = ("COPILOT_HOME", ".copilot")
     login_remedy = "run `copilot login`, or give the executor COPILOT_GITHUB_TOKEN"
     session_lost = re.compile(r"No session, task, or name matched")
     counts_in_files = True

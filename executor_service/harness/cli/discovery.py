@@ -1,29 +1,31 @@
 """Which agent CLIs this machine has, in which version, and whether they are logged in, as far as no call can tell.
 
 A version outside of the known range is used all the same, with a warning. Programs are found on PATH, or where
-BACKBURNER_HARNESS_PATHS says.
+BACKBURNER_HARNESS_PATHS says. A CLI is asked for its version within bounds of time and output, and nothing of its
+process group is left behind. `lookout.py` looks again and again.
 """
 
 import asyncio
 import contextlib
-import logging
 import os
 import re
 import shutil
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from backburner.scheduler.v1 import dispatch_service_pb2 as pb
+from executor_service.harness.cli.accounts import content, is_there
 from executor_service.harness.cli.adapter import Adapter, Program
-from executor_service.harness.cli.versions import is_known
-
-log = logging.getLogger(__name__)
 
 #: Longest that a CLI may take to tell its version.
 VERSION_SECONDS: Final = 20.0
+#: Most that it may say meanwhile, on either stream.
+VERSION_BYTES_MAX: Final = 64 * 1024
+#: What a CLI leaves running may hold its pipes open for so long after its end.
+_PIPE_SECONDS: Final = 1.0
 _VERSION: Final = re.compile(r"\d+\.\d+(?:\.\d+)*")
 
 
@@ -35,31 +37,37 @@ class Found:
     program: Program | None
     check: pb.HarnessCheck
 
+    def is_like(self, other: "Found") -> bool:
+        """True when there is nothing new in the other one."""
+        return (self.program, self.check) == (other.program, other.check)
 
-async def discover(adapters: Sequence[Adapter], paths: Mapping[str, str], home: Path) -> list[Found]:
-    """Looks for all of them at a time. `paths`: programs by the harness's name, in place of PATH."""
-    return list(await asyncio.gather(*(_look(adapter, paths.get(adapter.name, ""), home) for adapter in adapters)))
+
+class _TooMuch(Exception):
+    """It says more than is read."""
 
 
-async def _look(adapter: Adapter, given: str, home: Path) -> Found:
-    path = _program(adapter, given)
+def not_yet(adapter: Adapter) -> Found:
+    """What is known before the first look has ended."""
+    remedy = "it has not told its version yet: this is looked at now"
+    return Found(adapter, None, pb.HarnessCheck(name=adapter.name, looking=True, remedy=remedy))
+
+
+async def look(adapter: Adapter, given: str, home: Path) -> Found:
+    """Looks for one. `given`: its program, in place of PATH; `home`: HOME of its logins."""
+    path = await asyncio.to_thread(_program, adapter, given)
     if path is None:
         where = f"{given!r} is no program" if given else f"no {' or '.join(adapter.programs)} on PATH"
         remedy = f"{where}: install it, or name it with --harness-path {adapter.name}=/path/to/it"
         return Found(adapter, None, pb.HarnessCheck(name=adapter.name, remedy=remedy))
-    argv = adapter.locate(path)
+    try:
+        argv = await asyncio.to_thread(adapter.locate, path)
+    except OSError as error:
+        check = pb.HarnessCheck(name=adapter.name, path=str(path), remedy=f"{path} cannot be looked into: {error}")
+        return Found(adapter, None, check)
     version, problem = await _version(argv, home)
-    known = is_known(version, adapter.versions)
-    login = _login(adapter, home)
-    check = pb.HarnessCheck(
-        name=adapter.name,
-        found=not problem,
-        version=version,
-        version_known=known,
-        login=login,
-        path=argv[-1],
-        remedy=problem or "; ".join(_remedies(adapter, version, known=known, login=login)),
-    )
+    check = await asyncio.to_thread(_check, adapter, version, home)
+    check.path, check.found = argv[-1], not problem
+    check.remedy = problem or "; ".join(_remedies(adapter, check))
     return Found(adapter, None if problem else Program(str(path), argv, version), check)
 
 
@@ -70,63 +78,104 @@ def _program(adapter: Adapter, given: str) -> Path | None:
     return None
 
 
-async def _version(argv: Sequence[str], home: Path) -> tuple[str, str]:
-    """The version that it tells, and what is wrong when it does not run."""
-    try:
-        child = await asyncio.create_subprocess_exec(
-            *argv,
-            "--version",
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env={name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
-            | {"HOME": str(home), "NO_COLOR": "1"},
-            start_new_session=True,
-        )
-    except OSError as error:
-        return "", f"it cannot be started: {error}"
-    with _ended(child):
-        try:
-            async with asyncio.timeout(VERSION_SECONDS):
-                out, err = await child.communicate()
-        except TimeoutError:
-            return "", f"`{argv[-1]} --version` has not answered within {VERSION_SECONDS:g} s: try it by hand"
-    found = _VERSION.search((out.strip() or err).decode("utf-8", "replace"))  # pi tells it on stderr
-    if child.returncode or found is None:
-        said = (err or out).decode("utf-8", "replace").strip()[:300]
-        return "", f"`{argv[-1]} --version` ended with {child.returncode} and said {said!r}: try it by hand"
-    return found[0], ""
+def _check(adapter: Adapter, version: str, home: Path) -> pb.HarnessCheck:
+    name = adapter.account(os.environ, home, None)
+    files = list(adapter.login_files(os.environ, home))
+    return pb.HarnessCheck(
+        name=adapter.name,
+        version=version,
+        version_known=bool(version) and adapter.versions.known(version),
+        login=_login(adapter, files),
+        account=f"{adapter.provider}:{name}" if name else "",
+        login_id=content(iter(files)),
+        tested_versions=adapter.versions.tested,
+        known_versions=str(adapter.versions),
+    )
 
 
-@contextlib.contextmanager
-def _ended(child: asyncio.subprocess.Process) -> Iterator[None]:
-    """Leaves nothing of it behind."""
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            os.killpg(child.pid, signal.SIGKILL)
-
-
-def _login(adapter: Adapter, home: Path) -> pb.HarnessLogin.ValueType:
-    if any(os.environ.get(name) for name in adapter.credentials if name.endswith(("KEY", "TOKEN"))):
+def _login(adapter: Adapter, files: Sequence[Path]) -> pb.HarnessLogin.ValueType:
+    if any(os.environ.get(name) for name in adapter.key_names):
         return pb.HARNESS_LOGIN_FOUND
     if not adapter.logins:
         return pb.HARNESS_LOGIN_UNSPECIFIED
-    there = any(_is_there(home / name) for name in adapter.logins)
-    return pb.HARNESS_LOGIN_FOUND if there else pb.HARNESS_LOGIN_MISSING
+    return pb.HARNESS_LOGIN_FOUND if any(map(is_there, files)) else pb.HARNESS_LOGIN_MISSING
 
 
-def _is_there(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # in a home that is not to be read: a CLI could not log in by it either
-        return False
-
-
-def _remedies(adapter: Adapter, version: str, *, known: bool, login: pb.HarnessLogin.ValueType) -> Iterator[str]:
-    if not known:
-        first, beyond = adapter.versions
-        yield f"version {version} is used, but not known to work (known: {first} and later, below {beyond})"
-    if login == pb.HARNESS_LOGIN_MISSING:
+def _remedies(adapter: Adapter, check: pb.HarnessCheck) -> Iterator[str]:
+    if not check.version_known:
+        tested, known = ", ".join(check.tested_versions), check.known_versions
+        yield f"version {check.version} is used, but not known to work (tested: {tested}; known: {known})"
+    if check.login == pb.HARNESS_LOGIN_MISSING:
         yield f"not logged in: {adapter.login_remedy}"
+
+
+async def _version(argv: Sequence[str], home: Path) -> tuple[str, str]:
+    """The version that it tells, and what is wrong when it does not run."""
+    asked = f"`{argv[-1]} --version`"
+    try:
+        async with asyncio.timeout(VERSION_SECONDS):
+            status, out, err = await _ask(argv, home)
+    except TimeoutError:  # an OSError, too
+        return "", f"{asked} has not answered within {VERSION_SECONDS:g} s: try it by hand"
+    except OSError as error:
+        return "", f"it cannot be started: {error}"
+    except _TooMuch:
+        return "", f"{asked} says more than {VERSION_BYTES_MAX // 1024} KiB: try it by hand"
+    found = _VERSION.search((out.strip() or err).decode("utf-8", "replace"))  # pi tells it on stderr
+    if status or found is None:
+        said = (err or out).decode("utf-8", "replace").strip()[:300]
+        return "", f"{asked} ended with {status} and said {said!r}: try it by hand"
+    return found[0], ""
+
+
+class _Answer(asyncio.SubprocessProtocol):
+    """What a child says, and when it has ended."""
+
+    def __init__(self) -> None:
+        self.said = {1: bytearray(), 2: bytearray()}
+        loop = asyncio.get_running_loop()
+        #: Done with its end; raises _TooMuch.
+        self.ended: asyncio.Future[None] = loop.create_future()
+        #: Done when nobody can say more, and it is reaped.
+        self.closed: asyncio.Future[None] = loop.create_future()
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        self.said[fd] += data
+        if len(self.said[fd]) > VERSION_BYTES_MAX and not self.ended.done():
+            self.ended.set_exception(_TooMuch())
+
+    def process_exited(self) -> None:
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed.set_result(None)
+
+
+async def _ask(argv: Sequence[str], home: Path) -> tuple[int | None, bytes, bytes]:
+    """Its exit code and what it said. Nothing of its process group outlives this. Raises _TooMuch, OSError."""
+    env = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
+    transport, answer = await asyncio.get_running_loop().subprocess_exec(
+        _Answer,
+        *argv,
+        "--version",
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=env | {"HOME": str(home), "NO_COLOR": "1"},
+        start_new_session=True,
+    )
+    try:
+        await answer.ended
+        _kill(transport)  # what it left running may hold the pipes open
+        await asyncio.wait({answer.closed}, timeout=_PIPE_SECONDS)
+    finally:
+        _kill(transport)
+        transport.close()
+        await asyncio.shield(answer.closed)
+    return transport.get_returncode(), bytes(answer.said[1]), bytes(answer.said[2])
+
+
+def _kill(transport: asyncio.SubprocessTransport) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(transport.get_pid(), signal.SIGKILL)

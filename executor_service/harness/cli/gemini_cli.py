@@ -56,13 +56,13 @@ class GeminiCli(Adapter):
 
     name = "gemini-cli"
     programs = ("gemini",)
-    versions = ("0.61.0", "1")
     provider = "google"
     credentials = (
         "GEMINI_API_KEY", "GOOGLE_API_KEY", "GOOGLE_GENAI_USE_VERTEXAI", "GOOGLE_CLOUD_PROJECT",
         "GOOGLE_CLOUD_LOCATION", "GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_GEMINI_BASE_URL",
     )  # fmt: skip
     logins = (".gemini/oauth_creds.json",)
+    identities = ((".gemini/google_accounts.json", ("active",)),)
     login_remedy = "run `gemini` once and log in, or give the executor GEMINI_API_KEY"
     silence = Silence(output=600, tool=3600, retry=600)  # it says nothing while it tries again
     counts_in_files = True

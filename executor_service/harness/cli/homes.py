@@ -46,7 +46,7 @@ class Homes:
         """HOME of a namespace, made when needed. Its files belong to nobody else."""
         if self._kind == "user":
             return Path(os.environ.get("HOME") or Path.home())
-        folder = self._store / "homes" / (namespace or "default")
+        folder = tenant_home(self._store, namespace)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return folder
 
@@ -79,6 +79,11 @@ class Homes:
             yield folder
         finally:
             asyncio.get_running_loop().run_in_executor(None, _remove, folder)
+
+
+def tenant_home(store: Path, namespace: str) -> Path:
+    """HOME of a namespace below the folder of a harness. It need not be there."""
+    return store / "homes" / (namespace or "default")
 
 
 def remove_scratch(incarnations: Sequence[str]) -> None:

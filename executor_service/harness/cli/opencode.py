@@ -63,8 +63,8 @@ class OpenCode(Adapter):
 
     name = "opencode"
     programs = ("opencode",)
-    versions = ("1.1.0", "2")
     provider = "opencode"
+    many_providers = True
     credentials = (
         "ANTHROPIC_API_KEY", "OPENAI_API_KEY", "GEMINI_API_KEY", "GOOGLE_GENERATIVE_AI_API_KEY", "OPENROUTER_API_KEY",
         "GROQ_API_KEY", "XAI_API_KEY", "MISTRAL_API_KEY", "DEEPSEEK_API_KEY", "OPENCODE_API_KEY", "OPENCODE_CONFIG",

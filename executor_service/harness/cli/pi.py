@@ -38,13 +38,14 @@ class Pi(Adapter):
 
     name = "pi"
     programs = ("pi",)
-    versions = ("0.60.0", "1")
     provider = "pi"
+    many_providers = True
     credentials = (
         "ANTHROPIC_API_KEY", "ANTHROPIC_OAUTH_TOKEN", "OPENAI_API_KEY", "GEMINI_API_KEY", "GROQ_API_KEY", "XAI_API_KEY",
         "OPENROUTER_API_KEY", "MISTRAL_API_KEY", "DEEPSEEK_API_KEY", "AI_GATEWAY_API_KEY", "PI_CODING_AGENT_DIR",
     )  # fmt: skip
     logins = (".pi/agent/auth.json", ".pi/agent/models.json")
+    own_folder = ("PI_CODING_AGENT_DIR", ".pi/agent")
     login_remedy = "run `pi` once and log in, or give the executor the key of a provider, as ANTHROPIC_API_KEY"
 
     def keys(self, task: Task) -> Sequence[str]:

@@ -41,7 +41,6 @@ class QwenCode(Adapter):
 
     name = "qwen-code"
     programs = ("qwen",)
-    versions = ("0.15.0", "0.16")
     provider = "qwen"
     credentials = (
         "OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_MODEL", "DASHSCOPE_API_KEY", "BAILIAN_CODING_PLAN_API_KEY",

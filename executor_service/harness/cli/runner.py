@@ -8,11 +8,10 @@
 """
 
 import asyncio
-import hashlib
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
@@ -39,6 +38,7 @@ from executor_service.harness.cli.prices import Prices
 from executor_service.harness.cli.scribe import Scribe
 from executor_service.harness.cli.stream import EventStream
 from executor_service.outcome import Failure, replace_unstorable
+from executor_service.process_group import SpawnFailed
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +63,8 @@ class CliAgent:
         self.children = host.children
         self.homes = homes
         self.prices = prices
+        #: Hears of each attempt that failed: the name of an EffectReason without prefix.
+        self.on_failure: Callable[[str], None] = lambda reason: None
 
     async def run(self, request: AgentRequest, attempt: Attempt) -> Answer:
         """Runs one attempt."""
@@ -86,7 +88,15 @@ class CliAgent:
                 mcp_servers=request.mcp_servers,
                 options=request.options,
             )
-            return await _Work(self, task, request, attempt).answer()
+            account = await asyncio.to_thread(_account, self.adapter, task)
+            try:
+                answer = await _Work(self, task, request, attempt, account).answer()
+            except SpawnFailed:
+                self.on_failure("SPAWN_FAILED")
+                raise
+            if answer.failure is not None:
+                self.on_failure(answer.failure.reason)
+            return answer
 
 
 def own(harness: str, spec: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
@@ -112,8 +122,9 @@ def own(harness: str, spec: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
 class _Work:
     """One attempt."""
 
-    def __init__(self, agent: CliAgent, task: Task, request: AgentRequest, attempt: Attempt) -> None:
+    def __init__(self, agent: CliAgent, task: Task, request: AgentRequest, attempt: Attempt, account: str) -> None:
         self._agent = agent
+        self._account = account
         self._adapter = agent.adapter
         self._task = task
         self._schema = request.output_schema
@@ -253,19 +264,17 @@ class _Work:
             workspace=str(self._task.workspace),
             denials=[(denial.tool, denial.request) for denial in stream.denials],
             repair_turns=repairs,
-            account=_account(self._adapter, self._task),
+            account=self._account,
             answered=self._answered,
         )
 
 
 def _account(adapter: Adapter, task: Task) -> str:
-    """The account at the provider: as the options name it, else one for each key; nobody can read the key in it."""
+    """The account at the provider: as the options name it, else a fingerprint, as in a check. Blocking."""
     given = task.options.get("account", "")
     if not isinstance(given, str):
         raise InvalidWork(f"option account: expected a text, not {given!r}")
-    env = {**os.environ, **task.env}
-    key = next((env[name] for name in adapter.keys(task) if env.get(name)), "")
-    name = given or (hashlib.sha256(key.encode()).hexdigest()[:8] if key else "")
+    name = given or adapter.account({**os.environ, **task.env}, task.home, task)
     return f"{adapter.provider}:{name}" if name else ""
 
 

@@ -45,8 +45,10 @@ class _Found(NamedTuple):
 async def harnesses_command(*, local: bool, as_json: bool, target: Target, **given: Any) -> None:
     """List what executors found of the agent CLIs that they know: version, login, and what to do about it.
 
-    A version that is not known to work is used all the same. LOGIN is what can be told without a call to the provider.
-    Programs are looked for when an executor starts; the options say where to look with --local.
+    TESTED, KNOWN TO WORK has the versions that the tests of this release run, and the range that is known to work; one
+    outside is used all the same. LOGIN is what can be told without a call to the provider, with a fingerprint of the
+    account: who shows the same one shares it. Executors look when they start, every ten minutes, and after an attempt
+    that failed as one does when a CLI is not there, broken or logged out; the options say where to look with --local.
 
     \b
     Examples:
@@ -62,9 +64,9 @@ async def harnesses_command(*, local: bool, as_json: bool, target: Target, **giv
         for item in found:
             click.echo(text.compact_json(_as_dict(item)))
         return
-    rows = table("EXECUTOR", "HARNESS", "FOUND", "VERSION", "LOGIN", "WHAT TO DO", right=())
+    rows = table("EXECUTOR", "HARNESS", "FOUND", "VERSION", "TESTED, KNOWN TO WORK", "LOGIN", "WHAT TO DO", right=())
     for executor, check in found:
-        cells = ("yes" if check.found else "no", _version(check), _login(check), check.remedy)
+        cells = (_found(check), _version(check), _known(check), _login(check), check.remedy)
         rows.add_row(*(escape(text.plain(cell)) for cell in (executor, check.name, *cells)))
     put(console(), rows if rows.row_count else _nothing(local=local))
 
@@ -75,13 +77,27 @@ def _nothing(*, local: bool) -> str:
     return "no executor looks for agent CLIs: start one, or look here with `backburner harnesses --local`"
 
 
+def _found(check: dispatch.HarnessCheck) -> str:
+    return "looking" if check.looking else "yes" if check.found else "no"
+
+
 def _version(check: dispatch.HarnessCheck) -> str:
-    known = check.version_known or not check.version
-    return check.version if known else f"{check.version} (not known to work)"
+    """The version, and how well it is known."""
+    if not check.version or (check.version_known and not check.known_versions):
+        return check.version
+    if not check.version_known:
+        return f"{check.version} (not known to work)"
+    return f"{check.version} ({'tested' if check.version in check.tested_versions else 'in the known range'})"
+
+
+def _known(check: dispatch.HarnessCheck) -> str:
+    tested = ", ".join(check.tested_versions)
+    return "; ".join(filter(None, [tested and f"tested: {tested}", check.known_versions]))
 
 
 def _login(check: dispatch.HarnessCheck) -> str:
-    return _LOGINS.get(check.login, "cannot be told") if check.found else ""
+    login = _LOGINS.get(check.login, "cannot be told") if check.found else ""
+    return f"{login} ({check.account})" if check.account else login
 
 
 def _as_dict(item: _Found) -> Mapping[str, Any]:

@@ -22,6 +22,10 @@ def executor() -> op.Executor:
     checks = made.harness_checks
     checks.add(name="codex", found=True, version="0.1.0", login=dispatch.HARNESS_LOGIN_MISSING, remedy="not logged in")
     checks.add(name="claude-code", found=True, version="2.1.0", version_known=True, login=dispatch.HARNESS_LOGIN_FOUND)
+    known = {"known_versions": "2 and later", "tested_versions": ["2.2", "2.3"], "found": True, "version_known": True}
+    checks.add(name="pi", version="2.3", account="pi:0a1b", login=dispatch.HARNESS_LOGIN_FOUND, **known)
+    checks.add(name="gemini-cli", version="2.4", **known)
+    checks.add(name="opencode", looking=True, remedy="it is looked at")
     checks.add(name="qwen-code", remedy="no qwen on PATH: \x1b[31minstall it")
     return made
 
@@ -31,9 +35,19 @@ def test_what_executors_found_is_listed_with_what_to_do(shell: Shell) -> None:
     code, out, _ = shell("harnesses")
     assert code == 0
     assert rows(out) == [
-        ["EXECUTOR", "HARNESS", "FOUND", "VERSION", "LOGIN", "WHAT TO DO"],
+        ["EXECUTOR", "HARNESS", "FOUND", "VERSION", "TESTED, KNOWN TO WORK", "LOGIN", "WHAT TO DO"],
         ["e1 (disconnected)", "codex", "yes", "0.1.0 (not known to work)", "no", "not logged in"],
         ["e1 (disconnected)", "claude-code", "yes", "2.1.0", "yes"],
+        ["e1 (disconnected)", "pi", "yes", "2.3 (tested)", "tested: 2.2, 2.3; 2 and later", "yes (pi:0a1b)"],
+        [
+            "e1 (disconnected)",
+            "gemini-cli",
+            "yes",
+            "2.4 (in the known range)",
+            "tested: 2.2, 2.3; 2 and later",
+            "cannot be told",
+        ],
+        ["e1 (disconnected)", "opencode", "looking", "it is looked at"],
         ["e1 (disconnected)", "qwen-code", "no", "no qwen on PATH: install it"],
         ["e1 (disconnected)", "parrot", "yes", "cannot be told"],
     ]

@@ -17,10 +17,10 @@ from executor_service.harness.cli.claude_code import ClaudeCode
 from executor_service.harness.cli.codex import Codex
 from executor_service.harness.cli.command import CommandAdapter, load_commands
 from executor_service.harness.cli.copilot import Copilot
-from executor_service.harness.cli.discovery import discover
+from executor_service.harness.cli.discovery import look
 from executor_service.harness.cli.events import Ended, SessionKnown, Spent, Tokens, Trouble, TurnStarted
 from executor_service.harness.cli.prices import load_prices
-from executor_service.harness.cli.versions import is_before, is_known
+from executor_service.harness.cli.versions import VERSIONS, Versions, is_before
 from executor_service.settings import Settings
 
 
@@ -256,15 +256,18 @@ async def test_discovery_says_what_is_there_and_what_to_do(tmp_path: Path) -> No
         program.chmod(program.stat().st_mode | stat.S_IXUSR)
     missing = tmp_path / "missing"
     paths = {"claude-code": str(tmp_path / "claude"), "codex": str(tmp_path / "codex")}
-    claude, codex = await discover([ClaudeCode(), Codex()], paths, tmp_path)
+    claude = await look(ClaudeCode(), paths["claude-code"], tmp_path)
+    codex = await look(Codex(), paths["codex"], tmp_path)
     assert claude.program is not None
     assert (claude.check.found, claude.check.version, claude.check.version_known) == (True, "2.5.0", True)
     assert claude.check.login == pb.HARNESS_LOGIN_MISSING
     assert claude.check.remedy == f"not logged in: {ClaudeCode.login_remedy}"
     assert (codex.check.version, codex.check.version_known) == ("99.0.1", False)
     assert codex.program is not None, "it is used all the same"
-    assert "version 99.0.1 is used, but not known to work (known: 0.160.0 and later, below 1)" in codex.check.remedy
-    [gone] = await discover([Codex()], {"codex": str(missing)}, tmp_path)
+    known = VERSIONS["codex"]
+    said = f"(tested: {', '.join(known.tested)}; known: {known.first} and later, below {known.below})"
+    assert f"version 99.0.1 is used, but not known to work {said}" in codex.check.remedy
+    gone = await look(Codex(), str(missing), tmp_path)
     assert (gone.program, gone.check.found) == (None, False)
     assert (
         gone.check.remedy
@@ -285,7 +288,7 @@ async def test_logins_in_a_home_that_is_not_to_be_read_are_none(
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "exists", refused)  # tests may run as root, who may read everything
-    [found] = await discover([Codex()], {"codex": str(program)}, tmp_path)
+    found = await look(Codex(), str(program), tmp_path)
     assert (found.check.found, found.check.login) == (True, pb.HARNESS_LOGIN_MISSING)
 
 
@@ -294,9 +297,9 @@ async def test_an_executor_without_a_home_starts_when_it_wants_no_agents(monkeyp
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(Path, "home", homeless)
-    assert (await find_builtin(Settings(database_url="x", agents=("none",)))).checks == []
+    assert find_builtin(Settings(database_url="x", agents=("none",))).checks == []
     with pytest.raises(StartError, match="Set HOME, or want none of them with BACKBURNER_AGENTS=none"):
-        await find_builtin(Settings(database_url="x", agents=("codex",)))
+        find_builtin(Settings(database_url="x", agents=("codex",)))
 
 
 @pytest.mark.parametrize(
@@ -306,23 +309,24 @@ async def test_a_program_that_does_not_run_is_not_offered(tmp_path: Path, script
     program = tmp_path / "codex"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
-    [found] = await discover([Codex()], {"codex": str(program)}, tmp_path)
+    found = await look(Codex(), str(program), tmp_path)
     assert found.program is None
     assert said in found.check.remedy
 
 
 async def test_names_that_there_are_not_are_refused() -> None:
     with pytest.raises(StartError, match="BACKBURNER_AGENTS: there is no harness 'cluade'; there are: claude-code"):
-        await find_builtin(Settings(database_url="x", agents=("cluade",)))
+        find_builtin(Settings(database_url="x", agents=("cluade",)))
     with pytest.raises(StartError, match="BACKBURNER_HARNESS_PATHS: there is no harness 'cluade'"):
-        await find_builtin(Settings(database_url="x", agents=("none",), harness_paths=("cluade=/x",)))
+        find_builtin(Settings(database_url="x", agents=("none",), harness_paths=("cluade=/x",)))
 
 
 @pytest.mark.parametrize(
-    ("version", "known"), [("2.0.0", True), ("2.9", True), ("1.9.9", False), ("3.0.0", False), ("", False)]
+    ("version", "known"),
+    [("2.0.0", True), ("2.9", True), ("1.9.9", False), ("3.0.0", False), ("", False), ("0.9.1", True)],
 )
 def test_a_version_is_known_in_its_range(version: str, known: bool) -> None:
-    assert is_known(version, ("2.0.0", "3")) is known
+    assert Versions(["0.9.1"], "2.0.0", "3").known(version) is known
 
 
 @pytest.mark.parametrize(("version", "before"), [("1.0.92", True), ("1.0.102", False), ("2.0", False), ("", False)])
@@ -330,3 +334,21 @@ def test_a_flag_is_kept_from_releases_that_do_not_start_with_it(tmp_path: Path, 
     assert is_before(version, "1.0.102") is before
     launch = Copilot().launch(Program("copilot", ["copilot"], version), task(tmp_path))
     assert ("--disable-client-telemetry" in launch.argv) is not before
+
+
+def test_the_releases_that_the_tests_run_are_said_to_be_tested_and_known() -> None:
+    packages = {
+        "@anthropic-ai/claude-code": "claude-code", "@openai/codex": "codex", "@google/gemini-cli": "gemini-cli",
+        "opencode-ai": "opencode", "@mariozechner/pi-coding-agent": "pi", "@qwen-code/qwen-code": "qwen-code",
+        "@github/copilot": "copilot",
+    }  # fmt: skip
+    releases = Path(__file__).parents[2] / "harnesses" / "releases"
+    pinned = [
+        json.loads((releases / name / "package.json").read_text())["dependencies"] for name in ("quick", "others")
+    ]
+    tested = [(packages[name], version) for one in pinned for name, version in one.items()]
+    assert {name for name, _ in tested} == set(VERSIONS) == {adapter.name for adapter in ADAPTERS}
+    for name, version in tested:
+        known = VERSIONS[name]
+        assert version in known.tested, name
+        assert all(map(Versions((), known.first, known.below).known, known.tested)), "the range has them all"

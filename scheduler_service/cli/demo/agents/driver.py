@@ -8,6 +8,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -39,6 +40,9 @@ from scheduler_service.cli.stack import Stack, StackOptions, free_port
 from scheduler_service.journal.evidence import overlaps
 
 _RUN_SECONDS_MAX: Final = 7200.0
+#: Longest that the executor may look for agent CLIs; what has not answered by then takes no part.
+_LOOK_SECONDS_MAX: Final = 30.0
+_LOOK_AGAIN_SECONDS: Final = 0.2
 
 
 @dataclass(frozen=True)
@@ -130,10 +134,15 @@ def _options(wanted: Wanted, data_dir: Path) -> StackOptions:
 
 
 async def _found(stack: Stack) -> list[dispatch.HarnessCheck]:
-    """What the executor has found of agent CLIs, in its order."""
+    """What the executor has found of agent CLIs, in its order, once it has looked at each."""
+    deadline = time.monotonic() + _LOOK_SECONDS_MAX
     async with connect(_target(stack)) as client:
-        answer = await client.operators.ListExecutors(op.ListExecutorsRequest(page_size=10), timeout=CALL_SECONDS)
-    return [check for executor in answer.executors for check in executor.harness_checks]
+        while True:
+            answer = await client.operators.ListExecutors(op.ListExecutorsRequest(page_size=10), timeout=CALL_SECONDS)
+            checks = [check for executor in answer.executors for check in executor.harness_checks]
+            if not any(check.looking for check in checks) or time.monotonic() > deadline:
+                return checks
+            await asyncio.sleep(_LOOK_AGAIN_SECONDS)
 
 
 def _agreed(wanted: Wanted, checks: Sequence[dispatch.HarnessCheck], job: Job) -> list[Part]:

@@ -59,6 +59,7 @@ class ConnectRequest(_message.Message):
     JOURNALED_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    HARNESSES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello:
         """First frame of a session."""
@@ -83,6 +84,10 @@ class ConnectRequest(_message.Message):
     def draining(self) -> Global___Draining:
         """The executor drains."""
 
+    @_builtins.property
+    def harnesses(self) -> Global___HarnessesFound:
+        """What the executor has of harnesses has changed."""
+
     def __init__(
         self,
         *,
@@ -92,12 +97,13 @@ class ConnectRequest(_message.Message):
         journaled: Global___Journaled | None = ...,
         heartbeat: Global___ExecutorHeartbeat | None = ...,
         draining: Global___Draining | None = ...,
+        harnesses: Global___HarnessesFound | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "draining", b"draining", "frame", b"frame", "heartbeat", b"heartbeat", "hello", b"hello", "journaled", b"journaled", "rejected", b"rejected"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "draining", b"draining", "frame", b"frame", "harnesses", b"harnesses", "heartbeat", b"heartbeat", "hello", b"hello", "journaled", b"journaled", "rejected", b"rejected"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "draining", b"draining", "frame", b"frame", "heartbeat", b"heartbeat", "hello", b"hello", "journaled", b"journaled", "rejected", b"rejected"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "draining", b"draining", "frame", b"frame", "harnesses", b"harnesses", "heartbeat", b"heartbeat", "hello", b"hello", "journaled", b"journaled", "rejected", b"rejected"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["hello", "accepted", "rejected", "journaled", "heartbeat", "draining"]  # noqa: Y015
+    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["hello", "accepted", "rejected", "journaled", "heartbeat", "draining", "harnesses"]  # noqa: Y015
     _WhichOneofArgType_frame: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_frame) -> _WhichOneofReturnType_frame | None: ...
 
@@ -378,6 +384,11 @@ class HarnessCheck(_message.Message):
     LOGIN_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
     REMEDY_FIELD_NUMBER: _builtins.int
+    ACCOUNT_FIELD_NUMBER: _builtins.int
+    LOGIN_ID_FIELD_NUMBER: _builtins.int
+    LOOKING_FIELD_NUMBER: _builtins.int
+    TESTED_VERSIONS_FIELD_NUMBER: _builtins.int
+    KNOWN_VERSIONS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Harness."""
     found: _builtins.bool
@@ -392,6 +403,20 @@ class HarnessCheck(_message.Message):
     """Path of its program. Empty: not found."""
     remedy: _builtins.str
     """What is wrong and what to do about it. Empty: nothing."""
+    account: _builtins.str
+    """Account that it uses at its provider, `provider:name`, as far as that can be told without a call: the name is a
+    fingerprint from which no key or login can be read. Empty: not known, or several.
+    """
+    login_id: _builtins.str
+    """Fingerprint of the login itself: another one when somebody logged in anew. Empty: not known."""
+    looking: _builtins.bool
+    """True while it is looked at for the first time: the other fields say nothing yet."""
+    known_versions: _builtins.str
+    """Versions that are known to work, in words. Empty: of this harness none is more known than another."""
+    @_builtins.property
+    def tested_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Versions that this release of the executor was tested with, the newest last."""
+
     def __init__(
         self,
         *,
@@ -402,14 +427,49 @@ class HarnessCheck(_message.Message):
         login: Global___HarnessLogin.ValueType = ...,
         path: _builtins.str = ...,
         remedy: _builtins.str = ...,
+        account: _builtins.str = ...,
+        login_id: _builtins.str = ...,
+        looking: _builtins.bool = ...,
+        tested_versions: _abc.Iterable[_builtins.str] | None = ...,
+        known_versions: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["found", b"found", "login", b"login", "name", b"name", "path", b"path", "remedy", b"remedy", "version", b"version", "version_known", b"version_known"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "found", b"found", "known_versions", b"known_versions", "login", b"login", "login_id", b"login_id", "looking", b"looking", "name", b"name", "path", b"path", "remedy", b"remedy", "tested_versions", b"tested_versions", "version", b"version", "version_known", b"version_known"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HarnessCheck: _TypeAlias = HarnessCheck  # noqa: Y015
+
+@_typing.final
+class HarnessesFound(_message.Message):
+    """What an executor has of harnesses now, all of it: it replaces what the hello said."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HARNESSES_FIELD_NUMBER: _builtins.int
+    HARNESS_CHECKS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def harnesses(self) -> _containers.RepeatedCompositeFieldContainer[Global___Harness]:
+        """Harnesses that it has."""
+
+    @_builtins.property
+    def harness_checks(self) -> _containers.RepeatedCompositeFieldContainer[Global___HarnessCheck]:
+        """What it found of the harnesses that it knows."""
+
+    def __init__(
+        self,
+        *,
+        harnesses: _abc.Iterable[Global___Harness] | None = ...,
+        harness_checks: _abc.Iterable[Global___HarnessCheck] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["harness_checks", b"harness_checks", "harnesses", b"harnesses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HarnessesFound: _TypeAlias = HarnessesFound  # noqa: Y015
 
 @_typing.final
 class ReportedAttempt(_message.Message):
