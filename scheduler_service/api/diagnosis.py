@@ -77,7 +77,7 @@ async def _queue(reads: DiagnosisReads) -> AsyncIterator[pb.Finding]:
 async def _executors(reads: DiagnosisReads) -> AsyncIterator[pb.Finding]:
     rows = await reads.rows("executors")
     for row in rows:
-        for found in (*_presence(row), *_condition(row)):
+        for found in (*_presence(row), *_condition(row), *_harnesses(row)):
             yield found
     for found in builds("EXECUTORS_MIXED", INFO, [row for row in rows if row["state"] == "CONNECTED"]):
         yield found
@@ -116,6 +116,25 @@ def _condition(row: Row) -> Iterable[pb.Finding]:
     if abs(row["clock_skew_s"]) > _SKEW_SECONDS:
         message = f"the clock of executor {name} is {row['clock_skew_s']:+.1f} s off"
         yield finding(WARNING, "CLOCK_SKEW", message, [name])
+
+
+def _harnesses(row: Row) -> Iterable[pb.Finding]:
+    """What the executor has said of the agent CLIs that are there; one that is not is no fault."""
+    for check in row["harness_checks"] if row["state"] == "CONNECTED" else ():
+        where = f"{check['name']} on executor {row['executor_id']}"
+        subjects = [row["executor_id"], check["name"]]
+        if not check.get("found"):
+            if check.get("path"):
+                message = f"{where} is there and cannot be used: {check.get('remedy', '')}"
+                yield finding(WARNING, "HARNESS_BROKEN", message, subjects)
+            continue
+        if not check.get("version_known"):
+            known = f": known are {check['known_versions']}" if check.get("known_versions") else ""
+            message = f"{where} has version {check.get('version', '')}, which is not known to work{known}"
+            yield finding(INFO, "HARNESS_VERSION_UNKNOWN", message, subjects)
+        if check.get("login") == "HARNESS_LOGIN_MISSING":
+            message = f"{where} is offered, and nobody is logged in: its agents will fail"
+            yield finding(WARNING, "HARNESS_NOT_LOGGED_IN", message, subjects)
 
 
 _CHECKS: Final[Sequence[Callable[[DiagnosisReads], AsyncIterator[pb.Finding]]]] = (

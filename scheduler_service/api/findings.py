@@ -30,6 +30,12 @@ REMEDIES: Final[Mapping[str, str]] = {
     "EXECUTOR_UNREACHABLE": "set BACKBURNER_EXECUTOR_ADDRESS; without it there is no live output of what it runs",
     "EXECUTORS_MIXED": "finish the roll-out",
     "CLOCK_SKEW": "let its machine keep time (NTP)",
+    "HARNESS_BROKEN": "run it by hand, as the user of the executor; repair or remove it, or leave it out with --agent. "
+    "It is looked at again by itself",
+    "HARNESS_NOT_LOGGED_IN": "log in as the user of the executor, or give the executor a key: it is seen by itself. "
+    "Or leave the CLI out with --agent",
+    "HARNESS_VERSION_UNKNOWN": "it is used all the same: install a version that is known to work when its agents fail, "
+    "`backburner harnesses` lists them",
     "EFFECT_SILENT": "its executor should have ended it: look there; `backburner expire` or `settle` end it by hand",
     "SHARDS_UNOWNED": "is a scheduler up, and does it reach the database?",
     "SCHEDULERS_RESTART": "look at their logs for why they end: shards change their owner with each",

@@ -54,7 +54,8 @@ def doing(progress: journal.Progress) -> list[str]:
     said = []
     if progress.turns:
         said.append(f"turn {progress.turns}/{progress.turns_max}" if progress.turns_max else f"turn {progress.turns}")
-    if now := ": ".join(part for part in (progress.tool, progress.step) if part):
+    step = "" if progress.step == f"turn {progress.turns}" else progress.step  # that is said already
+    if now := ": ".join(part for part in (progress.tool, step) if part):
         said.append(text.one_line(text.plain(now), _NOW_WIDTH))
     return said
 

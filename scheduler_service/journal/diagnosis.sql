@@ -34,6 +34,7 @@ ORDER BY silent_s DESC LIMIT 50
 -- executors --
 -- Executors that are known and not long gone, with the attempts that they have by pool.
 SELECT e.executor_id, e.state, e.version, e.address, e.clock_skew_s, e.ordered_drain, e.pools,
+       coalesce(to_jsonb(e)->'harness_checks', '[]') AS harness_checks,  -- an older schema has none
        extract(epoch FROM clock_timestamp() - e.seen_at)::float8 AS silent_s,
        coalesce((SELECT jsonb_object_agg(p.pool, p.n) FROM (
            SELECT f.pool, count(*) AS n FROM backburner.effects f WHERE f.executor_id = e.executor_id

@@ -212,6 +212,16 @@ def breaker(scene: Scene) -> str:
     return "codex"
 
 
+def harness(**said: Any) -> Provoke:
+    """An executor that has found this of codex, and the agents that are not there are no finding."""
+
+    def provoke(scene: Scene) -> str:
+        scene.hello("e1", harness_checks=[{"name": "pi", "remedy": "no pi on PATH"}, {"name": "codex"} | said])
+        return "codex"
+
+    return provoke
+
+
 PROVOKED: Final[dict[str, tuple[Provoke, pb.Finding.Severity.ValueType, str]]] = {
     "PROCESS_ERRORS": (process_error, CRITICAL, "build (build v7) are parked: EXCEPTION"),
     "RUNS_HALTED": (halted, WARNING, "registry down"),
@@ -229,6 +239,21 @@ PROVOKED: Final[dict[str, tuple[Provoke, pb.Finding.Severity.ValueType, str]]] =
     "EXECUTOR_UNREACHABLE": (unreachable, INFO, "cannot be dialled"),
     "EXECUTORS_MIXED": (executors_mixed, INFO, "1 (1), 2 (1)"),
     "CLOCK_SKEW": (skewed, WARNING, "-7.5 s"),
+    "HARNESS_BROKEN": (
+        harness(path="/x/codex", remedy="it says nothing"),
+        WARNING,
+        "codex on executor e1 is there and cannot be used: it says nothing",
+    ),
+    "HARNESS_NOT_LOGGED_IN": (
+        harness(found=True, version="1", version_known=True, login="HARNESS_LOGIN_MISSING"),
+        WARNING,
+        "codex on executor e1 is offered, and nobody is logged in",
+    ),
+    "HARNESS_VERSION_UNKNOWN": (
+        harness(found=True, version="9.1", known_versions="2 and later"),
+        INFO,
+        "has version 9.1, which is not known to work: known are 2 and later",
+    ),
     "EFFECT_SILENT": (silent, WARNING, "its limit is 30 s"),
     "SHARDS_UNOWNED": (unowned, CRITICAL, "with 1 open runs"),
     "SCHEDULERS_RESTART": (restarts, WARNING, "6 times"),

@@ -130,6 +130,14 @@ def test_turns_give_no_percentage_and_a_cost_that_is_not_known_is_no_0_dollars(r
     assert "turn 5 · 950 tokens · $0.0004" in drawn(reviewing.view, 200)
 
 
+def test_a_turn_is_said_once(reviewing: Feeder) -> None:
+    [notice] = agent(reviewing, 1, step="turn 4", turns=4, turns_max=40)
+    assert notice.message == "turn 4/40"
+    agent(reviewing, 2, step="turn 5", turns=5, turns_max=40, tool="Bash")
+    assert "turn 5/40 · Bash" in (shown := drawn(reviewing.view, 200))
+    assert shown.count("turn 5") == 1
+
+
 def test_usage_alone_leaves_the_progress_as_it_is(reviewing: Feeder) -> None:
     agent(reviewing, 1, **DOES)
     [notice] = agent(reviewing, 0, journal.Usage(output_tokens=1_500_000, cost_usd=12.3))
