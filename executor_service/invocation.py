@@ -115,6 +115,10 @@ class Invocation:
         """True while nothing is known that ends what would follow."""
         return self.may_end and self._late is None
 
+    def stands(self, outcome: Outcome) -> bool:
+        """Whether this outcome of the work is the attempt's own, although it may have been asked to end."""
+        return self._ending is None or self._is_done_all_the_same(self._ending, outcome)
+
     def end(self, ending: Ending) -> None:
         """Asks the work to end; the first reason counts.
 
@@ -182,7 +186,7 @@ class Invocation:
         if self.outcome is not None:
             return  # it was given up before
         self._stop_timers()
-        if self._ending is not None and not self._is_done_all_the_same(outcome):
+        if self._ending is not None and not self._is_done_all_the_same(self._ending, outcome):
             outcome.ended_by(self._ending)
         outcome.usage = self.progress.usage
         outcome.progress = self.progress.last_words()
@@ -198,11 +202,10 @@ class Invocation:
         for timer in self._timers.values():
             timer.cancel()
 
-    def _is_done_all_the_same(self, outcome: Outcome) -> bool:
+    def _is_done_all_the_same(self, ending: Ending, outcome: Outcome) -> bool:
         """An agent that had answered when its budget ended: the answer is paid for."""
-        assert self._ending is not None  # noqa: S101 - the caller has looked
         answered = outcome.answered and outcome.kind == "succeeded" and outcome.death_proven is not False
-        return answered and (self._ending.reason, self.assignment.pool) == ("BUDGET", "agents")
+        return answered and (ending.reason, self.assignment.pool) == ("BUDGET", "agents")
 
     def _give_up(self) -> None:
         log.error("attempt %s did not end when asked to: given up, not proven dead", self.assignment.ref)

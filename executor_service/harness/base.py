@@ -29,6 +29,9 @@ class Attempt(Protocol):
     def may_go_on(self) -> bool:
         """False once it shall end."""
 
+    def stands(self, outcome: Outcome) -> bool:
+        """Whether this outcome of the work is the attempt's own, although it may have been asked to end."""
+
     @property
     def last_activity(self) -> float:
         """When it was last heard of, by time.monotonic."""

@@ -123,7 +123,7 @@ class Workspaces:
         git = self._git(threading.Event(), time.monotonic() + _LATE_SECONDS) if late else self._git(ended)
         if tree.shadow is not None:
             tree.shadow = git.at(tree.root).knowing(**tree.shadow.env)
-        succeeded = outcome.kind == "succeeded" and not late
+        succeeded = outcome.kind == "succeeded" and attempt.stands(outcome)
         return await self._patiently(partial(trees.result_of, tree, git, succeeded=succeeded), attempt)
 
     def _git(self, stop: threading.Event, until: float | None = None) -> Git:

@@ -2079,7 +2079,7 @@ DECLARE
 BEGIN
     -- A new run must not get the epoch of an owner whose successor has adopted the shard's runs meanwhile.
     PERFORM 1 FROM shards s WHERE s.shard IN (
-        SELECT shard_of((i->>'run_id')::uuid) FROM jsonb_array_elements(items) i) ORDER BY s.shard FOR SHARE;
+        SELECT shard_of((i->>'run_id')::uuid) FROM jsonb_array_elements(items) i) ORDER BY s.shard FOR KEY SHARE;
     FOR it IN
         SELECT (t.n - 1)::int AS ord, i.*
         FROM jsonb_array_elements(items) WITH ORDINALITY t(item, n),
@@ -2225,7 +2225,7 @@ DECLARE
     held shards;
 BEGIN
     -- A new run must not get the epoch of an owner whose successor has adopted the shard's runs meanwhile.
-    SELECT * INTO held FROM shards WHERE shard = shard_of(p_run_id) FOR SHARE;
+    SELECT * INTO held FROM shards WHERE shard = shard_of(p_run_id) FOR KEY SHARE;
     RETURN CASE WHEN 'scheduler/' || held.owner = p_actor AND held.expires_at > clock_timestamp()
            THEN held.epoch ELSE 0 END;
 END
@@ -2996,6 +2996,9 @@ DECLARE
                                  WHERE o.effect_id = a.effect_id AND o.attempt = a.attempt) >= output_bytes_max());
 BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);  -- a SET clause would be undone before the commit
+    -- an ended run may be removed just now: then it waits, and finds nothing, or the removal waits and takes this along
+    PERFORM 1 FROM effects e WHERE e.effect_id = ANY (effect_ids) AND e.settled_seq IS NOT NULL
+        ORDER BY e.run_id, e.effect_id FOR KEY SHARE;
     INSERT INTO effect_output (effect_id, attempt, stream, offset_, run_id, data)
         SELECT c.effect_id, c.attempt, c.stream, c.at, c.run_id, c.chunk
         FROM unnest(run_ids, effect_ids, attempts, tokens, streams, offsets, chunks)
@@ -3229,7 +3232,7 @@ CREATE OR REPLACE FUNCTION backburner.renew_shards_v1(p_scheduler_id text, p_ttl
 AS $function$
     WITH mine AS MATERIALIZED (
         SELECT shard FROM shards WHERE owner = p_scheduler_id AND expires_at > clock_timestamp()
-        ORDER BY shard FOR UPDATE
+        ORDER BY shard FOR NO KEY UPDATE
     )
     UPDATE shards s SET expires_at = clock_timestamp() + make_interval(secs => p_ttl_s)
         FROM mine WHERE s.shard = mine.shard RETURNING s.shard
@@ -3261,7 +3264,7 @@ BEGIN
     RETURN QUERY
     WITH mine AS MATERIALIZED (
         SELECT s.shard FROM shards s WHERE s.owner = p_scheduler_id AND s.expires_at > clock_timestamp()
-        ORDER BY s.shard FOR UPDATE
+        ORDER BY s.shard FOR NO KEY UPDATE
     )
     UPDATE shards s SET expires_at = clock_timestamp() + make_interval(secs => p_ttl_s)
         FROM mine WHERE s.shard = mine.shard RETURNING s.shard, s.epoch;

@@ -18,6 +18,7 @@ The prompt may hold one JSON object anywhere; what is left out has a default:
     fail_at    the turn of the session in which alone it fails
     fail_while path of a file: fails only while it exists
     exit       exit code after an answer
+    spends     what was consumed in all, said with the answer; the child stays until it is ended
     session    false: leaves no session
     as         object by name of a harness: what is different for that one
 
@@ -92,6 +93,7 @@ class _Turn:
         self._attempt = attempt
         self._transcript = Transcript(attempt)
         self._said: dict[str, dict[str, Any]] = {}
+        self._answered = False
 
     def take(self, line: bytes) -> None:
         event = json.loads(line)
@@ -101,11 +103,14 @@ class _Turn:
         self._said[event.pop("type")] = event
         if "id" in event:
             self._attempt.report(Report(session_id=event["id"], workspace=self._request.cwd))
+        if "spends" in event:
+            self._answered = self._attempt.may_go_on
+            self._attempt.report(Report(usage=event["spends"]))
 
     def answer(self, end: ChildEnd) -> Answer:
         answer, error = self._said.get("answer", {}), self._said.get("error")
         failure = None if error is None else Failure(**error)
-        if failure is None and (end.status or not answer):
+        if failure is None and not self._answered and (end.status or not answer):
             failure = Failure("HARNESS_ERROR", end.describe())
         given = {"value": answer["value"]} if "value" in answer else {}
         return Answer(
@@ -114,5 +119,6 @@ class _Turn:
             failure=failure,
             session_id=self._said.get("session", {}).get("id", ""),
             workspace=self._request.cwd,
+            answered=self._answered,
             **given,
         )

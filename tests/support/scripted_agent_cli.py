@@ -37,7 +37,10 @@ def main(harness: str, store: str, session: str, resume: str) -> int:
         return 1
     sys.stderr.write(f"turn {turn} is done\n")
     answer = script.get("text", f"turn {turn}{' again' if resume == 'retry' else ''}: {prompt.splitlines()[0][:200]}")
-    say(type="answer", text=answer, **({"value": script["value"]} if "value" in script else {}))
+    more = {name: script[name] for name in ("value", "spends") if name in script}
+    say(type="answer", text=answer, **more)
+    if "spends" in script:
+        time.sleep(60)
     return int(script.get("exit", 0))
 
 

@@ -46,5 +46,18 @@ async def agent(ctx: bb.Context, prompt: str, own: dict[str, Any]) -> str:
     return "succeeded"
 
 
-_NAMES = ("budgets/one", "budgets/many", "budgets/agent")
+@bb.process("budgets/workspace")
+async def workspace(ctx: bb.Context, source: str, prompt: str, own: dict[str, Any]) -> list[str]:
+    """One agent in a worktree: how it ended, and its workspace."""
+    work = bb.agent("codex", prompt=prompt, workspace=bb.worktree(source))
+    try:
+        done = await ctx.run(work, key="it", kill_grace=0.5, budget=bb.budget(**own))
+    except bb.EffectFailed as error:
+        left = error.workspace
+        return [error.reason, left.path, left.patch] if left else [error.reason]
+    left = done.workspace
+    return ["succeeded", left.branch, left.patch] if left else ["succeeded"]
+
+
+_NAMES = ("budgets/one", "budgets/many", "budgets/agent", "budgets/workspace")
 ALL: Mapping[str, AnyProcess] = {name: bb.processes()[name] for name in _NAMES}

@@ -19,6 +19,7 @@ from tests.integration.engine.real_executor import real_executor
 from tests.integration.engine.world import World, world
 from tests.support import scripted_agent
 from tests.support.eventually import eventually
+from tests.support.repositories import git, repository
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -165,6 +166,65 @@ async def test_agent_that_was_stopped_goes_on_with_its_session_after_a_raise(
         assert (rows[0].attempt, rows[0].data["result"]["session"]["session_id"]) == (2, session)
         [effect] = (await at.client.ListEffects(pb.ListEffectsRequest(run_id=run_id))).effects
         assert (effect.usage.input_tokens, effect.usage.turns) == (240, 2)
+
+
+@pytest.fixture
+async def agents(database_url: str, tmp_path: Path) -> AsyncIterator[World]:
+    modules = (scripted_agent.__name__,)
+    async with (
+        world(database_url, budget_processes.ALL) as made,
+        real_executor(made, tmp_path, harness_modules=modules),
+    ):
+        yield made
+
+
+async def in_a_worktree(at: World, repo: Path, own: dict[str, Any], **script: Any) -> str:
+    return await create(at, "budgets/workspace", None, source=str(repo), prompt=f"fix {json.dumps(script)}", own=own)
+
+
+async def test_answer_that_was_paid_for_leaves_its_workspace_as_a_success_does(agents: World, tmp_path: Path) -> None:
+    repo = repository(tmp_path / "repo")
+    spends = {"input_tokens": 120}
+    run_id = await in_a_worktree(agents, repo, {"tokens": 100}, write={"new.txt": "new\n"}, spends=spends)
+    ended, branch, patch = await agents.value(run_id, SECONDS)
+    assert (ended, git(repo, "show", f"{branch}:new.txt")) == ("succeeded", "new")
+    assert "+new" in patch
+    row = await agents.row(run_id, "EFFECT_RESOLVED", "it")
+    workspace = row.data["result"]["workspace"]
+    assert "kept" not in workspace
+    await eventually(lambda: not Path(workspace["path"]).exists(), SECONDS)
+
+
+async def test_spent_budget_keeps_the_workspace_and_says_where(agents: World, tmp_path: Path, hold: str) -> None:
+    repo = repository(tmp_path / "repo")
+    reports = [{"usage": {"input_tokens": 120}}]
+    run_id = await in_a_worktree(
+        agents, repo, {"tokens": 100}, write={"half.txt": "half\n"}, reports=reports, hold=hold
+    )
+    reason, path, patch = await agents.value(run_id, SECONDS)
+    assert (reason, (Path(path) / "half.txt").read_text()) == ("BUDGET", "half\n")
+    assert "+half" in patch
+    workspace = (await agents.row(run_id, "EFFECT_RESOLVED", "it")).data["result"]["workspace"]
+    assert git(repo, "show", f"{workspace['result_commit']}:half.txt") == "half"
+    assert workspace["kept"]
+
+
+async def test_raise_goes_on_in_the_workspace_that_the_budget_left(agents: World, tmp_path: Path, hold: str) -> None:
+    repo = repository(tmp_path / "repo")
+    reports = [{"usage": {"input_tokens": 120}}]
+    run_id = await in_a_worktree(
+        agents, repo, {"tokens": 100, "on_spent": "ask"}, write={"half.txt": "half\n"}, reports=reports, hold=hold,
+        sh="test ! -e whole.txt && cp half.txt whole.txt",
+    )  # fmt: skip
+    parked = (await agents.row(run_id, "EFFECT_PARKED", "it", SECONDS)).data["partial"]["workspace"]
+    assert (parked["kept"], (Path(parked["path"]) / "half.txt").read_text()) == (True, "half\n")
+    (Path(parked["path"]) / "left.txt").write_text("left\n")
+    await asyncio.to_thread(Path(hold).unlink)
+    raised = op.RaiseBudgetRequest(run_id=run_id, effect_key="it", budget=journal_pb2.Budget(tokens=1000))
+    await agents.operator.RaiseBudget(raised)
+    ended, branch, _ = await agents.value(run_id, SECONDS)
+    assert (ended, git(repo, "show", f"{branch}:whole.txt")) == ("succeeded", "half")
+    assert git(repo, "show", f"{branch}:left.txt") == "left", "the next attempt has found what the one before left"
 
 
 async def test_raise_between_the_poll_and_its_settlement_lets_the_effect_run(

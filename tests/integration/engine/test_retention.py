@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+import uuid
 from typing import Any
 
 import grpc
@@ -10,6 +11,7 @@ import pytest
 
 from backburner.scheduler.v1 import operator_service_pb2 as op
 from backburner.scheduler.v1 import scheduler_service_pb2 as pb
+from tests.integration.engine import child_processes
 from tests.integration.engine.world import World, world
 from tests.support.client_program import ClientProgram, external
 from tests.support.eventually import eventually
@@ -68,6 +70,35 @@ async def test_a_watch_whose_run_is_gone_before_it_has_read_its_end_is_told(at: 
     while frame.WhichOneof("frame") != "end":
         frame = await watch.read()
     assert frame.end.reason == pb.WatchEnd.REASON_PRUNED
+
+
+async def test_who_follows_a_chain_that_is_removed_link_by_link_is_told_at_each(database_url: str) -> None:
+    """It may go before they have read its end; the link that goes on, and who follows that one, are not touched."""
+    async with world(database_url, child_processes.ALL, watch_heartbeat_seconds=0.3) as at:
+        link = await at.create("counts", left=2, heard=[])
+        for _ in range(3):
+            calls = [pb.WatchRunRequest(run_id=link), pb.WatchRunRequest(run_id=link, after_seq=1)]
+            watches = [at.client.WatchRun(call) for call in calls]
+            for watch in watches:
+                await watch.read()
+            await at.client.SignalRun(pb.SignalRunRequest(run_id=link, name="tell", request_id=str(uuid.uuid4())))
+            run = await at.result(link)
+            while (await prune(at)).runs:
+                pass
+            for watch in watches:
+                end = await ending_of(watch)
+                assert end.reason in (pb.WatchEnd.REASON_PRUNED, pb.WatchEnd.REASON_RUN_CLOSED), end
+            with pytest.raises(grpc.aio.AioRpcError, match="removed by retention"):
+                await at.client.WatchRun(pb.WatchRunRequest(run_id=link, after_seq=1)).read()
+            link = run.next_run_id
+        at.runs.clear()
+
+
+async def ending_of(watch: Any) -> Any:
+    """The last frame of a watch."""
+    while (frame := await watch.read()).WhichOneof("frame") != "end":
+        pass
+    return frame.end
 
 
 async def test_the_clock_removes_what_ended_long_enough_ago(database_url: str) -> None:

@@ -140,6 +140,31 @@ async def test_run_created_while_its_shard_changes_hands_is_not_left_with_the_ol
     assert (await at.head(run_id))["epoch"] == epochs[3]
 
 
+@pytest.mark.invariant("I5")
+@pytest.mark.parametrize("how", ["from outside", "by its parent"])
+async def test_creation_that_hangs_holds_up_no_renewal_and_still_fences_a_claim(at: Desk, how: str) -> None:
+    """Its epoch holds as long as nobody takes the shard over; that the lease runs longer is no matter of it."""
+    run_id, parent = "00000000-0000-4000-8000-000000000013", await at.create("00000000-0000-4000-8000-000000000001")
+    async with at.another(autocommit=False) as creator, at.another() as successor:
+        if how == "from outside":
+            await at.call("create_runs_v1", [items.created(run_id)], on=creator)
+        else:
+            await at.call("append_v1", [at.appending(parent, items.child(parent, "c", run_id))], on=creator)
+        for renewal in ("renew_shards_v1('s1', 60)", "renew_shards_v3('s1', '', 't', 60, false, '{}')"):
+            await successor.execute("SET statement_timeout = '20s'")
+            renewed_ = await (await successor.execute(f"SELECT * FROM backburner.{renewal}")).fetchall()
+            assert len(renewed_) == 16
+        await successor.execute("UPDATE backburner.shards SET expires_at = '-infinity'")
+        taken = {row["shard"] for row in await (await successor.execute(CLAIM, ["s2", 60.0, 16])).fetchall()}
+        assert 3 not in taken, "the run is not there yet, and would never be adopted"
+        await creator.commit()
+        assert {row["shard"] for row in await (await successor.execute(CLAIM, ["s2", 60.0, 16])).fetchall()} == {3}
+    [adopted] = [
+        row for row in await at.rows(ADOPT, "s2", 3, at.epochs[3] + 1, None, 10) if str(row["run_id"]) == run_id
+    ]
+    assert adopted["epoch"] == at.epochs[3] + 1
+
+
 # -- strikes and sessions ----------------------------------------------------------------------------------------
 
 

@@ -1,12 +1,14 @@
 """prune_runs_v1: whole ended runs go, in one commit each step, and nothing else can be deleted by anybody."""
 
+import random
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
 import pytest
 
-from tests.support.journal_items import Row, Scene, Session, new_id, plain_row, run_item, scene_at
+from tests.support.journal_items import Attempt, Row, Scene, Session, new_id, plain_row, run_item, scene_at
 
 TABLES = ("journal", "runs", "run_heads", "effects", "effect_output", "blobs", "timers", "client_runs", "run_groups")
 
@@ -166,3 +168,105 @@ def test_an_old_tombstone_opens_nothing(scene: Scene) -> None:
     with pytest.raises(psycopg.Error) as refusal:
         scene.query("DELETE FROM backburner.journal WHERE run_id = %s", run_id)
     assert refusal.value.sqlstate == "BB001"
+
+
+def late_output(scene: Scene, attempt: Attempt) -> int:
+    """The last output of an attempt, however late it comes; how much of it is kept."""
+    row = scene.one(
+        "SELECT backburner.output_append_v1(ARRAY[%s]::uuid[], ARRAY[%s]::uuid[], ARRAY[1], ARRAY[%s]::bytea[],"
+        " ARRAY[1]::smallint[], ARRAY[0]::bigint[], ARRAY['x']::bytea[]) AS kept",
+        attempt.run_id, attempt.effect_id, bytes.fromhex(attempt.token),
+    )  # fmt: skip
+    return int(row["kept"])
+
+
+@pytest.mark.invariant("I4")
+def test_output_that_comes_while_its_run_is_removed_is_not_left_behind(scene: Scene, executor: Session) -> None:
+    run_id = scene.run()
+    attempt = scene.dispatched(executor, run_id)
+    scene.settle(attempt)
+    end(scene, run_id)
+    with scene_at(scene.dsn) as other, ThreadPoolExecutor(1) as pool:
+        with scene.connection.transaction():
+            assert prune(scene)["runs"] == 1
+            late = pool.submit(late_output, other, attempt)
+            while not scene.query("SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"):
+                if late.done():
+                    break
+        assert late.result() == 0
+    assert left_of(scene, run_id) == set()
+
+
+class Chains:
+    """Runs that go on as others, with effects that outlive them, and an executor that says twice how they ended."""
+
+    def __init__(self, dsn: str, session: Session, seed: int) -> None:
+        self._dsn = dsn
+        self._session = session
+        self._chance = random.Random(seed)
+        #: What a settlement was answered that came again, and when all was over.
+        self.answers: Counter[str] = Counter()
+        self.attempts: list[Attempt] = []
+        self.runs: list[str] = []
+
+    def work(self) -> None:
+        """Three chains, link by link."""
+        with scene_at(self._dsn) as scene:
+            for n in range(3):
+                self._chain(scene, f"{self._session.executor_id}/{n}")
+
+    def _chain(self, scene: Scene, key: str) -> None:
+        run_id = scene.run(key=key)
+        for link in range(4):
+            self.runs.append(run_id)
+            attempts = [scene.fast(self._session, run_id, f"k{n}", on_run_end="DETACH")[1] for n in range(3)]
+            settled = attempts[: self._chance.randrange(4)]
+            for attempt in settled:
+                scene.settle(attempt, blob_text='"' + "x" * 70_000 + '"', result={})
+            fresh = new_id()
+            ends = plain_row("RUN_CONTINUED", new_run_id=fresh, input={}, signal_seqs=[])
+            scene.append(run_id, ends if link < 3 else plain_row("RUN_COMPLETED", result={"value": 1}))
+            for attempt in attempts:  # again, or late: the run may be gone
+                self.answers[str(scene.settle(attempt)["outcome"])] += 1
+                late_output(scene, attempt)
+            self.attempts += attempts
+            run_id = fresh
+
+
+#: What is left behind of a run that is gone, or missing of one that is there: in one snapshot.
+HALVES = """
+SELECT 'left' AS what, h.run_id FROM (
+    SELECT run_id FROM backburner.journal UNION SELECT run_id FROM backburner.run_heads
+    UNION SELECT run_id FROM backburner.effects UNION SELECT run_id FROM backburner.effect_output
+    UNION SELECT run_id FROM backburner.blobs UNION SELECT run_id FROM backburner.attempt_usage
+    UNION SELECT run_id FROM backburner.dispatch_queue) h
+WHERE NOT EXISTS (SELECT FROM backburner.runs r WHERE r.run_id = h.run_id)
+UNION ALL
+SELECT 'torn', r.run_id FROM backburner.runs r JOIN backburner.run_heads h USING (run_id)
+WHERE h.seq <> (SELECT count(*) FROM backburner.journal j WHERE j.run_id = r.run_id)
+UNION ALL
+SELECT 'both', r.run_id FROM backburner.runs r JOIN backburner.pruned_runs p USING (run_id)
+UNION ALL
+SELECT 'lost', r.previous_run_id FROM backburner.runs r WHERE r.previous_run_id IS NOT NULL
+    AND NOT EXISTS (SELECT FROM backburner.runs o WHERE o.run_id = r.previous_run_id)
+    AND NOT EXISTS (SELECT FROM backburner.pruned_runs o WHERE o.run_id = r.previous_run_id)
+"""
+
+
+@pytest.mark.invariant("I2", "I4")
+def test_removal_beside_chains_of_runs_and_late_settlements_leaves_no_half(scene: Scene) -> None:
+    chains = [Chains(scene.dsn, scene.hello(f"e{n}", f"i{n}"), n) for n in range(3)]
+    with ThreadPoolExecutor(len(chains)) as pool:
+        working = [pool.submit(each.work) for each in chains]
+        while not all(done.done() for done in working) or there(scene):
+            prune(scene, runs_max=3)
+            assert scene.query(HALVES) == []
+        for done in working:
+            done.result()
+    runs = {run_id for each in chains for run_id in each.runs}
+    assert {str(row["run_id"]) for row in scene.query("SELECT run_id FROM backburner.pruned_runs")} == runs
+    assert set().union(*(each.answers for each in chains)) <= {"ok", "already", "not_found"}
+    for attempt in (attempt for each in chains for attempt in each.attempts):
+        assert scene.settle(attempt)["outcome"] == "not_found"
+        assert (late_output(scene, attempt), left_of(scene, attempt.run_id)) == (0, set())
+    assert scene.query(HALVES) == []
