@@ -193,3 +193,21 @@ async def test_many_claims_and_outcomes_at_once_never_exceed_the_limit(at: Desk,
     await asyncio.gather(*(alone(work) for work in (claims, claims, claims, claims, ends, ends)))
     dispatched = await at.rows("SELECT count(*) AS n FROM backburner.journal WHERE type = 'EFFECT_DISPATCHED'")
     assert dispatched[0]["n"] > 30, "the fixture judges them"
+
+
+async def test_a_claim_finds_what_stands_behind_long_full_groups(at: Desk) -> None:
+    """Groups that are full when it looks, and such as become full by what it takes: hundreds of each, alike in rank."""
+    run_id, other = await at.create(LOW), await at.create(HIGH)
+    named: dict[str, dict[str, Any]] = {
+        name: {"group_id": name, "group_max": 2, "group_strategy": "CONCURRENT"} for name in "gh"
+    }
+    await at.request(run_id, "x", "y", fast=True, **named["g"])
+    await at.request(run_id, *(f"g{n}" for n in range(250)), **named["g"])
+    await at.request(run_id, *(f"h{n}" for n in range(250)), **named["h"])
+    await at.request(other, *(f"g{n}" for n in range(250)), **named["g"])
+    await at.request(other, "alone")
+    assert await at.claim(1, slots=1) != []
+    taken = await at.claim(100, slots=100)
+    found = [(str(row["run_id"]), row["effect_key"]) for row in taken]
+    assert found == [(LOW, "h1"), (HIGH, "g0"), (HIGH, "g1"), (HIGH, "alone")]
+    assert keys(await at.claim(100, slots=100)) == []
