@@ -96,7 +96,7 @@ class _EventTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventType.V
     EVENT_TYPE_EFFECT_PARKED: _EventType.ValueType  # 29
     """The effect waits for a known time (quota reset) and holds no slot. Writer: the executor."""
     EVENT_TYPE_EFFECT_SUPERSEDED: _EventType.ValueType  # 30
-    """A result came too late to count; kept as evidence. Writer: the executor."""
+    """A result came too late to count; kept as evidence. Writers: the executor, and the owner of what it settles itself."""
     EVENT_TYPE_EFFECT_REUSED: _EventType.ValueType  # 31
     """The effect settled as succeeded, with the result of an equal one of an earlier run (reuse_from). In the commit of its
     request, by the writer of that.
@@ -168,7 +168,7 @@ EVENT_TYPE_EFFECT_CANCELLED: EventType.ValueType  # 28
 EVENT_TYPE_EFFECT_PARKED: EventType.ValueType  # 29
 """The effect waits for a known time (quota reset) and holds no slot. Writer: the executor."""
 EVENT_TYPE_EFFECT_SUPERSEDED: EventType.ValueType  # 30
-"""A result came too late to count; kept as evidence. Writer: the executor."""
+"""A result came too late to count; kept as evidence. Writers: the executor, and the owner of what it settles itself."""
 EVENT_TYPE_EFFECT_REUSED: EventType.ValueType  # 31
 """The effect settled as succeeded, with the result of an equal one of an earlier run (reuse_from). In the commit of its
 request, by the writer of that.
@@ -3148,7 +3148,9 @@ class EffectSuperseded(_message.Message):
     refused_type: _builtins.str
     """Type of the event that would have been written, without prefix."""
     cause: _builtins.str
-    """Why it was refused: `settled`, `stale_attempt`."""
+    """Why it was refused: `settled`, `stale_attempt`; of the owner's also `live_attempt` (somebody runs it by then) and
+    `budget_raised` (its budget is not spent any more).
+    """
     @_builtins.property
     def refused_data(self) -> _struct_pb2.Struct:
         """Its data."""
