@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
@@ -228,6 +229,29 @@ def test_the_port_of_another_is_a_clear_error(dev: Dev, tmp_path: Path) -> None:
     code, _, err = call(tmp_path, "dev", "--listen", dev.address)
     assert code == 1
     assert f"cannot listen on {dev.address}" in err
+
+
+def test_an_address_of_metrics_that_is_none_or_taken_is_told_before_anything_is_started(
+    dev: Dev, tmp_path: Path
+) -> None:
+    for address, said in (("nowhere", "--metrics-address 'nowhere' is not HOST:PORT"),
+                          (dev.address, f"cannot listen on {dev.address}")):  # fmt: skip
+        code, _, err = call(tmp_path, "dev", "--listen", f"127.0.0.1:{free_port()}", "--metrics-address", address)
+        assert code == 1
+        assert said in err
+        assert "starting Postgres" not in err
+
+
+def test_metrics_of_both_services_are_side_by_side(tmp_path: Path) -> None:
+    port = free_port()
+    running = Dev(tmp_path, "--metrics-address", f"127.0.0.1:{port}").wait_until_up()
+    try:
+        for number, name in ((port, "backburner_journal_up"), (port + 1, "backburner_executor_up")):
+            with urllib.request.urlopen(f"http://127.0.0.1:{number}/metrics", timeout=60) as answer:
+                assert f"{name} 1.0" in answer.read().decode()
+    finally:
+        running.process.send_signal(signal.SIGINT)
+        assert running.wait() == 0
 
 
 def test_a_second_one_in_the_same_folder_is_told_who_is_there_and_does_no_harm(dev: Dev) -> None:

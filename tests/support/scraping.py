@@ -3,9 +3,13 @@
 import asyncio
 import urllib.request
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
 
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
+
+_SECONDS: Final = 60.0
 
 
 class Scraped:
@@ -27,11 +31,17 @@ class Scraped:
         return sum(found) if found else None
 
 
-async def scrape(address: str, timeout_s: float = 60.0) -> Scraped:
+async def scrape(address: str) -> Scraped:
     """Scrapes `host:port`."""
+    return await asyncio.to_thread(_scraped, address)
 
-    def get() -> str:
-        with urllib.request.urlopen(f"http://{address}/metrics", timeout=timeout_s) as answer:
-            return str(answer.read().decode())
 
-    return Scraped(await asyncio.to_thread(get))
+def scrape_while_stuck(address: str) -> Scraped:
+    """The same, while the event loop that this is called on gets no turn."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(_scraped, address).result()
+
+
+def _scraped(address: str) -> Scraped:
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=_SECONDS) as answer:
+        return Scraped(answer.read().decode())

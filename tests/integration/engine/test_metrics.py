@@ -17,7 +17,7 @@ from scheduler_service.server import AddressInUse, SchedulerServer
 from scheduler_service.settings import Settings
 from tests.integration.engine.world import World
 from tests.support.eventually import eventually
-from tests.support.scraping import Scraped, scrape
+from tests.support.scraping import Scraped, scrape, scrape_while_stuck
 
 #: What vitals may say of a machine that does much else.
 OF_A_SLOW_MACHINE = ("COMMITS_SLOW", "ITERATION_LAG", "POOL_WAITERS", "SHARDS_LOST")
@@ -230,6 +230,17 @@ async def test_usage_of_the_hour_is_what_the_journal_has_whatever_models_there_a
     assert scraped.value("backburner_usage_hour_cost_usd") == cost
     assert scraped.value("backburner_usage_hour_costs_unknown") == unknown
     assert len(scraped.all("backburner_usage_hour_cost_usd")) == NAMED_MAX + 1
+
+
+async def test_a_scheduler_that_is_stuck_is_scraped_all_the_same(
+    measured: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_figures, "READ_SECONDS", 0.2)
+    monkeypatch.setattr(journal_figures, "_LOOP_SECONDS", 0.2)
+    scraped = scrape_while_stuck(measured.server.metrics_address)
+    assert scraped.value("backburner_journal_up") == 0
+    assert scraped.value("backburner_findings") is None
+    assert scraped.value("backburner_shards_owned") == 16
 
 
 async def test_an_address_in_use_is_told_with_the_setting(measured: World) -> None:
