@@ -77,6 +77,8 @@ class Intake:
         self._last_frame = 0.0
         self._failures = 0
         self._leaving = False
+        #: It drains because an operator has ordered it.
+        self._ordered = False
         self._anew = asyncio.Event()
         #: Awaited before each dial, when no session is open.
         self.before_hello: Callable[[], Awaitable[None]] = _nothing
@@ -116,7 +118,7 @@ class Intake:
 
     def drain(self, reason: str, *, for_good: bool = False) -> None:
         """Takes nothing new, and says so; `for_good` when nobody can undo it."""
-        self._attempts.draining = reason
+        self._attempts.draining, self._ordered = reason, False
         self._leaving = self._leaving or for_good
         self._outbox.send(pb.ConnectRequest(draining=pb.Draining(reason=reason)))
 
@@ -212,10 +214,10 @@ class Intake:
         return None if refusal is None else (refusal.reason, refusal.message)
 
     def _drain(self, command: pb.DrainCommand) -> None:
-        if command.drain:
-            self.drain(command.reason or "drained by an operator")
-        elif not self._leaving:
-            self._attempts.draining = ""
+        if command.drain and not self._attempts.draining:
+            self._attempts.draining, self._ordered = command.reason or "drained by an operator", True
+        elif not command.drain and not self._leaving:
+            self._attempts.draining, self._ordered = "", False
 
     async def _write(self, call: Call) -> None:
         """Sends the hello, then whatever waits, until the stream breaks."""
@@ -231,6 +233,8 @@ class Intake:
                         await call.write(self._heartbeat(report=True))
 
     def _hello(self) -> pb.Hello:
+        if self._ordered:  # each session is told of it anew: it may have been taken back while there was none
+            self._attempts.draining, self._ordered = "", False
         hello = self._describe()
         hello.dial = self._dials
         hello.draining = bool(self._attempts.draining)

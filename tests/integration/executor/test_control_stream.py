@@ -360,6 +360,19 @@ async def test_drain_finishes_what_runs_and_refuses_the_rest(
     assert any(e.frees_slot for e in session.events_of(running)), "the notice went out before the end"
 
 
+async def test_an_order_to_drain_that_is_taken_back_between_two_sessions_is_over(
+    scheduler: FakeScheduler, start_executor: StartExecutor
+) -> None:
+    """Nobody tells the executor so: each session is told anew of what is still ordered."""
+    executor: ExecutorServer = await start_executor()
+    session = await scheduler.session()
+    session.send(pb.ConnectResponse(drain=pb.DrainCommand(drain=True, reason="kernel")))
+    await eventually(lambda: executor.attempts.draining == "kernel")
+    session.hang_up()
+    assert not (await scheduler.session(after=len(scheduler.sessions))).hello.draining
+    assert (await scheduler.settled(await scheduler.one(**echo("works again")))).value == "works again"
+
+
 async def test_progress_goes_on_while_an_executor_drains(
     scheduler: FakeScheduler, start_executor: StartExecutor
 ) -> None:
