@@ -20,6 +20,8 @@ from tests.support.fake_scheduler import Dispatch, FakeScheduler, Settled
 from tests.support.harnesses import CLIS, Cli
 from tests.support.model_server import Bash, Fault, Hang, ModelServer, Scenario, Turn, asked_and_answered
 
+pytestmark = pytest.mark.timeout(300)
+
 StartCli = Callable[..., Any]
 SCHEMA = {"type": "object", "properties": {"approve": {"type": "boolean"}}, "required": ["approve"]}
 #: The answer is there within this, or the machine is lost.
@@ -90,6 +92,10 @@ TROUBLES = {
     "overloaded": {"OVERLOADED"},
     "context_overflow": {"CONTEXT_OVERFLOW"},
 }
+#: "Come again at once": for opencode, copilot and whoever else asks a provider how long to wait.
+AT_ONCE = {"retry-after-ms": "50", "retry-after": "0"}
+#: qwen-code asks nobody: it tries seven times over 80 s.
+HURRIED = {"qwen-code": {"NODE_OPTIONS": f"--require {Path(__file__).with_name('hurried.cjs')}"}}
 
 
 @pytest.mark.parametrize("kind", TROUBLES)
@@ -98,8 +104,8 @@ async def test_what_a_provider_refuses_has_its_class(
     name: str, kind: str, start_cli: StartCli, scheduler: FakeScheduler, model_server: ModelServer
 ) -> None:
     await start_cli(name)
-    model_server.play(Scenario(faults=(Fault(kind, on_turn=None),)))
-    settled = await scheduler.run(SECONDS, **agent(name, model_server))
+    model_server.play(Scenario(faults=(Fault(kind, on_turn=None, headers=AT_ONCE),)))
+    settled = await scheduler.run(SECONDS, **agent(name, model_server, env=HURRIED.get(name, {})))
     # Of a provider that says when it takes requests again, and that is far, the effect waits for it.
     assert settled.type in ("EFFECT_RESOLVED", "EFFECT_PARKED")
     reason = settled.data["error"]["reason"].removeprefix("EFFECT_REASON_")

@@ -6,6 +6,7 @@ Its home is the package: `backburner demo agents` needs one too.
 import sys
 
 from scheduler_service.cli.demo.agents.model_server import (
+    Aside,
     Bash,
     Fault,
     Hang,
@@ -21,8 +22,8 @@ from scheduler_service.cli.demo.agents.model_server import (
 from scheduler_service.cli.demo.agents.model_server.__main__ import main
 
 __all__ = [
-    "Bash", "Fault", "Hang", "ModelServer", "Request", "Scenario", "ScenarioError", "Tool", "Turn", "Usage", "Write",
-    "asked_and_answered",
+    "Aside", "Bash", "Fault", "Hang", "ModelServer", "Request", "Scenario", "ScenarioError", "Tool", "Turn", "Usage",
+    "Write", "asked_and_answered",
 ]  # fmt: skip
 
 

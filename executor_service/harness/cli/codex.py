@@ -2,7 +2,8 @@
 
 Runs `codex exec --json`, its native binary rather than the wrapper. SIGINT ends its tools with it. The tokens that it
 tells when a turn is done are those of the whole thread, but for turns that were killed: so each answer is counted by
-the thread's own file, live, and also of a turn that was cut off.
+the thread's own file, live, and also of a turn that was cut off; so are those of the helpers that it starts, which are
+threads of their own and told of nowhere else.
 
 Where nobody is logged in and there is no CODEX_API_KEY, it gets OPENAI_API_KEY under that name: it takes no other. Nor
 does it read OPENAI_BASE_URL, so that goes into its configuration. It has no bound of turns, so the parser ends it; a
@@ -33,6 +34,8 @@ _QUIET: Final = ("--disable", "plugins", "--disable", "remote_plugin", "--disabl
 _SANDBOX: Final = {"edit": "workspace-write", "read_only": "read-only"}
 #: In a line of a thread's file that counts.
 _COUNT: Final = b'"token_usage_record"'
+#: In a line of a thread's file that names helpers of it.
+_HELPERS: Final = b'"CollabAgentToolCall"'
 #: What it says while it goes on.
 _PASSING: Final = "Reconnecting"
 
@@ -90,15 +93,20 @@ class Codex(Adapter):
         return self._rollout(task, task.session_id) is not None
 
     def consumed(self, task: Task, session_id: str) -> Tokens | None:
-        """The sum of what its file has of each answer. The thread's own total forgets what a killed turn consumed."""
-        path = self._rollout(task, session_id)
-        if path is None:
+        """The sum of what its file and its helpers' have of each answer. Its own total forgets killed turns."""
+        if self._rollout(task, session_id) is None:
             return None
         answers: dict[str, Tokens] = {}
-        with path.open("rb") as lines:
-            for line in lines:
-                if _COUNT in line:
-                    answers |= _counted(line)
+        threads = [session_id]
+        for thread in threads:  # grows by the helpers that each one has
+            if (path := self._rollout(task, thread)) is None:
+                continue
+            with path.open("rb") as lines:
+                for line in lines:
+                    if _COUNT in line:
+                        answers |= _counted(line)
+                    elif _HELPERS in line:
+                        threads += [helper for helper in _helpers(line) if helper not in threads]
         return sum(answers.values(), Tokens())
 
     def account(self, env: Mapping[str, str], home: Path, task: Task | None) -> str:
@@ -160,6 +168,15 @@ def _counted(line: bytes) -> dict[str, Tokens]:
     return {payload.text("response_id"): _tokens(payload.of("usage"))}
 
 
+def _helpers(line: bytes) -> list[str]:
+    """The threads of the helpers that a line names."""
+    try:
+        receivers = Fields(orjson.loads(line)).of("payload").of("item").raw("receiver_thread_ids")
+    except orjson.JSONDecodeError:
+        return []
+    return [thread for thread in receivers if isinstance(thread, str)] if isinstance(receivers, list) else []
+
+
 def _tokens(usage: Fields) -> Tokens:
     return Tokens(
         usage.number("input_tokens"), usage.number("output_tokens"), usage.number("cached_input_tokens"),
@@ -202,7 +219,8 @@ class CodexParser:
         tool = _tool(item)
         if tool is not None:
             self._tools.add(item.text("id"))
-            yield events.ToolStarted(item.text("id"), *tool)
+            given = item.raw("arguments")
+            yield events.ToolStarted(item.text("id"), *tool, given if isinstance(given, dict) else None)
         yield from _todos(item)
 
     def _updated(self, said: Fields) -> Iterator[Event]:
@@ -217,7 +235,7 @@ class CodexParser:
         elif kind == "error":
             yield events.Trouble(item.text("message"))
         elif _tool(item) is not None:
-            yield events.ToolEnded(item.text("id"), item.text("status") == "completed", item.text("aggregated_output"))
+            yield events.ToolEnded(item.text("id"), item.text("status") == "completed", _output(item))
             self._tools.discard(item.text("id"))
             if not self._tools:
                 yield from self._next_turn()
@@ -267,10 +285,18 @@ def _tool(item: Fields) -> tuple[str, str] | None:
     if kind == "file_change":
         return "edit", ", ".join(change.text("path") for change in item.each("changes"))[: events.SUMMARY_LENGTH_MAX]
     if kind == "mcp_tool_call":
-        return f"{item.text('server')}.{item.text('tool')}", ""
+        return f"{item.text('server')}.{item.text('tool')}", events.summary(item.raw("arguments"))
+    if kind == "collab_tool_call":
+        return item.text("tool"), events.summary(item.text("prompt"))
     if kind == "web_search":
         return "web_search", item.text("query")[: events.SUMMARY_LENGTH_MAX]
     return None
+
+
+def _output(item: Fields) -> str:
+    """What a tool gave: a command's output, or an MCP tool's texts, or why there are none."""
+    texts = "\n".join(part.text("text") for part in item.of("result").each("content") if part.text("text"))
+    return item.text("aggregated_output") or texts or item.of("error").text("message")
 
 
 def _todos(item: Fields) -> Iterator[Event]:

@@ -20,8 +20,8 @@ from backburner.scheduler.v1 import dispatch_service_pb2 as pb
 from executor_service.harness.cli.accounts import content, is_there
 from executor_service.harness.cli.adapter import Adapter, Program
 
-#: Longest that a CLI may take to tell its version.
-VERSION_SECONDS: Final = 20.0
+#: Longest that a CLI may take to tell its version: all are asked at a time, and a busy machine takes 20 s and more.
+VERSION_SECONDS: Final = 60.0
 #: Most that it may say meanwhile, on either stream.
 VERSION_BYTES_MAX: Final = 64 * 1024
 #: What a CLI leaves running may hold its pipes open for so long after its end.

@@ -28,7 +28,7 @@ import orjson
 from executor_service.assignment import InvalidWork
 from executor_service.harness.cli import events
 from executor_service.harness.cli.adapter import Adapter, Launch, Program, Silence, Task
-from executor_service.harness.cli.events import Event, Fields, Tokens
+from executor_service.harness.cli.events import Denied, Event, Fields, Tokens
 from executor_service.harness.cli.failures import failure, reset_in
 from executor_service.harness.cli.options import Options, merged
 from executor_service.outcome import Failure
@@ -39,6 +39,8 @@ _SESSIONS: Final = ("tmp", "history")
 _OWN: Final = (_SETTINGS, "projects.json")
 #: A text of JSON, which is kept, or a comment.
 _COMMENT: Final = re.compile(r'("(?:[^"\\]|\\.)*")|//[^\n]*|/\*.*?\*/', re.S)
+#: Tools that these modes leave out: whoever calls one is told that there is none of that name.
+_LEFT_OUT: Final = ("run_shell_command", "write_file", "replace")
 _MODES: Final = {"full": "yolo", "edit": "auto_edit", "read_only": "default"}
 #: What says which account it uses, without a login of the user.
 _ACCOUNTS: Final = {"GOOGLE_GENAI_USE_VERTEXAI": "vertex-ai", "GEMINI_API_KEY": "gemini-api-key"}
@@ -94,19 +96,17 @@ class GeminiCli(Adapter):
         return self._chat(task, task.session_id) is not None
 
     def consumed(self, task: Task, session_id: str) -> Tokens | None:
-        """What its file counts. A message stands there each time that it changed."""
+        """What its file counts, and those of its helpers. A message stands there each time that it changed."""
         path = self._chat(task, session_id)
         if path is None:
             return None
         counts: dict[str, Tokens] = {}
-        with path.open("rb") as lines:
-            for line in lines:
-                if b'"tokens"' in line:
-                    counts |= _counts(line)
-        total = Tokens()
-        for tokens in counts.values():
-            total = total.plus(tokens)
-        return total
+        for chat in (path, *(path.parent / session_id).glob("*.jsonl")):
+            with chat.open("rb") as lines:
+                for line in lines:
+                    if b'"tokens"' in line:
+                        counts |= _counts(line)
+        return sum(counts.values(), Tokens())
 
     @staticmethod
     def _chat(task: Task, session_id: str) -> Path | None:
@@ -184,6 +184,7 @@ class GeminiParser:
     def __init__(self) -> None:
         self._asked = True
         self._error = ""
+        self._tools: dict[str, Denied] = {}
 
     def take(self, line: Any) -> Iterator[Event]:
         """One line."""
@@ -209,14 +210,19 @@ class GeminiParser:
     def _tool(self, said: Fields) -> Iterator[Event]:
         yield from self._turn()
         name, given = said.text("tool_name"), said.of("parameters")
+        self._tools[said.text("tool_id")] = Denied(name, events.summary(said.raw("parameters")))
         yield events.tool(said.text("tool_id"), name, said.raw("parameters"))
         if name == "write_todos" and isinstance(given.raw("todos"), list):
             yield events.todos(given.each("todos"))
 
     def _tool_end(self, said: Fields) -> Iterator[Event]:
         self._asked = True
-        output = said.text("output") or said.of("error").text("message")
+        error, tool = said.of("error"), self._tools.pop(said.text("tool_id"), None)
+        output = said.text("output") or error.text("message")
         yield events.ToolEnded(said.text("tool_id"), said.text("status") == "success", output)
+        left_out = error.text("type") == "tool_not_registered" and tool is not None and tool.tool in _LEFT_OUT
+        if tool is not None and (left_out or error.text("type") == "policy_violation"):
+            yield tool
 
     def _turn(self) -> Iterator[Event]:
         """The first word after a question or after results of tools is the model's next turn."""

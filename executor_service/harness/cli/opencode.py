@@ -229,6 +229,8 @@ class OpenCodeParser:
             yield events.Denied(tool, events.summary(state.raw("input")))
 
     def _text(self, said: Fields) -> Iterator[Event]:
+        if said.of("part").raw("synthetic") is True:  # what it told the model in the user's name
+            return
         words = said.of("part").text("text")
         self._words.append(words)
         yield events.Text(words)

@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.eventually import eventually
 from tests.support.model_server import (
+    Aside,
     Bash,
     Fault,
     Hang,
@@ -262,6 +263,28 @@ def _outcome(server: ModelServer) -> object:
         return error
 
 
+@PROTOCOLS
+def test_a_helper_of_the_agent_has_turns_of_its_own(server: ModelServer, protocol: str) -> None:
+    told = Usage(7, 0, 3)
+    aside = Aside("Count the files", (Turn(call=Bash("count_them"), usage=told), Turn(text="Two files.")))
+    server.play(Scenario(turns=(Turn(text="Done."),), asides=(aside,)))
+    helper = json.loads(json.dumps(request(protocol)).replace('"go"', '"Count the files."'))
+    assert "count_them" in json.dumps(post(server, protocol, helper))
+    assert server.total() == told
+    helper[MESSAGES[protocol]].append(RESULTS[protocol])
+    assert "files." in json.dumps(post(server, protocol, helper))
+    assert "Done." in json.dumps(post(server, protocol, request(protocol)))
+
+
+def test_a_tool_within_a_namespace_is_called_there(server: ModelServer) -> None:
+    scales = {"type": "namespace", "name": "mcp__scales", "tools": [{"type": "function", "name": "weigh"}]}
+    server.play(Scenario(turns=(Turn(call=Tool("mcp__scales.weigh", {"thing": "anvil"})),)))
+    body = request("responses") | {"tools": [scales]}
+    [call] = [item for event in post(server, "responses", body) for item in event.get("response", {}).get("output", [])]
+    assert (call["namespace"], call["name"]) == ("mcp__scales", "weigh")
+    assert server.requests()[0].tools == ("mcp__scales.weigh",)
+
+
 def test_a_scenario_of_json_is_the_scenario() -> None:
     document = {
         "turns": [
@@ -273,6 +296,7 @@ def test_a_scenario_of_json_is_the_scenario() -> None:
         "usage": [{"input": 1, "cached": 0, "output": 2, "reasoning": 1}, {"output": 9}],
         "error": {"status": 500, "message": "boom", "on_turn": 1, "times": -1, "headers": {"x": 1}},
         "hang": {"on_turn": None, "seconds": 2, "after": 0, "times": 1},
+        "asides": {"asked": "Count", "turns": [{"bash": "ls"}, {"text": "Two."}]},
         "chunk_delay_s": 0.5,
     }
     scenario = Scenario.of(document)
@@ -286,6 +310,7 @@ def test_a_scenario_of_json_is_the_scenario() -> None:
         usage=(Usage(1, 0, 2, 1), Usage(output=9)),
         faults=(Fault(status=500, message="boom", on_turn=1, headers={"x": "1"}),),
         hangs=(Hang(on_turn=None, seconds=2, after=0, times=1),),
+        asides=(Aside("Count", (Turn(call=Bash("ls")), Turn(text="Two."))),),
         chunk_delay=0.5,
     )
     assert [scenario.usage_of(index).output for index in (-1, 0, 1, 3)] == [2, 1, 9, 9]
@@ -295,10 +320,11 @@ def test_a_scenario_of_json_is_the_scenario() -> None:
     ("document", "message"),
     [
         ([], "scenario: an object is expected, found a list"),
-        ({"turn": []}, "scenario.turn: unknown field; known: aux_text, chunk_delay_s, error, hang, turns, usage"),
+        ({"turn": []}, "scenario.turn: unknown field; known: asides, aux_text, chunk_delay_s, error, hang,"),
         ({"turns": [{}]}, "scenario.turns[0]: say what is answered: text, bash, write or tool"),
         ({"turns": [{"bash": 1}]}, "scenario.turns[0].bash: a string is expected, found a whole number"),
         ({"turns": [{"write": {"path": True}}]}, "scenario.turns[0].write.path: a string is expected, found true or"),
+        ({"asides": {"asked": "Count"}}, "scenario.asides: say what is asked, and the turns that answer it"),
         ({"usage": {"input": -1}}, "scenario.usage.input: -1 is below 0"),
         ({"error": [{"kind": "bad"}]}, "scenario.error[0].kind: 'bad' is none of authentication, invalid_key"),
     ],

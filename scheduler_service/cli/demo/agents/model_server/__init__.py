@@ -7,9 +7,10 @@ charged. As a program: `python -m scheduler_service.cli.demo.agents.model_server
 
 from .faults import Fault
 from .ledger import Request
-from .scenario import Bash, Hang, Scenario, ScenarioError, Tool, Turn, Usage, Write
+from .scenario import Aside, Bash, Hang, Scenario, ScenarioError, Tool, Turn, Usage, Write
 from .server import ModelServer
 
 __all__ = [
-    "Bash", "Fault", "Hang", "ModelServer", "Request", "Scenario", "ScenarioError", "Tool", "Turn", "Usage", "Write",
+    "Aside", "Bash", "Fault", "Hang", "ModelServer", "Request", "Scenario", "ScenarioError", "Tool", "Turn", "Usage",
+    "Write",
 ]  # fmt: skip

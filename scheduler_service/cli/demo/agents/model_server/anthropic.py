@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from .dialect import Frame, Json, Reply, last_turn
+from .dialect import Frame, Json, Reply, last_question, last_turn
 from .faults import Fault, Refusal, by_anthropic
 
 _STOPS: Final = {"refusal": "refusal", "length": "max_tokens"}
@@ -27,6 +27,10 @@ class Anthropic:
         """Results come in messages of the user."""
         messages = [message for message in body.get("messages", []) if message.get("role") == "user"]
         return last_turn(messages, _is_result, lambda _: True)
+
+    def question(self, body: Json) -> str:
+        """A message of results is none, whatever else is in it."""
+        return last_question(body.get("messages", []), lambda one: one.get("role") == "user" and not _is_result(one))
 
     def session(self, body: Json, headers: Mapping[str, str]) -> str:
         """Claude Code names it within the id of the user."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from .dialect import Frame, Json, Reply, last_turn
+from .dialect import Frame, Json, Reply, last_question, last_turn
 from .faults import Fault, Refusal, by_openai
 
 _STOPS: Final = {"refusal": "content_filter", "length": "length"}
@@ -28,6 +28,10 @@ class Chat:
         return last_turn(
             body.get("messages", []), lambda one: one.get("role") == "tool", lambda one: one.get("role") == "user"
         )
+
+    def question(self, body: Json) -> str:
+        """By its role."""
+        return last_question(body.get("messages", []), lambda one: one.get("role") == "user")
 
     def session(self, body: Json, headers: Mapping[str, str]) -> str:
         """Where clients put it for the provider's cache."""

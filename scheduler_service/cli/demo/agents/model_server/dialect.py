@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -60,6 +61,9 @@ class Dialect(Protocol):
     def turn(self, body: Json) -> int:
         """How many tool results came since the last message of a user."""
 
+    def question(self, body: Json) -> str:
+        """The last message of a user, as JSON."""
+
     def session(self, body: Json, headers: Mapping[str, str]) -> str:
         """What the client calls its conversation, or ""."""
 
@@ -82,3 +86,8 @@ def last_turn(messages: list[Json], is_result: Any, is_question: Any) -> int:
         elif is_question(message):
             break
     return count
+
+
+def last_question(messages: list[Json], is_question: Any) -> str:
+    """The last message that is a question, as JSON; "" when there is none."""
+    return next((json.dumps(message, ensure_ascii=False) for message in reversed(messages) if is_question(message)), "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from .dialect import Frame, Json, Reply, last_turn
+from .dialect import Frame, Json, Reply, last_question, last_turn
 from .faults import Fault, Refusal, by_gemini
 
 _STOPS: Final = {"refusal": "SAFETY", "length": "MAX_TOKENS"}
@@ -25,6 +25,10 @@ class Gemini:
         """Results are parts of messages that are not the model's."""
         messages = [message for message in body.get("contents", []) if message.get("role") != "model"]
         return last_turn(messages, _is_result, lambda _: True)
+
+    def question(self, body: Json) -> str:
+        """What neither the model says nor a tool."""
+        return last_question(body.get("contents", []), lambda one: one.get("role") != "model" and not _is_result(one))
 
     def session(self, body: Json, headers: Mapping[str, str]) -> str:
         """It has no place for one."""

@@ -6,6 +6,7 @@ import gzip
 import json
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler
 from typing import Any, Final
@@ -24,14 +25,14 @@ MOST_BYTES: Final = 64 << 20
 """The largest request that is read."""
 
 
-class Stage:
+class Stage(ABC):
     """What a handler needs of its server: which scenario a key plays, and where requests are written down."""
 
     ledger: Ledger
 
+    @abstractmethod
     def playing(self, key: str) -> Playing:
         """The scenario of this key."""
-        raise NotImplementedError
 
 
 class Handler(BaseHTTPRequestHandler):

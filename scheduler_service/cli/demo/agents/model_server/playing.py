@@ -40,12 +40,13 @@ class Playing:
 
     def reply(self, dialect: Dialect, body: Json, *, turn: int, model: str, answer: str) -> Reply:
         """The answer of this turn, by the tools that the request has."""
-        said, tools = self.scenario.turn(turn), dialect.tools(body)
+        question, tools = dialect.question(body), dialect.tools(body)
+        said = self.scenario.turn(turn, question)
         call = fitted(said.call, tools) if said.call is not None else None
         text = said.text
         if call is None and text is None:
             text = f"The script has a call that none of these tools can do: {', '.join(tools)}"
-        return Reply(answer, model, self.scenario.usage_of(turn), text, said.thinking, call, said.stop)
+        return Reply(answer, model, self.scenario.usage_of(turn, question), text, said.thinking, call, said.stop)
 
 
 def turn_of(dialect: Dialect, body: Json) -> int:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from .dialect import Frame, Json, Reply, last_turn
+from .dialect import Frame, Json, Reply, last_question, last_turn
 from .faults import Fault, Refusal, by_openai
 
 _STOPS: Final = {"refusal": "content_filter", "length": "max_output_tokens"}
@@ -20,22 +20,26 @@ class Responses:
     name = "responses"
 
     def tools(self, body: Json) -> dict[str, Json]:
-        """Functions, those of namespaces too, and tools without a schema, which take text."""
+        """Functions, those of a namespace as `namespace.name`, and tools without a schema, which take text."""
         found: dict[str, Json] = {}
         for tool in body.get("tools") or []:
-            for one in tool.get("tools", []) if tool.get("type") == "namespace" else [tool]:
+            within = tool.get("type") == "namespace"
+            for one in tool.get("tools", []) if within else [tool]:
                 name = one.get("name") or one.get("type")
-                found[name] = one.get("parameters") or {}
+                found[f"{tool.get('name')}.{name}" if within else name] = one.get("parameters") or {}
         return found
 
     def turn(self, body: Json) -> int:
         """Results are items whose type ends so."""
-        items = body.get("input")
         return last_turn(
-            items if isinstance(items, list) else [],
+            _input(body),
             lambda item: str(item.get("type", "")).endswith("_output"),
             lambda item: item.get("role") == "user",
         )
+
+    def question(self, body: Json) -> str:
+        """By its role."""
+        return last_question(_input(body), lambda item: item.get("role") == "user")
 
     def session(self, body: Json, headers: Mapping[str, str]) -> str:
         """Where clients put it for the provider's cache."""
@@ -68,6 +72,11 @@ class Responses:
         return by_openai(fault)
 
 
+def _input(body: Json) -> list[Json]:
+    items = body.get("input")
+    return items if isinstance(items, list) else []
+
+
 def _begun(reply: Reply) -> Json:
     return {
         "id": f"resp_{reply.id}", "object": "response", "created_at": int(time.time()), "model": reply.model,
@@ -86,7 +95,8 @@ def _items(reply: Reply) -> list[Json]:
         head = {"type": "message", "id": f"msg_{reply.id}", "role": "assistant", "status": "completed"}
         items.append({**head, "content": content})
     if reply.call:
-        call = {"call_id": f"call_{reply.id}", "name": reply.call.name}
+        namespace, _, name = reply.call.name.rpartition(".")
+        call = {"call_id": f"call_{reply.id}", "name": name, **({"namespace": namespace} if namespace else {})}
         call["arguments"] = json.dumps(dict(reply.call.arguments))
         items.append({"type": "function_call", "id": f"fc_{reply.id}", **call, "status": "completed"})
     return items

@@ -9,7 +9,7 @@ from typing import Any, Final
 from .faults import Fault
 from .fields import Fields, ScenarioError
 
-__all__ = ["AUX", "Bash", "Hang", "Scenario", "ScenarioError", "Tool", "Turn", "Usage", "Write"]
+__all__ = ["AUX", "Aside", "Bash", "Hang", "Scenario", "ScenarioError", "Tool", "Turn", "Usage", "Write"]
 
 AUX: Final = -1
 """The turn of a request that offers no tools: titles and summaries, which CLIs ask for beside the conversation."""
@@ -68,6 +68,14 @@ class Turn:
 
 
 @dataclass(frozen=True)
+class Aside:
+    """Turns of conversations whose question has these words in it: those of a helper that an agent starts."""
+
+    asked: str
+    turns: tuple[Turn, ...]
+
+
+@dataclass(frozen=True)
 class Hang:
     """Silence on `on_turn` (None: on each) once `after` events are sent; 0 is before the headers.
 
@@ -94,16 +102,18 @@ class Scenario:
     usage: tuple[Usage, ...] = (Usage(),)
     faults: tuple[Fault, ...] = ()
     hangs: tuple[Hang, ...] = ()
+    asides: tuple[Aside, ...] = ()
     chunk_delay: float = 0.0
     aux_text: str = "Title"
 
-    def turn(self, index: int) -> Turn:
-        """What is answered at this turn."""
-        return Turn(text=self.aux_text) if index == AUX else self.turns[min(index, len(self.turns) - 1)]
+    def turn(self, index: int, question: str = "") -> Turn:
+        """What is answered at this turn, in the conversation about this question."""
+        turns = next((aside.turns for aside in self.asides if aside.asked in question), self.turns)
+        return Turn(text=self.aux_text) if index == AUX else turns[min(index, len(turns) - 1)]
 
-    def usage_of(self, index: int) -> Usage:
+    def usage_of(self, index: int, question: str = "") -> Usage:
         """What is charged for it. A request beside the conversation costs what its first turn does."""
-        return self.turn(index).usage or self.usage[min(max(index, 0), len(self.usage) - 1)]
+        return self.turn(index, question).usage or self.usage[min(max(index, 0), len(self.usage) - 1)]
 
     @classmethod
     def of(cls, document: object) -> Scenario:
@@ -114,6 +124,7 @@ class Scenario:
             usage=tuple(_usage(usage) for usage in fields.inners("usage")) or cls.usage,
             faults=tuple(_fault(fault) for fault in fields.inners("error")),
             hangs=tuple(_hang(hang) for hang in fields.inners("hang")),
+            asides=tuple(_aside(aside) for aside in fields.inners("asides")),
             chunk_delay=fields.number("chunk_delay_s", 0.0),
             aux_text=fields.text("aux_text", "Title"),
         )
@@ -134,6 +145,13 @@ def _turn(fields: Fields) -> Turn:
     if turn.text is None and turn.call is None:
         raise ScenarioError(f"{fields.path}: say what is answered: text, bash, write or tool")
     return turn
+
+
+def _aside(fields: Fields) -> Aside:
+    asked, turns = fields.text("asked"), tuple(_turn(turn) for turn in fields.inners("turns"))
+    if not asked or not turns:
+        raise ScenarioError(f"{fields.path}: say what is asked, and the turns that answer it")
+    return fields.all_of(Aside(asked, turns))
 
 
 def _call(fields: Fields) -> Bash | Write | Tool | None:
