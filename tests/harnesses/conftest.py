@@ -4,12 +4,21 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.integration.executor.conftest import executor_settings, scheduler, start_executor  # noqa: F401 - fixtures
+from executor_service.server import ExecutorServer
+from tests.integration.executor.conftest import (  # noqa: F401 - fixtures
+    StartExecutor,
+    executor_settings,
+    scheduler,
+    start_executor,
+)
 from tests.support.harnesses import CLIS, Cli
 from tests.support.model_server import ModelServer, asked_and_answered
+
+StartCli = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -53,3 +62,18 @@ def cli() -> Callable[[str], Cli]:
         return CLIS[name]
 
     return installed
+
+
+@pytest.fixture
+def start_cli(start_executor: StartExecutor, cli: Callable[[str], Cli]) -> StartCli:  # noqa: F811 - the fixture
+    """An executor that has this CLI alone."""
+
+    async def start(name: str, program: Path | None = None) -> ExecutorServer:
+        installed = cli(name).executable  # or the test is skipped
+        path = program or installed
+        server: ExecutorServer = await start_executor(
+            agents=(name,), harness_paths=(f"{name}={path}",), agent_homes="tenant"
+        )
+        return server
+
+    return start

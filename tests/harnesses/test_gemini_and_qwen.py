@@ -97,6 +97,14 @@ def test_gemini_says_success_of_a_run_that_it_broke_off(tmp_path: Path) -> None:
     assert stream.trouble == events.Trouble("Loop detected, stopping execution")
 
 
+def test_a_tool_that_gemini_leaves_out_is_denied(tmp_path: Path) -> None:
+    started = {"type": "tool_use", "tool_name": "run_shell_command", "tool_id": "t", "parameters": {"command": "ls"}}
+    error = {"type": "tool_not_registered", "message": 'Tool "run_shell_command" not found.'}
+    ended = {"type": "tool_result", "tool_id": "t", "status": "error", "error": error}
+    stream = play(GEMINI, [json.dumps(line).encode() for line in (started, ended)], tmp_path)
+    assert stream.denials == [events.Denied("run_shell_command", "ls")]
+
+
 def test_an_error_that_gemini_went_on_after_is_no_failure(tmp_path: Path) -> None:
     lines = capture("gemini-cli")
     error = b'{"type":"error","severity":"error","message":"Model stream ended without a finish reason."}'
@@ -256,6 +264,9 @@ def test_a_gemini_session_is_counted_by_its_file_each_message_once(tmp_path: Pat
     (chats / "session-2026-11-27T12-34-fa542a86.jsonl").write_text("\n".join(lines))
     assert GEMINI.session_exists(work)
     assert GEMINI.consumed(work, SESSION) == Tokens(260, 39, 139, 0, 5)
+    (chats / SESSION).mkdir()
+    (chats / SESSION / "helper.jsonl").write_text('{"id":"9","type":"gemini","tokens":{"input":7,"output":3}}')
+    assert GEMINI.consumed(work, SESSION) == Tokens(267, 42, 139, 0, 5)
     assert not GEMINI.session_exists(task(tmp_path, session_id="../x"))
 
 

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.harnesses.conftest import StartCli
 from tests.harnesses.specs import agent
 from tests.harnesses.table import clis
-from tests.harnesses.test_clis import SECONDS, StartCli, handed_out, start_cli, usage_of  # noqa: F401 - a fixture
+from tests.harnesses.test_clis import SECONDS, handed_out, usage_of
 from tests.support.fake_scheduler import FakeScheduler
 from tests.support.model_server import Bash, ModelServer, Scenario, Turn
 
@@ -14,7 +15,7 @@ from tests.support.model_server import Bash, ModelServer, Scenario, Turn
 @pytest.mark.parametrize("name", clis("claude-code", "gemini-cli", "qwen-code"))
 async def test_a_cli_that_has_no_turns_left_says_so(
     name: str,
-    start_cli: StartCli,  # noqa: F811 - the fixture
+    start_cli: StartCli,
     scheduler: FakeScheduler,
     model_server: ModelServer,
     tmp_path: Path,

@@ -9,14 +9,13 @@ import pytest
 
 from executor_service.markers import marked
 from executor_service.server import ExecutorServer
+from tests.harnesses.conftest import StartCli
 from tests.harnesses.specs import agent
 from tests.harnesses.table import clis
-from tests.harnesses.test_clis import (  # noqa: F401 - a fixture
+from tests.harnesses.test_clis import (
     LATE,
     SECONDS,
-    StartCli,
     handed_out,
-    start_cli,
     transcript,
     usage_of,
 )
@@ -49,7 +48,7 @@ def weighing(name: str, server: ModelServer, folder: Path, thing: str) -> dict[s
 @pytest.mark.parametrize("name", clis(*NAMES))
 async def test_a_tool_of_an_mcp_server_is_called_and_told(
     name: str,
-    start_cli: StartCli,  # noqa: F811 - the fixture
+    start_cli: StartCli,
     scheduler: FakeScheduler,
     model_server: ModelServer,
     tmp_path: Path,
@@ -71,7 +70,7 @@ async def test_a_tool_of_an_mcp_server_is_called_and_told(
 @pytest.mark.parametrize("name", clis(*NAMES))
 async def test_a_cancel_in_the_middle_of_an_mcp_tool_leaves_neither_server_nor_helper(
     name: str,
-    start_cli: StartCli,  # noqa: F811 - the fixture
+    start_cli: StartCli,
     scheduler: FakeScheduler,
     model_server: ModelServer,
     tmp_path: Path,

@@ -41,6 +41,8 @@ _PERMISSIONS: Final = {
     "edit": [f"--available-tools={_LOOK},create,edit,str_replace,insert,apply_patch", "--allow-all-tools"],
     "read_only": [f"--available-tools={_LOOK}"],
 }
+#: Tools that these leave out: whoever calls one is told that there is none of that name.
+_LEFT_OUT: Final = ("bash", "create", "edit", "str_replace", "insert", "apply_patch")
 _SESSION: Final = re.compile(r"[0-9A-Za-z-]{8,64}")
 _PROVIDER: Final = re.compile(r"[a-z][a-z_]{0,40}")
 
@@ -170,6 +172,7 @@ class CopilotParser:
         self._status = 0
         self._text: str | None = None
         self._failed: Failure | None = None
+        self._tools: dict[str, events.Denied] = {}
         self._over = False
 
     def take(self, line: Any) -> Iterator[Event]:
@@ -214,14 +217,18 @@ class CopilotParser:
             yield events.Text(self._text)
 
     def _tool(self, _said: Fields, data: Fields) -> Iterator[Event]:
-        yield events.tool(data.text("toolCallId"), data.text("toolName"), data.raw("arguments"))
+        name = data.text("toolName")
+        self._tools[data.text("toolCallId")] = events.Denied(name, events.summary(data.raw("arguments")))
+        yield events.tool(data.text("toolCallId"), name, data.raw("arguments"))
 
     def _tool_end(self, _said: Fields, data: Fields) -> Iterator[Event]:
         ok, error = data.raw("success") is True, data.of("error")
         words = data.of("result").text("content") or error.text("message")
         yield events.ToolEnded(data.text("toolCallId"), ok, words)
-        if error.text("code") in ("denied", "rejected"):
-            yield events.Denied(data.text("toolName"), events.summary(data.raw("arguments")) or error.text("message"))
+        tool = self._tools.pop(data.text("toolCallId"), events.Denied(data.text("toolName")))
+        left_out = tool.tool in _LEFT_OUT and error.text("message") == f"Tool '{tool.tool}' does not exist."
+        if left_out or error.text("code") in ("denied", "rejected"):
+            yield tool if tool.request else events.Denied(tool.tool, error.text("message"))
 
     def _call_failed(self, _said: Fields, data: Fields) -> Iterator[Event]:
         self._status = data.whole("statusCode")

@@ -4,8 +4,9 @@ Runs `opencode run --format json`, its native binary rather than the wrapper, pr
 its tools are ended by the sweep. It says when a tool has ended, not when it begins, and nothing at all while it tries a
 request again (75 s and more, no switch). There is no closing event: success is a step that stopped without a tool, and
 no other word nor exit after it. A step that only made its session shorter looks the same, and it goes on after that:
-its database tells which one that is. What a step consumes is known when its tools have ended. It has no bound of turns,
-so the parser ends it. What helpers of it consume only its database tells.
+its database tells which one that is. Where the answer itself fills the context, it makes the session shorter after it
+and asks the model to go on: what that says is no other answer. What a step consumes is known when its tools have ended.
+It has no bound of turns, so the parser ends it. What helpers of it consume only its database tells.
 
 Its configuration of this turn is in a variable, on top of the user's files. `edit` and `read_only` are its own
 permissions: what they deny is not offered to the model.
@@ -44,6 +45,8 @@ _PERMISSIONS: Final[Mapping[str, Any]] = {
     "read_only": {"*": "deny", **_LOOK, "external_directory": "deny"},
 }
 _DENIED: Final = re.compile(r"rejected permission|prevents? you from using|permission .{0,20}denied", re.I)
+#: Tools that these leave out: whoever calls one is told that it is not available.
+_LEFT_OUT: Final = ("bash", "edit", "write", "apply_patch", "task")
 _TITLE_LENGTH: Final = 60
 #: A session and the sessions of its helpers: what their steps consumed.
 _STEPS: Final = """
@@ -185,6 +188,7 @@ class OpenCodeParser:
         self._words: list[str] = []
         self._spent = Tokens()
         self._failed: Failure | None = None
+        self._answered = False
         self._over = False
 
     def take(self, line: Any) -> Iterator[Event]:
@@ -205,7 +209,7 @@ class OpenCodeParser:
             yield events.Ended(
                 False, None, Failure("HARNESS_CRASHED", f"it exited with code {status} when it was done")
             )
-        elif status == 0 and self._stop and self._stop != "stop":
+        elif status == 0 and self._stop and self._stop != "stop" and not self._answered:
             yield events.Ended(False, None, _unfinished(self._stop))
 
     def _start(self, _said: Fields) -> Iterator[Event]:
@@ -225,7 +229,8 @@ class OpenCodeParser:
             yield events.todos(given.each("todos"))
         ok = state.text("status") == "completed"
         yield events.ToolEnded(call, ok, state.text("output") or state.text("error"))
-        if not ok and _DENIED.search(state.text("error")):
+        left_out = tool in _LEFT_OUT and "unavailable tool" in state.text("error")
+        if not ok and (left_out or _DENIED.search(state.text("error"))):
             yield events.Denied(tool, events.summary(state.raw("input")))
 
     def _text(self, said: Fields) -> Iterator[Event]:
@@ -240,10 +245,13 @@ class OpenCodeParser:
         self._stop = part.text("reason")
         self._spent = self._spent.plus(_tokens(part))
         yield events.Spent(self._spent, total=True)
+        if self._answered:
+            return
         if self._stop == "tool-calls" and self._max_turns and self._turns >= self._max_turns:
             self._over = True
             yield events.out_of_turns(self._turns)
         elif self._is_answer(part.text("messageID")):
+            self._answered = True
             yield events.Ended(True, "".join(self._words))
 
     def _is_answer(self, message: str) -> bool:

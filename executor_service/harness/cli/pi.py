@@ -29,6 +29,8 @@ from executor_service.harness.cli.options import Options, keys_of
 from executor_service.outcome import Failure
 
 _TOOLS: Final = {"edit": "read,grep,find,ls,edit,write", "read_only": "read,grep,find,ls"}
+#: Tools that these leave out: whoever calls one is told that there is none of that name.
+_LEFT_OUT: Final = ("bash", "edit", "write")
 #: Files of its folder that a turn has as its own.
 _OWN: Final = ("settings.json", "models.json")
 
@@ -157,6 +159,7 @@ class PiParser:
         self._again = False
         self._last = Fields(None)
         self._failed: Failure | None = None
+        self._requests: dict[str, str] = {}
         self._over = False
 
     def take(self, line: Any) -> Iterator[Event]:
@@ -199,11 +202,16 @@ class PiParser:
             yield events.Trouble(message.text("errorMessage"))
 
     def _tool(self, said: Fields) -> Iterator[Event]:
+        self._requests[said.text("toolCallId")] = events.summary(said.raw("args"))
         yield events.tool(said.text("toolCallId"), said.text("toolName"), said.raw("args"))
 
     def _tool_end(self, said: Fields) -> Iterator[Event]:
         ok = said.raw("isError") is not True
-        yield events.ToolEnded(said.text("toolCallId"), ok, _words(said.of("result")))
+        words, tool = _words(said.of("result")), said.text("toolName")
+        yield events.ToolEnded(said.text("toolCallId"), ok, words)
+        request = self._requests.pop(said.text("toolCallId"), "")
+        if not ok and tool in _LEFT_OUT and words == f"Tool {tool} not found":
+            yield events.Denied(tool, request)
 
     def _turn_end(self, said: Fields) -> Iterator[Event]:
         wants_more = said.of("message").text("stopReason") == "toolUse"

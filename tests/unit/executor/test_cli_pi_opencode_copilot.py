@@ -158,6 +158,39 @@ def test_a_summary_of_the_session_so_far_is_no_answer_of_opencode(agent: str, en
     assert (stream.ended is not None) is ended
 
 
+def test_what_opencode_says_after_its_answer_filled_the_context_is_no_other_answer(task: Task) -> None:
+    lines = captured("opencode")
+    more = [line.replace(b"All done: hi", b"Nothing is left to do.") for line in lines[-3:]]
+    asked = {"type": "text", "part": {"text": "Continue if you have next steps", "synthetic": True}}
+    stream, told = played(OpenCode(), task, [*lines, json.dumps(asked).encode(), *more])
+    assert (stream.ended is not None, stream.text) == (True, "All done: hi")
+    assert not any(isinstance(event, events.Text) and "next steps" in event.text for event in told)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "line"),
+    [
+        (Pi(), {"type": "tool_execution_end", "toolCallId": "c", "toolName": "bash", "isError": True,
+                "result": {"content": [{"type": "text", "text": "Tool bash not found"}]}}),
+        (OpenCode(), {"type": "tool_use", "part": {"tool": "bash", "callID": "c", "state": {
+            "status": "error", "input": {"command": "ls"},
+            "error": "Model tried to call unavailable tool 'invalid'."}}}),
+        (Copilot(), {"type": "tool.execution_complete", "data": {
+            "toolCallId": "c", "success": False,
+            "error": {"message": "Tool 'bash' does not exist.", "code": "failure"}}}),
+    ],
+    ids=["pi", "opencode", "copilot"],
+)  # fmt: skip
+def test_a_tool_that_permissions_leave_out_is_denied(adapter: Adapter, line: dict[str, Any], task: Task) -> None:
+    starts = [
+        {"type": "tool_execution_start", "toolCallId": "c", "toolName": "bash", "args": {"command": "ls"}},
+        {"type": "tool.execution_start",
+         "data": {"toolCallId": "c", "toolName": "bash", "arguments": {"command": "ls"}}},
+    ]  # fmt: skip
+    stream, _ = played(adapter, task, [json.dumps(said).encode() for said in (*starts, line)])
+    assert stream.denials == [events.Denied("bash", "ls")]
+
+
 @pytest.mark.parametrize(("stop", "reason"), [("length", "HARNESS_ERROR"), ("content-filter", "REFUSED")])
 def test_opencode_that_stopped_otherwise_has_failed(stop: str, reason: str, task: Task) -> None:
     lines = [line.replace(b'"reason":"stop"', f'"reason":"{stop}"'.encode()) for line in captured("opencode")]
