@@ -24,6 +24,8 @@ from scheduler_service.cli.run_view import describe_progress, describe_report, l
 
 @click.command("ps")
 @click.option("--effects", is_flag=True, help="List open effects of all runs instead of runs.")
+@click.option("--ended", "ended_too", is_flag=True, help="With --effects: those that have ended, too.")
+@click.option("--harness", "harnesses", multiple=True, metavar="NAME", help="With --effects: only of it. Repeatable.")
 @click.option("--tree", is_flag=True, help="Child runs below the runs that started them.")
 @with_filter
 @with_pages
@@ -33,6 +35,8 @@ from scheduler_service.cli.run_view import describe_progress, describe_report, l
 async def ps_command(
     *,
     effects: bool,
+    ended_too: bool,
+    harnesses: tuple[str, ...],
     tree: bool,
     states: tuple[str, ...],
     processes: tuple[str, ...],
@@ -43,6 +47,9 @@ async def ps_command(
 ) -> None:
     """List runs, newest first, or with --effects the effects that are open, each with what it waits for.
 
+    HARNESS has the model behind it, where that is known, PROGRESS the tokens and the cost so far. `backburner usage`
+    adds them up.
+
     REPORT is what the process said of itself with `ctx.report`; HEARD when a running effect last gave a sign of life.
 
     \b
@@ -50,13 +57,17 @@ async def ps_command(
       backburner ps --state running --state process_error
       backburner ps --tree --process supervisor --process worker
       backburner ps --effects --state waiting       approvals that nobody has answered
+      backburner ps --effects --ended --harness codex --harness claude-code
       backburner ps --json | jq -r .run_id
     """
     if effects and (processes or tree):
         raise UsageProblem("--process and --tree are for runs", "leave out --effects, or use --label")
+    if (ended_too or harnesses) and not effects:
+        raise UsageProblem("--ended and --harness are for effects", "add --effects")
     async with connect(target) as client:
         if effects:
-            asked = pb.ListEffectsRequest(open_only=True, labels=read_labels(labels), view=pb.VIEW_FULL)
+            asked = pb.ListEffectsRequest(open_only=not ended_too, labels=read_labels(labels), view=pb.VIEW_FULL)
+            asked.harnesses.extend(harnesses)
             asked.states.extend(parse_states(states, journal.EffectState.items(), "EFFECT_STATE_"))
             await _list_effects(client, asked, limit, as_json=as_json)
         else:
@@ -106,7 +117,9 @@ def _print_runs(runs: Sequence[tuple[int, pb.Run]], limit: int, *, as_json: bool
 async def _list_effects(client: Client, request: pb.ListEffectsRequest, limit: int, *, as_json: bool) -> None:
     out, now = console(), dt.datetime.now(dt.UTC)
     request.page_size = min(limit, 1000)
-    rows = table("EFFECT", "STATE", "CLASS", "AGE", "PROGRESS", "HEARD", "WAITING ON", right=("AGE", "HEARD"))
+    rows = table(
+        "EFFECT", "STATE", "HARNESS", "CLASS", "AGE", "PROGRESS", "HEARD", "WAITING ON", right=("AGE", "HEARD")
+    )
     async for effect in client.list_effects(request, limit):
         if as_json:
             click.echo(text.json_line(effect))
@@ -115,11 +128,22 @@ async def _list_effects(client: Client, request: pb.ListEffectsRequest, limit: i
         kind = "background" if effect.background else "foreground"
         name = f"{short_id(effect.run_id, out.width)}/{short_key(effect.key, out.width)}"
         said = describe_progress(effect.progress, effect.usage)
-        cells = (kind, text.since(effect.request_time, now), said, last_heard(effect, now), _why(effect))
+        cells = (
+            _harness(effect),
+            kind,
+            text.since(effect.request_time, now),
+            said,
+            last_heard(effect, now),
+            _why(effect),
+        )
         rows.add_row(escape(name), Text(state, text.style(state)), *map(escape, cells))
     if not as_json:
-        put(out, rows if rows.row_count else "no open effects")
+        put(out, rows if rows.row_count else "no open effects" if request.open_only else "no effects")
         say_limit(rows.row_count, limit)
+
+
+def _harness(effect: pb.Effect) -> str:
+    return " ".join(filter(None, [effect.harness, effect.usage.model and f"({text.plain(effect.usage.model)})"]))
 
 
 def _counts(counts: pb.EffectCounts) -> str:

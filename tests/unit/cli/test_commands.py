@@ -161,6 +161,16 @@ def test_open_effects_say_what_they_wait_for(shell: Shell) -> None:
     assert shell.fake.asked[-1].states == [journal.EFFECT_STATE_WAITING]
 
 
+def test_effects_are_listed_by_harness_with_those_that_have_ended(shell: Shell) -> None:
+    assert shell("ps", "--effects")[0] == 0
+    assert (shell.fake.asked[-1].open_only, list(shell.fake.asked[-1].harnesses)) == (True, [])
+    code, out, _ = shell("ps", "--effects", "--ended", "--harness", "codex", "--harness", "pi")
+    assert (code, "HARNESS" in out) == (0, True)
+    assert (shell.fake.asked[-1].open_only, list(shell.fake.asked[-1].harnesses)) == (False, ["codex", "pi"])
+    code, _, err = shell("ps", "--ended")
+    assert (code, "add --effects" in err) == (2, True)
+
+
 def test_a_state_that_does_not_exist_names_those_that_do(shell: Shell) -> None:
     code, _, err = shell("ps", "--state", "runing")
     assert code == 2
