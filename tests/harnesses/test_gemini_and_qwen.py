@@ -171,6 +171,14 @@ def test_qwen_paid_for_earlier_turns_but_not_for_the_one_that_failed(tmp_path: P
     assert (failed(stream)[0], stream.turns) == ("OVERLOADED", 2)
 
 
+def test_qwen_that_was_cancelled_has_said_no_last_word(tmp_path: Path) -> None:
+    usage = {"input_tokens": 0, "output_tokens": 0}
+    cancelled = {"type": "result", "subtype": "error_during_execution", "is_error": True, "usage": usage}
+    line = json.dumps(cancelled | {"error": {"message": "CANCELLED"}}).encode()
+    stream = play(QWEN, [qwen_says("First.", 100)[0], line], tmp_path)
+    assert (stream.ended, stream.tokens.input) == (None, 100)
+
+
 def test_qwen_may_speak_of_errors_in_an_answer_that_was_paid_for(tmp_path: Path) -> None:
     stream = play(QWEN, qwen_says("It printed [API Error: 500]", 100), tmp_path)
     assert stream.ended is not None

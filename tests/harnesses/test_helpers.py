@@ -45,7 +45,11 @@ ANSWERS: Final = Turn(text="All is done.")
 
 def helped(name: str, command: str) -> Scenario:
     """An agent that has a helper run a command, and answers itself."""
-    answer = Turn(call=Tool("complete_task", {"result": COUNTED})) if name == "gemini-cli" else Turn(text=COUNTED)
+    answer = (
+        Turn(call=Tool("complete_task", {"result": {"response": COUNTED}}))
+        if name == "gemini-cli"
+        else Turn(text=COUNTED)
+    )
     helper = Aside(ASKED, (with_usage(Turn(call=Bash(command)), 1009), with_usage(answer, 1511)))
     own = (Turn(call=STARTS[name]), *([Turn(call=Bash("echo hello"))] if name == "codex" else []), ANSWERS)
     usage = (Usage(input=101, cached=40, output=23), Usage(input=157, cached=99, output=11))

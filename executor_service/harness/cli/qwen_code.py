@@ -32,6 +32,8 @@ from executor_service.outcome import Failure
 _MODES: Final = {"full": "yolo", "edit": "auto-edit", "read_only": "plan"}
 _ACCOUNTS: Final = {"OPENAI_API_KEY": "openai", "ANTHROPIC_API_KEY": "anthropic", "GEMINI_API_KEY": "gemini"}
 _ERROR: Final = "[API Error:"
+#: What it says of its end when a signal ended it while a helper was at work.
+_CANCELLED: Final = "CANCELLED"
 #: The provider's words, and the advice that it adds to those of a limit: of quotas, whatever the cause.
 _WORDS: Final = re.compile(r"\[API Error: (.*)\](\n(?:Possible quota|Please wait).*)?", re.S)
 
@@ -180,6 +182,8 @@ class QwenParser:
 
     def _result(self, said: Fields) -> Iterator[Event]:
         yield events.SessionKnown(said.text("session_id"))
+        if said.of("error").text("message") == _CANCELLED:  # no word on the work, and its usage of 0 is none
+            return
         if said.of("usage"):
             yield events.Spent(_tokens(said.of("usage")).minus(self._before), total=True)
         for denial in said.each("permission_denials"):
