@@ -95,6 +95,8 @@ class Adapter(ABC):
     name: str
     #: Names of its program on PATH.
     programs: Sequence[str]
+    #: With these it tells the version that `launch` will run.
+    version_env: Mapping[str, str] = MappingProxyType({})
     #: Provider whose account it uses, for the breaker.
     provider: str
     #: Variables of the executor that it gets: keys, addresses.

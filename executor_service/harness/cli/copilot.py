@@ -35,6 +35,8 @@ _QUIET: Final = (
 )  # fmt: skip
 #: Since 1.0.102; a release before it does not start with what it does not know.
 _NO_TELEMETRY: Final = ("1.0.102", "--disable-client-telemetry")
+#: It runs what is installed, and not what it has updated itself to.
+_OWN_RELEASE: Final = {"COPILOT_AUTO_UPDATE": "false"}
 _LOOK: Final = "view,grep,glob,report_intent"
 _PERMISSIONS: Final = {
     "full": ["--allow-all"],
@@ -52,6 +54,7 @@ class Copilot(Adapter):
 
     name = "copilot"
     programs = ("copilot",)
+    version_env = _OWN_RELEASE  # else it tells a newer one that it has fetched for this HOME
     provider = "github"
     credentials = (
         "COPILOT_GITHUB_TOKEN", "GH_TOKEN", "GITHUB_TOKEN", "GH_HOST", "COPILOT_GH_HOST", "COPILOT_HOME",
@@ -83,7 +86,7 @@ class Copilot(Adapter):
             path = task.scratch / "mcp.json"
             files[path] = json.dumps({"mcpServers": dict(_servers(task.mcp_servers))})
             argv += ["--additional-mcp-config", f"@{path}"]
-        env = {"COPILOT_AUTO_UPDATE": "false", "COPILOT_HOME": str(_home(task)), **_provider(options)}
+        env = {**_OWN_RELEASE, "COPILOT_HOME": str(_home(task)), **_provider(options)}
         prompt = f"{task.system_prompt}\n\n{task.prompt}" if task.system_prompt else task.prompt
         return Launch([*argv, *options.args()], env, prompt, files)
 

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -64,7 +64,7 @@ async def look(adapter: Adapter, given: str, home: Path) -> Found:
     except OSError as error:
         check = pb.HarnessCheck(name=adapter.name, path=str(path), remedy=f"{path} cannot be looked into: {error}")
         return Found(adapter, None, check)
-    version, problem = await _version(argv, home)
+    version, problem = await _version(argv, {**adapter.version_env, "HOME": str(home)})
     check = await asyncio.to_thread(_check, adapter, version, home)
     check.path, check.found = argv[-1], not problem
     check.remedy = problem or "; ".join(_remedies(adapter, check))
@@ -109,12 +109,12 @@ def _remedies(adapter: Adapter, check: pb.HarnessCheck) -> Iterator[str]:
         yield f"not logged in: {adapter.login_remedy}"
 
 
-async def _version(argv: Sequence[str], home: Path) -> tuple[str, str]:
+async def _version(argv: Sequence[str], env: Mapping[str, str]) -> tuple[str, str]:
     """The version that it tells, and what is wrong when it does not run."""
     asked = f"`{argv[-1]} --version`"
     try:
         async with asyncio.timeout(VERSION_SECONDS):
-            status, out, err = await _ask(argv, home)
+            status, out, err = await _ask(argv, env)
     except TimeoutError:  # an OSError, too
         return "", f"{asked} has not answered within {VERSION_SECONDS:g} s: try it by hand"
     except OSError as error:
@@ -152,7 +152,7 @@ class _Answer(asyncio.SubprocessProtocol):
         self.closed.set_result(None)
 
 
-async def _ask(argv: Sequence[str], home: Path) -> tuple[int | None, bytes, bytes]:
+async def _ask(argv: Sequence[str], more: Mapping[str, str]) -> tuple[int | None, bytes, bytes]:
     """Its exit code and what it said. Nothing of its process group outlives this. Raises _TooMuch, OSError."""
     env = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
     transport, answer = await asyncio.get_running_loop().subprocess_exec(
@@ -162,7 +162,7 @@ async def _ask(argv: Sequence[str], home: Path) -> tuple[int | None, bytes, byte
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env=env | {"HOME": str(home), "NO_COLOR": "1"},
+        env={**env, "NO_COLOR": "1", **more},
         start_new_session=True,
     )
     try:

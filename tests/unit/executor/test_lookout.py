@@ -14,6 +14,7 @@ from executor_service.harness.cli.accounts import fingerprint
 from executor_service.harness.cli.adapter import Adapter
 from executor_service.harness.cli.claude_code import ClaudeCode
 from executor_service.harness.cli.codex import Codex
+from executor_service.harness.cli.copilot import Copilot
 from executor_service.harness.cli.discovery import Found, look
 from executor_service.harness.cli.gemini_cli import GeminiCli
 from executor_service.harness.cli.lookout import Lookout
@@ -56,6 +57,14 @@ async def looking(home: Path, every_s: float) -> AsyncIterator[tuple[Lookout, li
     finally:
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)
+
+
+async def test_copilot_tells_the_release_that_will_run_and_not_what_it_has_updated_itself_to(tmp_path: Path) -> None:
+    program = tmp_path / "copilot"
+    program.write_text('#!/bin/sh\n[ "$COPILOT_AUTO_UPDATE" = false ] && echo 1.0.87 || echo 1.0.102\n')
+    program.chmod(0o755)
+    found = await look(Copilot(), str(program), tmp_path)
+    assert found.check.version == "1.0.87"
 
 
 @pytest.mark.parametrize(("script", "said"), [
