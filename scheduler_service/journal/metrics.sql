@@ -29,6 +29,12 @@ SELECT e.effect_id, e.run_id, e.key, e.namespace, e.kind, e.name, e.harness, e.p
        e.last_activity_at, e.elapsed_s,
        h.state AS run_state, h.shard, NULL::jsonb AS spec, NULL::jsonb AS settled, NULL::text AS settled_type,
        NULL::uuid AS child_run_id, NULL::text AS child_state,
+       CASE WHEN e.state = 'QUEUED' AND e.not_before IS NOT NULL THEN (
+           SELECT l.data ->> 'message' FROM backburner.journal l
+           WHERE l.effect_id = e.effect_id AND l.attempt = e.attempt AND l.type = 'EFFECT_ATTEMPT_LOST'
+             AND l.type IN ('EFFECT_ATTEMPT_FAILED', 'EFFECT_ATTEMPT_LOST', 'EFFECT_PARKED')  -- for its index
+             AND l.data ->> 'reason' = 'EFFECT_REASON_WORKSPACE_BUSY'
+       ) END AS busy,
        CASE WHEN e.group_id IS NOT NULL AND e.state = 'QUEUED' THEN least(e.group_max, (
            SELECT l.limit_ FROM backburner.run_groups l WHERE l.run_id = e.run_id AND l.group_id = e.group_id
        )) END AS group_limit,

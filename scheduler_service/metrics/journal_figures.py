@@ -74,6 +74,9 @@ class JournalFigures(Collector):
         except (JournalError, TimeoutError) as error:
             log.warning("metrics are without those of the journal: %s", str(error) or "it takes too long")
             return None
+        except Exception:
+            log.exception("metrics are without those of the journal, by a bug")  # the replica's own are needed then
+            return None
         finally:
             self._read_at = time.monotonic()
 

@@ -44,6 +44,17 @@ def test_statement_prepares(database_url: str, name: str) -> None:
         connection.execute(cast("Any", f"PREPARE it AS {numbered(STATEMENTS[name])}"))
 
 
+def test_effects_have_the_same_columns_wherever_they_are_read(database_url: str) -> None:
+    """Each becomes an EffectView."""
+
+    def columns(name: str, **parameters: Any) -> set[str]:
+        with psycopg.connect(database_url, autocommit=True) as connection:
+            cursor = connection.execute(cast("Any", STATEMENTS[name]), parameters)
+            return {column.name for column in cursor.description or ()}
+
+    assert columns("metrics.examples", effect_ids=[]) == columns("client_reads.causes", run_ids=[], each=1)
+
+
 def test_every_statement_of_the_engine_is_used() -> None:
     source = "".join(path.read_text(encoding="utf-8") for path in FOLDER.glob("*.py"))
     unused = [name for name in load_statements(FOLDER / "queries.sql") if f'"{name}"' not in source]

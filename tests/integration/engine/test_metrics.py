@@ -243,6 +243,18 @@ async def test_a_scheduler_that_is_stuck_is_scraped_all_the_same(
     assert scraped.value("backburner_shards_owned") == 16
 
 
+async def test_a_bug_in_what_is_read_of_the_journal_costs_only_that(
+    measured: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(reads: Any) -> Any:
+        raise KeyError("a column")
+
+    monkeypatch.setattr(server_module, "read_figures", broken)
+    scraped = await scrape(measured.server.metrics_address)
+    assert scraped.value("backburner_journal_up") == 0
+    assert scraped.value("backburner_shards_owned") == 16
+
+
 async def test_an_address_in_use_is_told_with_the_setting(measured: World) -> None:
     settings = Settings(
         database_url=measured.dsn, listen="127.0.0.1:0", metrics_address=measured.server.metrics_address
