@@ -201,9 +201,9 @@ def test_the_account_is_told_without_a_call_and_nobody_can_read_it(
 async def test_a_new_login_of_the_same_account_is_told(tmp_path: Path, program: Callable[[str], Path]) -> None:
     path = program("echo 0.170.1")
     seen = []
-    for token in ("t-1", "t-2"):
+    for token in ("tokens-word-1", "tokens-word-2"):
         _write(tmp_path, ".codex/auth.json", {"tokens": {"account_id": "a", "access_token": token}})
         seen.append((await look(Codex(), str(path), tmp_path)).check)
     assert seen[0].account == seen[1].account != ""
     assert seen[0].login_id != seen[1].login_id
-    assert "t-1" not in str(seen[0])
+    assert "tokens-word" not in str(seen[0])
