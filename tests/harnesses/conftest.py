@@ -15,6 +15,7 @@ from tests.integration.executor.conftest import (  # noqa: F401 - fixtures
     scheduler,
     start_executor,
 )
+from tests.support.eventually import eventually
 from tests.support.harnesses import CLIS, Cli
 from tests.support.model_server import ModelServer, asked_and_answered
 
@@ -74,6 +75,8 @@ def start_cli(start_executor: StartExecutor, cli: Callable[[str], Cli]) -> Start
         server: ExecutorServer = await start_executor(
             agents=(name,), harness_paths=(f"{name}={path}",), agent_homes="tenant"
         )
+        offered = server.attempts.harnesses.describe  # a slow CLI is offered after the start; schedulers wait for it
+        await eventually(lambda: name in [harness.name for harness in offered()], 90, f"{name} was not found")
         return server
 
     return start
