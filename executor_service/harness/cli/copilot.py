@@ -33,7 +33,7 @@ from executor_service.outcome import Failure
 _QUIET: Final = (
     "--no-auto-update", "--disable-builtin-mcps", "--no-ask-user", "--no-remote", "--no-color",
 )  # fmt: skip
-#: Since 1.0.102; a release before it does not start with what it does not know.
+#: Since 1.0.102; a release before it does not start with what it does not know, and tells no tokens.
 _NO_TELEMETRY: Final = ("1.0.102", "--disable-client-telemetry")
 #: It runs what is installed, and not what it has updated itself to.
 _OWN_RELEASE: Final = {"COPILOT_AUTO_UPDATE": "false"}

@@ -1,7 +1,8 @@
 """Which versions of a CLI were tested, and which are known to work: a table of data, `versions.json`, by harness.
 
-`tested` are the releases that the tests run, the newest last; `from` and `below` bound what is known to work: releases
-that were tried, or whose lines are the same by their changelog. One outside is used all the same, with a warning.
+`tested` are the releases that the tests run (`make test-harnesses`, `make test-releases`), the newest last. What is
+called known to work begins with the oldest of them (`from`) and ends before `below`, where a CLI may well have changed
+what it says: not each release between was tried. One outside is used all the same, with a warning.
 """
 
 import json
