@@ -248,14 +248,14 @@ class ExecutorServer:
     def _measure(self) -> None:
         if not self._settings.metrics_address:
             return
-        names = [harness.name for harness in self.attempts.harnesses.describe()]
         endpoint = serve(
             self._settings.metrics_address,
-            Counting(self._version, names, self._builtin.checks),
+            Counting(self._version, self.attempts.harnesses.is_known),
             attempts=self.attempts,
             outcomes=self._outcomes,
             spool=self._spool,
             intake=self._intake,
+            checks=lambda: self._builtin.checks,
         )
         self._stack.push_async_callback(endpoint.aclose)
         self.metrics_address = endpoint.address

@@ -24,6 +24,10 @@ class Harnesses:
             raise InvalidWork(f"harness {name!r} is not on this executor (there are: {', '.join(self._by_name)})")
         return harness
 
+    def is_known(self, name: str) -> bool:
+        """True for a harness that is offered, or was until it was withdrawn."""
+        return name in self._by_name
+
     def offer(self, harness: Harness) -> None:
         """Offers it, in place of the one of its name: what runs goes on with the one that it began with."""
         self._by_name[harness.name] = harness

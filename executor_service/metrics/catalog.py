@@ -19,11 +19,6 @@ _CONSUMED: Final = ("harness", "model")
 #: What is counted as it happens.
 COUNTED: Final = (
     Series("backburner_build_info", "gauge", "1; the label has the release that runs.", ("version",)),
-    Series(
-        "backburner_executor_harness_info", "gauge",
-        "1 for each agent CLI that was looked for at the start, with its version and whether it was found.",
-        ("name", "version", "found"),
-    ),
     Series("backburner_executor_attempts_started_total", "counter", "Attempts that were taken.", ("harness",)),
     Series(
         "backburner_executor_attempts_ended_total", "counter",
@@ -49,6 +44,11 @@ LOOKED_AT: Final = (
     Series(
         "backburner_executor_up", "gauge",
         "1 when the executor could be looked at for this scrape; 0: it is stuck, and what is looked at is missing.",
+    ),
+    Series(
+        "backburner_executor_harness_info", "gauge",
+        "1 for each agent CLI that is looked for, with its version and whether it was found when last looked at.",
+        ("name", "version", "found"),
     ),
     Series("backburner_executor_attempts_running", "gauge", "Attempts that run now.", ("harness",)),
     Series("backburner_executor_slots", "gauge", "Slots of a pool; background work may have a part of them.",

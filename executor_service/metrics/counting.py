@@ -1,12 +1,11 @@
 """What an executor counts: attempts as they are taken and as the journal has their outcomes, and what they consumed."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, disable_created_metrics
 
 from backburner.journal.v1 import journal_pb2
-from backburner.scheduler.v1 import dispatch_service_pb2 as pb
 from executor_service.assignment import Assignment, InvalidWork
 from executor_service.invocation import Invocation
 from executor_service.metrics.catalog import COUNTED, Series
@@ -23,19 +22,17 @@ _WRITTEN: Final = ("ok", "already")
 
 
 class Counting:
-    """The series of `catalog.COUNTED`, in a registry of their own."""
+    """The series of `catalog.COUNTED`, in a registry of their own. `is_known`: whether a harness of that name is, or
+    was, on this executor."""
 
-    def __init__(self, version: str, harnesses: Iterable[str], checks: Iterable[pb.HarnessCheck]) -> None:
+    def __init__(self, version: str, is_known: Callable[[str], bool]) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a gauge beside each counter, which nobody asks for
         self.registry = CollectorRegistry()
         self._by_name: Mapping[str, Any] = {series.name: _made(series, self.registry) for series in COUNTED}
         ProcessCollector(registry=self.registry)
-        self._harnesses = frozenset(harnesses)
+        self._is_known = is_known
         self._models: set[str] = set()
         self._by_name["backburner_build_info"].labels(version).set(1)
-        for check in checks:
-            found = "true" if check.found else "false"
-            self._by_name["backburner_executor_harness_info"].labels(check.name, check.version, found).set(1)
 
     def started(self, assignment: Assignment) -> None:
         """An attempt was taken."""
@@ -74,7 +71,7 @@ class Counting:
         """Name of its harness: `agent/codex` is codex, `function/a.b` function."""
         kind, _, rest = assignment.harness.partition("/")
         name = rest if kind == "agent" else kind
-        return name if name in self._harnesses else OTHER
+        return name if self._is_known(name) else OTHER
 
     def _model(self, name: str) -> str:
         if name not in self._models and len(self._models) < MODELS_MAX:

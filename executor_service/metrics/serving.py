@@ -1,7 +1,9 @@
 """Puts the metrics of an executor together and serves them."""
 
 import logging
+from collections.abc import Callable, Sequence
 
+from backburner.scheduler.v1 import dispatch_service_pb2 as pb
 from executor_service.attempts import Attempts
 from executor_service.errors import StartError
 from executor_service.intake import Intake
@@ -15,7 +17,14 @@ log = logging.getLogger(__name__)
 
 
 def serve(
-    address: str, counting: Counting, *, attempts: Attempts, outcomes: Outcomes, spool: Spool, intake: Intake
+    address: str,
+    counting: Counting,
+    *,
+    attempts: Attempts,
+    outcomes: Outcomes,
+    spool: Spool,
+    intake: Intake,
+    checks: Callable[[], Sequence[pb.HarnessCheck]],
 ) -> Endpoint:
     """Counts from now on, and serves. Raises StartError when the address cannot be had."""
     attempts.on_started, outcomes.on_recorded = counting.started, counting.recorded
@@ -23,6 +32,7 @@ def serve(
         attempts,
         spool,
         harness_of=counting.harness_of,
+        checks=checks,
         session=lambda: intake.state,
         journal_up=lambda: outcomes.journal_up,
     )

@@ -2,13 +2,14 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError
 from typing import Final
 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from backburner.scheduler.v1 import dispatch_service_pb2 as pb
 from executor_service.assignment import Assignment
 from executor_service.attempts import Attempts
 from executor_service.metrics.catalog import LOOKED_AT, Series
@@ -32,12 +33,14 @@ class State(Collector):
         spool: Spool,
         *,
         harness_of: Callable[[Assignment], str],
+        checks: Callable[[], Sequence[pb.HarnessCheck]],
         session: Callable[[], str],
         journal_up: Callable[[], bool],
     ) -> None:
         self._attempts = attempts
         self._spool = spool
         self._harness_of = harness_of
+        self._checks = checks
         self._session = session
         self._journal_up = journal_up
         self._loop = asyncio.get_running_loop()
@@ -72,6 +75,7 @@ class State(Collector):
         running = Counter(self._harness_of(held.assignment) for held in self._attempts if held.outcome is None)
         session, spool = self._session(), self._spool
         return [
+            *map(_harness_info, self._checks()),
             *(("backburner_executor_attempts_running", (name,), float(count)) for name, count in running.items()),
             *_slots(self._attempts.pools),
             *(("backburner_executor_session", (state,), float(state == session)) for state in SESSIONS),
@@ -81,6 +85,10 @@ class State(Collector):
             ("backburner_executor_spool_bytes", (), float(spool.kept_bytes)),
             ("backburner_executor_spool_taken_bytes", (), float(spool.taken_bytes)),
         ]
+
+
+def _harness_info(check: pb.HarnessCheck) -> Look:
+    return "backburner_executor_harness_info", (check.name, check.version, "true" if check.found else "false"), 1.0
 
 
 def _slots(pools: Mapping[str, Pool]) -> Iterable[Look]:

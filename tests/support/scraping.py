@@ -19,13 +19,13 @@ class Scraped:
         self.families: Mapping[str, Metric] = {family.name: family for family in text_string_to_metric_families(text)}
         self.samples = [sample for family in self.families.values() for sample in family.samples]
 
-    def all(self, name: str, **labels: str) -> list[float]:
+    def all(self, name: str, /, **labels: str) -> list[float]:
         """The values of all samples with these labels, and any others."""
         return [
             sample.value for sample in self.samples if sample.name == name and labels.items() <= sample.labels.items()
         ]
 
-    def value(self, name: str, **labels: str) -> float | None:
+    def value(self, name: str, /, **labels: str) -> float | None:
         """Their sum; None: there are none."""
         found = self.all(name, **labels)
         return sum(found) if found else None

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 
 import executor_service.metrics.endpoint as executor_endpoint
 import scheduler_service.metrics.endpoint as scheduler_endpoint
+from backburner.scheduler.v1 import scheduler_service_pb2 as pb
 from executor_service import settings as executor_settings
 from executor_service.assignment import Assignment
 from executor_service.invocation import Invocation
@@ -18,6 +19,7 @@ from executor_service.metrics import catalog as executor_catalog
 from executor_service.metrics.counting import MODELS_MAX, Counting
 from executor_service.outcome import Outcome
 from scheduler_service import settings as scheduler_settings
+from scheduler_service.api.findings import REMEDIES
 from scheduler_service.metrics import catalog as scheduler_catalog
 from scheduler_service.metrics.samples import OTHER, Sample, bounded
 from scheduler_service.recent import Recent
@@ -80,7 +82,7 @@ def value(counting: Counting, name: str, **labels: str) -> float | None:
 
 
 def test_an_unknown_cost_is_counted_and_is_not_0() -> None:
-    counting = Counting("v", ["codex"], [])
+    counting = Counting("v", {"codex"}.__contains__)
     counting.recorded(ended(input_tokens=10, output_tokens=2, model="m", turns=3), "ok")
     counting.recorded(ended(input_tokens=5, cost_usd=0.5, model="m"), "already")
     names = {"harness": "codex", "model": "m"}
@@ -92,7 +94,7 @@ def test_an_unknown_cost_is_counted_and_is_not_0() -> None:
 
 
 def test_an_agent_that_told_nothing_counts_under_the_model_that_was_asked_for() -> None:
-    counting = Counting("v", ["codex"], [])
+    counting = Counting("v", {"codex"}.__contains__)
     counting.recorded(ended(spec=b'{"agent": {"model": "asked"}}'), "ok")
     unknown = "backburner_executor_costs_unknown_total"
     assert value(counting, unknown, harness="codex", model="asked") == 1
@@ -101,7 +103,7 @@ def test_an_agent_that_told_nothing_counts_under_the_model_that_was_asked_for() 
 
 
 def test_what_the_journal_did_not_take_counts_as_superseded_and_consumed_nothing() -> None:
-    counting = Counting("v", ["codex"], [])
+    counting = Counting("v", {"codex"}.__contains__)
     counting.recorded(ended(input_tokens=10, model="m"), "superseded")
     ends = "backburner_executor_attempts_ended_total"
     assert value(counting, ends, harness="codex", outcome="superseded", reason="") == 1
@@ -110,7 +112,7 @@ def test_what_the_journal_did_not_take_counts_as_superseded_and_consumed_nothing
 
 @pytest.mark.invariant("I11")
 def test_models_reasons_and_harnesses_that_anybody_may_name_are_bounded() -> None:
-    counting = Counting("v", ["codex"], [])
+    counting = Counting("v", {"codex"}.__contains__)
     for number in range(500):
         invocation = ended(f"agent/h{number}", input_tokens=1, model=f"model-{number}")
         invocation.outcome = Outcome().fail(f"REASON_{number}", "no")
@@ -183,3 +185,36 @@ def test_alerts_name_series_and_labels_that_there_are() -> None:
             grouped = re.search(r"by \(([\w, ]+)\)", expression)
             by = grouped[1].split(", ") if grouped and series.kind != "histogram" else []
             assert set(by) <= set(series.labels), expression
+
+
+def alert(name: str) -> str:
+    """The expression of an alert."""
+    text = (ROOT / "deploy" / "alerts.yaml").read_text()
+    found = re.search(rf"- alert: {name}\n +expr: (.+)\n", text)
+    assert found, name
+    return found[1]
+
+
+def test_alerts_name_causes_and_findings_that_there_are() -> None:
+    text = (ROOT / "deploy" / "alerts.yaml").read_text()
+    causes = {cause.name.removeprefix("CAUSE_") for cause in pb.WaitingOn.Cause.DESCRIPTOR.values}
+    for label, known in (("waiting_on", causes), ("code", REMEDIES.keys())):
+        named = re.findall(rf'{label}(?:=|!=|=~|!~)"([^"]+)"', text)
+        assert named
+        assert {one for names in named for one in names.split("|")} <= known
+
+
+def test_the_alert_of_a_long_queue_leaves_out_what_somebody_holds_back_and_what_others_tell() -> None:
+    found = re.search(r'waiting_on!~"([^"]+)"', alert("BackburnerQueueAge"))
+    assert found
+    meant = {"HOLD", "HALTED", "PROCESS_ERROR", "BREAKER", "BUDGET", "GROUP_LIMIT", "NO_EXECUTOR"}
+    assert set(found[1].split("|")) == meant
+
+
+def test_the_alert_of_executors_that_are_gone_ends_with_what_it_tells_to_do() -> None:
+    """An executor that `backburner expire` has declared dead is EXECUTOR_LOST for as long as it is known: a day."""
+    assert "EXECUTOR_LOST" not in alert("BackburnerExecutorsAway")
+
+
+def test_without_any_scheduler_there_is_an_alert() -> None:
+    assert alert("BackburnerNoScheduler") == "absent(backburner_journal_up)"

@@ -56,8 +56,7 @@ async def look(adapter: Adapter, given: str, home: Path) -> Found:
     """Looks for one. `given`: its program, in place of PATH; `home`: HOME of its logins."""
     path = await asyncio.to_thread(_program, adapter, given)
     if path is None:
-        where = f"{given!r} is no program" if given else f"no {' or '.join(adapter.programs)} on PATH"
-        remedy = f"{where}: install it, or name it with --harness-path {adapter.name}=/path/to/it"
+        remedy = f"{_missing(adapter, given)}: install it, or name it with --harness-path {adapter.name}=/path/to/it"
         return Found(adapter, None, pb.HarnessCheck(name=adapter.name, remedy=remedy))
     try:
         argv = await asyncio.to_thread(adapter.locate, path)
@@ -69,6 +68,11 @@ async def look(adapter: Adapter, given: str, home: Path) -> Found:
     check.path, check.found = argv[-1], not problem
     check.remedy = problem or "; ".join(_remedies(adapter, check))
     return Found(adapter, None if problem else Program(str(path), argv, version), check)
+
+
+def _missing(adapter: Adapter, given: str) -> str:
+    named = given or next((name for name in adapter.programs if os.sep in name), "")  # PATH has no say in a path
+    return f"{named!r} is no program" if named else f"no {' or '.join(adapter.programs)} on PATH"
 
 
 def _program(adapter: Adapter, given: str) -> Path | None:

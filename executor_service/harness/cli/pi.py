@@ -50,6 +50,12 @@ class Pi(Adapter):
     own_folder = ("PI_CODING_AGENT_DIR", ".pi/agent")
     login_remedy = "run `pi` once and log in, or give the executor the key of a provider, as ANTHROPIC_API_KEY"
 
+    def login_files(self, env: Mapping[str, str], home: Path) -> Iterator[Path]:
+        """Its logins, and its models when one of their providers brings its own key."""
+        for file in super().login_files(env, home):
+            if file.name != "models.json" or _brings_key(file):
+                yield file
+
     def keys(self, task: Task) -> Sequence[str]:
         """Those of the provider that is given, or that stands before the model's name."""
         first, _, model = task.model.partition("/")
@@ -137,6 +143,14 @@ def _read(path: Path) -> Mapping[str, Any]:
     except (OSError, orjson.JSONDecodeError) as error:
         raise InvalidWork(f"pi's {path} cannot be read: {error}") from error
     return _object(found)
+
+
+def _brings_key(models: Path) -> bool:
+    try:
+        providers = _object(_read(models).get("providers"))
+    except InvalidWork:  # pi could not read it either
+        return False
+    return any(_object(provider).get("apiKey") for provider in providers.values())
 
 
 def _object(value: Any) -> Mapping[str, Any]:

@@ -285,6 +285,22 @@ def test_settings_of_pi_are_on_top_of_the_users_and_its_sessions_stay_there(task
     assert (own / "auth.json").resolve() == folder / "auth.json"
 
 
+@pytest.mark.parametrize(
+    ("models", "counts"),
+    [
+        ('{"providers": {"mine": {"baseUrl": "http://a"}}}', False),
+        ('{"providers": {"mine": {"baseUrl": "http://a", "apiKey": "MY_KEY"}}}', True),
+        ('{"providers": {"mine": 7}}', False),
+        ("no JSON", False),
+    ],
+)  # fmt: skip
+def test_models_of_pi_are_a_login_when_they_bring_a_key(task: Task, models: str, counts: bool) -> None:
+    file = task.home / ".pi" / "agent" / "models.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(models)
+    assert (file in list(Pi().login_files({}, task.home))) is counts
+
+
 def test_pi_that_is_logged_in_has_its_users_folder(task: Task) -> None:
     folder = task.home / ".pi" / "agent"
     folder.mkdir(parents=True)

@@ -275,6 +275,17 @@ async def test_discovery_says_what_is_there_and_what_to_do(tmp_path: Path) -> No
     )
 
 
+async def test_a_described_cli_that_is_missing_is_named_as_it_is_described(tmp_path: Path) -> None:
+    def text(program: str) -> dict[str, object]:
+        return {"argv": [program], "output": "text"}
+
+    commands = tmp_path / "commands.json"
+    commands.write_text(json.dumps({"mine": text(str(tmp_path / "gone")), "other": text("no-such-cli")}))
+    mine, other = [await look(adapter, "", tmp_path) for adapter in load_commands(str(commands))]
+    assert mine.check.remedy.startswith(f"{str(tmp_path / 'gone')!r} is no program: install it, or name it")
+    assert other.check.remedy.startswith("no no-such-cli on PATH: install it, or name it")
+
+
 async def test_logins_in_a_home_that_is_not_to_be_read_are_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
