@@ -111,8 +111,9 @@ class Report:
 
     def mask(self, masks: Masks) -> None:
         """Takes secrets out of what it shows."""
-        for name in ("step", "tool", "data", "usage"):
+        for name in ("step", "tool", "data"):
             setattr(self, name, masks.json(getattr(self, name)))
+        self.usage = masks.message(self.usage)
 
 
 class BadReport(ValueError):

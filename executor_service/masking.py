@@ -71,6 +71,14 @@ class Masks:
         shown = str(value)
         return value if self.text(shown) == shown else MASK.decode()
 
+    def message(self, value: Any) -> Any:
+        """A message of ours as JSON: the texts in it. Its names are fixed, and its numbers must stay numbers."""
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, dict):
+            return {name: self.message(item) for name, item in value.items()}
+        return [self.message(item) for item in value] if isinstance(value, list) else value
+
     def encoded(self, encoded: bytes) -> bytes:
         """JSON text: parsed only when there is something in it."""
         if self._pattern.search(encoded) is None:

@@ -104,8 +104,11 @@ class Outcome:
         """Takes secrets out of all that it says."""
         for name in ("message", "exception_type", "traceback"):
             setattr(self, name, masks.text(getattr(self, name)))
-        for name in ("captured", "usage", "progress", "session", "more", "workspace"):
-            setattr(self, name, masks.json(getattr(self, name)))
+        for name in ("captured", "usage", "progress", "more"):
+            setattr(self, name, masks.message(getattr(self, name)))
+        for told, names in ((self.session, ("session_id",)), (self.workspace, ("patch", "problem"))):
+            if told is not None:  # where the work is, and on which branch, is nothing that it said
+                told.update({name: masks.text(told[name]) for name in names if name in told})
         if self.value_json is not None:
             self.value_json = masks.encoded(self.value_json)
 

@@ -63,6 +63,21 @@ async def test_work_in_a_worktree_is_in_the_result_and_the_tree_is_gone(schedule
 
 
 @pytest.mark.usefixtures("executor")
+async def test_a_password_that_stands_in_the_path_of_a_workspace_leaves_that_as_it_is(
+    scheduler: FakeScheduler, repo: Path
+) -> None:
+    spec = ask(repo, write={"new.txt": "new worktrees\n"})
+    spec["agent"]["env"] = {"DB_PASSWORD": "worktrees", "DATABASE_URL": "postgresql://backburner:backburner@db/x"}
+    settled = await scheduler.run(**spec)
+    workspace = workspace_of(settled)
+    assert "+new ***" in workspace["patch"]
+    assert git(repo, "show", f"{workspace['branch']}:new.txt") == "new worktrees"
+    assert settled.data["result"]["session"]["workspace"] == workspace["path"]
+    assert Path(workspace["path"]).parent == repo.parent / "state" / "worktrees"
+    await is_gone(workspace["path"])
+
+
+@pytest.mark.usefixtures("executor")
 @pytest.mark.parametrize(
     ("end", "keep", "stays"),
     [("fail", "", True), ("fail", "NEVER", False), ("exit", "", True), ("", "ALWAYS", True)],

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from executor_service.line_protocol import Report
 from executor_service.masking import Masks, sensitive
+from executor_service.outcome import Outcome
 
 KEY = "sk-0123456789"
 PEM = 'line one of it\nline "two" of it\n'
@@ -57,6 +59,23 @@ def test_json_stays_json() -> None:
     given = b'{"sk-0123456789": [12345678, 1.5, true, null, "x sk-0123456789"]}'
     assert hidden.encoded(given) == b'{"***":["***",1.5,true,null,"x ***"]}'
     assert hidden.encoded(b'{"b": 1,  "a": 2}') == b'{"b": 1,  "a": 2}', "untouched when there is nothing in it"
+
+
+def test_a_password_that_stands_in_paths_and_counts_damages_neither() -> None:
+    """`postgresql://backburner:backburner@db`: where the work is, and what it consumed, is nothing that it said."""
+    hidden = masks("backburner", "12345678", "input_tokens")
+    workspace = {"path": "/var/lib/backburner/1", "branch": "backburner/1", "result_commit": "12345678", "kept": True}
+    session = {"harness": "h", "session_id": "backburner", "executor_id": "backburner", "workspace": "/home/backburner"}
+    usage = {"input_tokens": 12345678, "model": "m backburner"}
+    outcome = Outcome(workspace=workspace | {"patch": "+backburner"}, session=dict(session), usage=dict(usage))
+    outcome.captured = {"stdout": {"tail": "backburner", "total_bytes": 12345678}}
+    outcome.mask(hidden)
+    assert outcome.workspace == workspace | {"patch": "+***"}
+    assert outcome.session == session | {"session_id": "***"}
+    assert outcome.captured == {"stdout": {"tail": "***", "total_bytes": 12345678}}
+    report = Report(usage=usage)
+    report.mask(hidden)
+    assert outcome.usage == report.usage == {"input_tokens": 12345678, "model": "m ***"}
 
 
 def test_without_secrets_everything_passes_at_once() -> None:
