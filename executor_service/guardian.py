@@ -25,6 +25,8 @@ PIPE_SECONDS: Final = 10.0
 SECONDS_MAX: Final = 120.0
 #: How long what may end by itself (`keeper.py`: outlives) is left to its keeper after a sudden end, and a moment more.
 HELPER_SECONDS: Final = 35.0
+#: The same after an end in order, which waits for it: git leaves no locks behind then either.
+HELPER_LAST_SECONDS: Final = 5.0
 _LOOK_SECONDS: Final = 0.2
 
 
@@ -32,15 +34,21 @@ def main(marker: str, executor: int) -> int:
     """Waits for the end of the executor, then kills what carries the marker. 1: somebody is still alive."""
     helpers = helper_marker(marker.removesuffix("/"))
     if _until_gone(executor):
+        _let_end(helpers, HELPER_LAST_SECONDS)
         dead = [kill_all_marked(one, clean_seconds=0.0, seconds_max=SECONDS_MAX) for one in (marker, helpers)]
         return 0 if all(dead) else 1
     proven = kill_all_marked(marker, clean_seconds=LINGER_SECONDS, seconds_max=SECONDS_MAX)
     if not _closed(0.0) and _closed(PIPE_SECONDS):
         proven = kill_all_marked(marker, clean_seconds=LINGER_SECONDS, seconds_max=SECONDS_MAX)
-    deadline = time.monotonic() + HELPER_SECONDS
+    _let_end(helpers, HELPER_SECONDS)
+    return 0 if kill_all_marked(helpers, clean_seconds=0.0, seconds_max=SECONDS_MAX) and proven else 1
+
+
+def _let_end(helpers: str, seconds: float) -> None:
+    """Waits until nobody carries the marker, or for so long."""
+    deadline = time.monotonic() + seconds
     while marked(helpers) and time.monotonic() < deadline:
         time.sleep(_LOOK_SECONDS)
-    return 0 if kill_all_marked(helpers, clean_seconds=0.0, seconds_max=SECONDS_MAX) and proven else 1
 
 
 def _until_gone(executor: int) -> bool:

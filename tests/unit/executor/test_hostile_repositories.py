@@ -226,6 +226,38 @@ def test_a_git_that_its_own_filters_make_hang_is_ended_with_them(repo: Path, tmp
     assert (ran(tmp_path), left(tmp_path)) == (True, [])
 
 
+LEAVES = """
+import asyncio, sys, threading, time
+from pathlib import Path
+from executor_service.descendants import Reaper
+from executor_service.guard import Guard
+from executor_service.keepers import Keepers
+from executor_service.markers import marker
+from executor_service.workspaces.git import Git
+
+async def main():
+    reaper = Reaper()
+    guard = Guard(marker("leaves"), reaper)
+    guard.start()
+    git = Git(Path(sys.argv[1]), Keepers(reaper, "leaves"))
+    threading.Thread(target=git.line, args=("call",), daemon=True).start()
+    while not Path(sys.argv[2]).exists():
+        await asyncio.sleep(0.01)
+    print(await guard.leave())
+
+asyncio.run(main())
+"""
+
+
+def test_a_git_whose_executor_ends_in_order_may_finish_and_leaves_nobody(repo: Path, tmp_path: Path) -> None:
+    begun, finished = tmp_path / "pids", tmp_path / "finished"
+    git(repo, "config", "alias.call", f"!touch {begun}; sleep 1; touch {finished}")
+    argv = [sys.executable, "-c", LEAVES, str(repo), str(begun)]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert (done.stdout, finished.exists()) == ("True\n", True)
+    assert marked(helper_marker("leaves")) == []
+
+
 CALLS = """
 import sys
 from pathlib import Path
