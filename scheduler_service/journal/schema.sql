@@ -233,6 +233,7 @@ COMMENT ON COLUMN executors.succeeded IS 'Incarnations that are dead by the word
 COMMENT ON COLUMN executors.earlier IS 'When each earlier incarnation that still has open attempts was last heard of.';
 COMMENT ON COLUMN executors.harness_checks IS 'What it found of the harnesses that it knows: HarnessCheck as proto3 JSON.';
 CREATE TRIGGER executors_logins AFTER UPDATE OF harness_checks ON backburner.executors FOR EACH ROW WHEN ((old.harness_checks IS DISTINCT FROM new.harness_checks)) EXECUTE FUNCTION close_refused_logins();
+CREATE TRIGGER executors_logins_kept BEFORE UPDATE OF harness_checks ON backburner.executors FOR EACH ROW WHEN ((old.harness_checks IS DISTINCT FROM new.harness_checks)) EXECUTE FUNCTION keep_logins();
 
 CREATE TABLE journal (
     run_id uuid NOT NULL,
@@ -1943,8 +1944,7 @@ DECLARE
     names text[] := ARRAY(
         SELECT n->>'name' FROM jsonb_array_elements(NEW.harness_checks) n
         JOIN jsonb_array_elements(OLD.harness_checks) o ON o->>'name' = n->>'name'
-        WHERE NOT coalesce((n->>'looking')::boolean, (o->>'looking')::boolean, false)
-          AND (n->>'login', n->>'account', n->>'login_id') IS DISTINCT FROM (o->>'login', o->>'account', o->>'login_id'));
+        WHERE login_of(n) <> coalesce(login_of(o), o->'before'));
 BEGIN
     IF EXISTS (SELECT FROM provider_breakers b WHERE b.executor_id = NEW.executor_id AND b.harness = ANY (names)) THEN
         LOCK TABLE provider_breakers IN SHARE ROW EXCLUSIVE MODE;
@@ -2811,11 +2811,37 @@ AS $function$
         ON CONFLICT DO NOTHING
 $function$;
 
+CREATE OR REPLACE FUNCTION backburner.keep_logins()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+BEGIN
+    NEW.harness_checks := (
+        SELECT coalesce(jsonb_agg(CASE WHEN login_of(n) IS NOT NULL THEN n - 'before'
+                                       ELSE n || field('before', coalesce(login_of(o), o->'before')) END ORDER BY i), '[]')
+        FROM jsonb_array_elements(NEW.harness_checks) WITH ORDINALITY t(n, i)
+             LEFT JOIN LATERAL (SELECT c FROM jsonb_array_elements(OLD.harness_checks) c WHERE c->>'name' = n->>'name'
+                                LIMIT 1) k(o) ON true);
+    RETURN NEW;
+END
+$function$;
+
 CREATE OR REPLACE FUNCTION backburner.label_budgets_max()
  RETURNS integer
  LANGUAGE sql
  IMMUTABLE PARALLEL SAFE
 AS $function$ SELECT 1000 $function$;
+
+CREATE OR REPLACE FUNCTION backburner.login_of(p_check jsonb)
+ RETURNS jsonb
+ LANGUAGE sql
+ IMMUTABLE
+ SET search_path TO 'backburner', 'pg_temp'
+AS $function$
+    SELECT nullif(field('login', p_check->'login') || field('account', p_check->'account')
+                  || field('login_id', p_check->'login_id'), '{}')
+$function$;
 
 CREATE OR REPLACE FUNCTION backburner.moment(at timestamp with time zone)
  RETURNS jsonb
@@ -2859,7 +2885,10 @@ BEGIN
         IF n.reason IS NULL THEN
             DELETE FROM provider_breakers b
                 WHERE b.namespace = n.namespace AND b.harness = n.harness AND b.executor_id IN ('', n.executor_id)
-                  AND (n.account = '' OR b.account IN ('', n.account) OR b.executor_id = n.executor_id) AND b.failed_at <= n.dispatched_at;
+                  AND b.failed_at <= n.dispatched_at
+                  AND (n.account = '' OR b.account IN ('', n.account) OR b.executor_id = n.executor_id
+                       OR (NOT b.selective AND NOT b.reset_known AND b.until <= n.dispatched_at
+                           AND account_on(n.executor_id, n.harness) = n.account));
             CONTINUE;
         END IF;
         INSERT INTO provider_breakers AS b (namespace, harness, account, executor_id, reason, message, opened_at, failed_at,

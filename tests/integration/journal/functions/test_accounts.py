@@ -115,6 +115,37 @@ async def test_a_new_login_closes_the_breaker_of_the_one_that_was_refused(
     assert len(await breakers(at)) == (0 if closed else 1)
 
 
+@pytest.mark.parametrize(("now", "closed"), [({"login_id": "2"}, True), ({}, False)])
+async def test_a_login_while_the_executor_was_away_or_its_program_was_gone_closes_it(
+    at: Desk, now: Row, closed: bool
+) -> None:
+    """A restart looks at everything anew, and while a program is exchanged nothing can be said of its login."""
+    before = check(MINE, login_id="1")
+    await found(at, before)
+    await fails(at, await agent(at), "AUTHENTICATION", account=MINE)
+    await found(at, {"name": "codex", "remedy": "no codex on PATH"})
+    at.session_no = await at.hello(harness_checks=[{"name": "codex", "looking": True}])
+    at.session_no = await at.hello(harness_checks=[{"name": "codex", "looking": True}])
+    assert len(await breakers(at)) == 1
+    await found(at, before | now)
+    assert len(await breakers(at)) == (0 if closed else 1)
+
+
+@pytest.mark.parametrize(("mine", "closed"), [(MINE, True), ("", False)])
+async def test_a_key_that_one_effect_brought_does_not_slow_down_those_with_another_for_ever(
+    at: Desk, mine: str, closed: bool
+) -> None:
+    """Nobody has that account to try it: what an executor does with its own one shows that it need not be stopped."""
+    await opened(at, account=mine)
+    await at.one("reset_breakers_v1", reset())
+    await fails(at, await agent(at), "QUOTA_EXHAUSTED", account="openai:theirs")
+    await later(at, 61)
+    run_id = await waits(at)
+    [probe] = await at.claim(known=True)
+    assert (await at.settle(run_id, "a", account=MINE))["outcome"] == "ok", probe
+    assert len(await breakers(at)) == (0 if closed else 1)
+
+
 async def test_what_an_older_session_found_is_not_taken(at: Desk) -> None:
     old = at.session_no
     at.session_no = await at.hello(harness_checks=[check(OTHER)])
