@@ -4,8 +4,10 @@ Nothing here touches an index, a branch or a stash of the user's: snapshots go t
 of a directory or of a copy into an object store of their own, too.
 """
 
+import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +16,10 @@ from executor_service.workspaces.git import Git, GitFailed
 
 #: A larger patch is left out of the result: the commit has it.
 PATCH_BYTES_MAX: Final = 256 << 10
+#: Of what is read of an index as text: that of ten million files.
+_INDEX_BYTES_MAX: Final = 1 << 30
+#: The beginning of an entry of an index that is a commit of another repository.
+_LINK: Final = re.compile(r"160000 [0-9a-f]+ 0\t")
 _DIFF: Final = ("diff-tree", "-r", "--no-renames", "--no-ext-diff", "--no-textconv", "--no-color")
 
 
@@ -45,8 +51,25 @@ def shadow(git: Git, folder: Path) -> Git | None:
 
 def snapshot(git: Git) -> str:
     """The tree of what is in the folder now, untracked files included, ignored ones not."""
-    git.run("add", "--all", "--", ".")
+    if nested := _nested(git):
+        # Of these only the commit counts. `git add` would ask each for its status, by filters of its own configuration.
+        others = _paths([".", *(f":(exclude,literal){path}" for path in nested)])
+        git.run("add", "--all", "--pathspec-from-file=-", "--pathspec-file-nul", stdin=others)
+        git.run("update-index", "-z", "--stdin", stdin=_paths(nested))
+    else:
+        git.run("add", "--all", "--", ".")
     return git.line("write-tree")
+
+
+def _nested(git: Git) -> list[str]:
+    """The repositories in the folder that the index has commits of: submodules and the like that are there."""
+    entries = git.run("ls-files", "--stage", "-z", bytes_max=_INDEX_BYTES_MAX).text.split("\0")
+    links = [entry.partition("\t")[2] for entry in entries if _LINK.match(entry)]
+    return [path for path in links if os.path.lexists(git.folder / path / ".git")]
+
+
+def _paths(names: Iterable[str]) -> bytes:
+    return b"".join(os.fsencode(name) + b"\0" for name in names)
 
 
 def head(git: Git) -> str:

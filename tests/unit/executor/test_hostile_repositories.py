@@ -1,6 +1,7 @@
 """Repositories in which an agent has left traps for whoever runs git there next: none of them runs, or none is left."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -129,6 +130,27 @@ def test_a_filter_that_came_while_the_agent_worked_is_not_run_and_named(
     tree.close()
     tree = open_(repo, kind)
     assert trees.result_of(tree, runner, succeeded=True).get("problem") is None, "once it is gone all is well"
+
+
+@pytest.mark.parametrize("kind", ["WORKTREE", "COPY", "DIRECTORY"])
+def test_a_filter_of_a_repository_in_the_repository_is_not_run_and_its_commit_is_captured(
+    repo: Path, tmp_path: Path, runner: Git, open_: Open, *, traps: Any, kind: str
+) -> None:
+    """git asks a submodule for its status when it adds what has changed, and that filters by its own configuration."""
+    tree = open_(repo, kind)
+    nested, ahead, gone = (repository(tree.root / name) for name in ("a nested [one]", "ahead", "gone"))
+    git(tree.root, "add", nested.name, ahead.name, gone.name)
+    git(ahead, "commit", "--quiet", "--allow-empty", "-m", "another")
+    shutil.rmtree(gone)
+    git(nested, "config", "filter.z.clean", traps("filter"))
+    (nested / ".gitattributes").write_text("* filter=z\n")
+    before = (nested / "a.txt").read_text()
+    (nested / "a.txt").write_text("z" * len(before))  # of another size it has changed whatever a filter says
+    (tree.root / "a.txt").write_text("changed\n")
+    result = trees.result_of(tree, runner, succeeded=True)
+    assert not ran(tmp_path)
+    assert (result["files_changed"], result.get("problem")) == (3, None)
+    assert all(f"+Subproject commit {git(one, 'rev-parse', 'HEAD')}\n" in result["patch"] for one in (nested, ahead))
 
 
 def test_a_filter_of_an_agent_is_still_one_for_the_next_attempt(
