@@ -90,6 +90,8 @@ def test_the_sample_without_any_agent_cli(home: Path) -> None:
     check_sample(said)
     assert [(part["harness"], part["real"]) for part in said["parts"]] == [("demo-agent", False)] * 3
     assert "STAND-IN: a script, no model, costs nothing" in done.stderr
+    assert "cost unknown" not in done.stderr, "a script costs nothing, and that is known"
+    assert {one["cost_usd"] for one in said["seen"].values()} == {0.0}
     left = said["run"]["input"]["order"]["place"]
     assert not Path(left).parent.exists(), "nothing is left behind"
 

@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 
 from backburner.scheduler.v1 import dispatch_service_pb2 as dispatch
+from executor_service.harness.cli.events import Tokens
+from executor_service.harness.cli.prices import load_prices
 from scheduler_service.cli.demo.agents import driver
 from scheduler_service.cli.demo.agents.guess import guess_test_command
 from scheduler_service.cli.demo.agents.plan import choose
+from scheduler_service.cli.demo.agents.stand_ins import price_stand_ins
 from scheduler_service.cli.errors import UsageProblem
 from tests.support.repositories import repository
 
@@ -35,6 +38,23 @@ def test_accounts_come_first_and_the_small_agent_last() -> None:
     assert chosen(*found, accounts=False) == [("claude-code", False), ("codex", False), small]
     every = [check(name, login=True) for name in ("claude-code", "codex", "gemini-cli", "opencode")]
     assert chosen(*every) == [("claude-code", True), ("codex", True), ("gemini-cli", True)]
+
+
+def test_a_script_costs_nothing_and_the_prices_of_who_runs_the_demo_hold(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.json"
+    mine.write_text('{"models": {"m": [1, 2, 3, 4]}}')
+    written = price_stand_ins(tmp_path / "data" / "prices.json", str(mine))
+    assert json.loads(written.read_text())["models"] == {"m": [1, 2, 3, 4], "scripted": [0, 0, 0, 0]}
+    alone = price_stand_ins(tmp_path / "prices.json", "")
+    assert load_prices(str(alone)).cost("scripted", Tokens(100, 10, 0, 0)) == 0.0
+
+
+@pytest.mark.parametrize("said", ["no JSON", "[]", '{"models": 7}'])
+def test_prices_that_cannot_be_read_are_left_to_the_executor_to_tell(tmp_path: Path, said: str) -> None:
+    mine = tmp_path / "mine.json"
+    mine.write_text(said)
+    assert price_stand_ins(tmp_path / "prices.json", str(mine)) == mine
+    assert price_stand_ins(tmp_path / "prices.json", str(tmp_path / "gone")) == tmp_path / "gone"
 
 
 def test_named_harnesses_take_turns() -> None:

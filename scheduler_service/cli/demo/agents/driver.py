@@ -29,7 +29,7 @@ from scheduler_service.cli.demo.agents.process import Agent, Order
 from scheduler_service.cli.demo.agents.report import Outcome, as_json, print_plan, print_result
 from scheduler_service.cli.demo.agents.sample import TEST, make_sample
 from scheduler_service.cli.demo.agents.seen import Seen, is_agent, seen_of
-from scheduler_service.cli.demo.agents.stand_ins import describe_demo_agent, stand_in
+from scheduler_service.cli.demo.agents.stand_ins import describe_demo_agent, price_stand_ins, stand_in
 from scheduler_service.cli.demo.running import follow_run, say, say_warning, supervised
 from scheduler_service.cli.errors import CliError, UsageProblem
 from scheduler_service.cli.exit_codes import ExitCode
@@ -118,6 +118,7 @@ def _job(wanted: Wanted, data_dir: Path) -> Job:
 
 def _options(wanted: Wanted, data_dir: Path) -> StackOptions:
     described = describe_demo_agent(data_dir / "harnesses.json")
+    prices = price_stand_ins(data_dir / "prices.json", os.environ.get("BACKBURNER_PRICES", ""))
     return StackOptions(
         data_dir=data_dir,
         listen=f"127.0.0.1:{free_port()}",  # beside whatever runs on this machine
@@ -127,6 +128,7 @@ def _options(wanted: Wanted, data_dir: Path) -> StackOptions:
         function_modules=("scheduler_service.cli.demo.agents.functions",),
         env={
             "BACKBURNER_HARNESS_COMMANDS": str(described),
+            "BACKBURNER_PRICES": str(prices),
             "BACKBURNER_HARNESS_PATHS": ",".join(wanted.harness_paths),
             "BACKBURNER_SLOTS_AGENTS": "8",
         },
