@@ -33,7 +33,8 @@ class EventStream:
         self._before = Tokens()
         self._now = Tokens()
         self._requests: dict[str, Tokens] = {}
-        self._tools: dict[str, str] = {}
+        #: Tools that run, by id: name, and what it was given.
+        self._tools: dict[str, tuple[str, str]] = {}
         self._words: list[str] = []
         self._words_size = 0
         self._delta = False
@@ -150,15 +151,19 @@ class EventStream:
 
     def _tell(self) -> None:
         report = Report(step=self._step(), usage=self.usage() or None)
-        report.tool = next(reversed(self._tools.values()), "").partition(":")[0]
+        report.tool, _ = self._now_used()
         report.turns, report.turns_max = self.turns, self._turns_max
         if self.todos is not None:
             report.todos_done, report.todos = self.todos.done, self.todos.count
         self._report(clean(report))
 
+    def _now_used(self) -> tuple[str, str]:
+        """The tool that was begun last of those that run, and what with."""
+        return next(reversed(self._tools.values()), ("", ""))
+
     def _step(self) -> str:
         if self._tools:
-            return next(reversed(self._tools.values()))[:_STEP_MAX]
+            return self._now_used()[1][:_STEP_MAX]
         if self._retrying and self.trouble is not None:
             return f"tries again: {self.trouble.message}"[:_STEP_MAX]
         return "done" if self.ended is not None else f"turn {self.turns}" if self.turns else "starting"
@@ -173,7 +178,7 @@ class EventStream:
 
     def _tool(self, event: events.ToolStarted) -> None:
         self.tools_used += 1
-        self._tools[event.tool_id] = f"{event.tool}: {event.summary}" if event.summary else event.tool
+        self._tools[event.tool_id] = (event.tool, event.summary)
         self._delta = False
 
     def _tool_end(self, event: events.ToolEnded) -> None:

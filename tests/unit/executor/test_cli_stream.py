@@ -84,9 +84,14 @@ def test_progress_says_tool_turn_and_todos() -> None:
         [events.ToolEnded("1")],
     )  # fmt: skip
     told = [(report.tool, report.step) for report in reports[:3]]
-    assert told == [("", "turn 1"), ("Bash", "Bash: pytest -q"), ("Bash", "Bash: pytest -q")]
+    assert told == [("", "turn 1"), ("Bash", "pytest -q"), ("Bash", "pytest -q")], "the step says what with"
     last = reports[-1]
     assert (last.tool, last.turns, last.turns_max, last.todos_done, last.todos) == ("", 1, 9, 2, 5)
+
+
+def test_a_tool_is_named_whole_and_what_it_is_given_may_be_nothing() -> None:
+    _, reports = played([events.ToolStarted("1", "mcp:issues/list", "")])
+    assert (reports[0].tool, reports[0].step) == ("mcp:issues/list", "")
 
 
 def test_silence_is_measured_by_what_is_awaited() -> None:
