@@ -1944,7 +1944,8 @@ DECLARE
     names text[] := ARRAY(
         SELECT n->>'name' FROM jsonb_array_elements(NEW.harness_checks) n
         JOIN jsonb_array_elements(OLD.harness_checks) o ON o->>'name' = n->>'name'
-        WHERE login_of(n) <> coalesce(login_of(o), o->'before'));
+        WHERE login_of(n) <> coalesce(login_of(o), o->'before')
+          AND n->>'login' IS DISTINCT FROM 'HARNESS_LOGIN_MISSING');
 BEGIN
     IF EXISTS (SELECT FROM provider_breakers b WHERE b.executor_id = NEW.executor_id AND b.harness = ANY (names)) THEN
         LOCK TABLE provider_breakers IN SHARE ROW EXCLUSIVE MODE;

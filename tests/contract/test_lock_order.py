@@ -189,7 +189,9 @@ def test_leases_and_new_runs_side_by_side(database_url: str) -> None:
 
 
 def test_breakers_are_opened_tried_and_reset_beside_claims(database_url: str) -> None:
-    """The last in the order: outcomes that open and close breakers hold heads, as do claims that give back a try."""
+    """The last in the order: outcomes that open and close breakers hold heads, as do claims that give back a try; who
+    logs in holds the row of an executor.
+    """
     with scene_at(database_url) as scene:
         session = scene.hello()
         runs = [scene.run() for _ in range(6)]
@@ -228,6 +230,12 @@ def test_breakers_are_opened_tried_and_reset_beside_claims(database_url: str) ->
         scope = {"namespace": "", "harness": "", "account": chance.choice("abc"), "executor_id": ""}
         scene.call("reset_breakers_v1", [scope | {"reason": "", "actor": "t"}])
 
-    states = hammer(database_url, [ask, claim, settle, expire, claim, settle, reset])
+    def log_in(scene: Scene, chance: random.Random) -> None:
+        said = {"name": "codex", "account": chance.choice("abc"), "login_id": new_id()}
+        found = {"executor_id": "e1", "session_no": session.session_no, "capabilities": ["agent/codex"]}
+        scene.call("executor_found_v1", found | {"harness_checks": [said]})
+        scene.call("executors_seen_v1", [{"executor_id": "e1", "session_no": session.session_no, "state": "CONNECTED"}])
+
+    states = hammer(database_url, [ask, claim, settle, expire, claim, settle, reset, log_in])
     assert set(states) == {"calls"}, states
     assert states["calls"] > 50

@@ -131,6 +131,19 @@ async def test_a_login_while_the_executor_was_away_or_its_program_was_gone_close
     assert len(await breakers(at)) == (0 if closed else 1)
 
 
+async def test_a_login_that_is_gone_closes_nothing(at: Desk) -> None:
+    """A CLI takes away its login itself when that is refused: the next attempt would fail as well."""
+    before = check(MINE, login_id="1")
+    await found(at, before)
+    await fails(at, await agent(at), "AUTHENTICATION", account=MINE)
+    await found(at, {"name": "codex", "found": True, "login": "HARNESS_LOGIN_MISSING"})
+    [breaker] = await breakers(at)
+    await waits(at)
+    assert (await at.claim(), breaker["reason"]) == ([], "AUTHENTICATION")
+    await found(at, before | {"login_id": "2"})
+    assert await breakers(at) == []
+
+
 @pytest.mark.parametrize(("mine", "closed"), [(MINE, True), ("", False)])
 async def test_a_key_that_one_effect_brought_does_not_slow_down_those_with_another_for_ever(
     at: Desk, mine: str, closed: bool
