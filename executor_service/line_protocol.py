@@ -71,6 +71,8 @@ FAILURE_REASONS: Final = ("RATE_LIMITED", "OVERLOADED")
 _COUNTS: Final = (
     "input_tokens", "output_tokens", "cached_input_tokens", "cache_write_tokens", "reasoning_tokens",
 )  # fmt: skip
+#: What texts are cut of. Data and results are masked as a whole, later.
+_CUT: Final = ("step", "tool", "usage", "failure")
 #: Of a report, what says how far the work is.
 PROGRESS_FIELDS: Final = (
     "percent", "step", "step_index", "step_count", "tool", "turns", "turns_max", "todos", "todos_done", "data",
@@ -120,19 +122,28 @@ class BadReport(ValueError):
     """A line that is no report."""
 
 
-def parse(line: bytes) -> Report:
-    """Reads the JSON of a report. Raises BadReport."""
+def parse(line: bytes, masks: Masks | None = None) -> Report:
+    """Reads the JSON of a report. Of what is cut to its length the secrets are taken out before. Raises BadReport."""
     try:
         fields = orjson.loads(line)
     except orjson.JSONDecodeError as error:
         raise BadReport(f"no JSON: {error}") from error
     if not isinstance(fields, dict):
         raise BadReport("no JSON object")
+    if masks:
+        fields = {name: _without(masks, value) if name in _CUT else value for name, value in fields.items()}
     report = Report()
     known = [read(report, fields[name]) for name, read in _READERS.items() if name in fields]
     if not known:
         raise BadReport("no known field")
     return report
+
+
+def _without(masks: Masks, value: Any) -> Any:
+    try:
+        return masks.message(value)
+    except RecursionError as error:
+        raise BadReport("nested too deeply") from error
 
 
 def clean(report: Report) -> Report:
@@ -151,8 +162,9 @@ class LineScanner:
     a search for bytes, so that a flood costs little.
     """
 
-    def __init__(self, on_report: Callable[[Report], None], *, prefixed: bool) -> None:
+    def __init__(self, on_report: Callable[[Report], None], *, prefixed: bool, masks: Masks | None = None) -> None:
         self._on_report = on_report
+        self._masks = masks
         self._prefixed = prefixed
         self._partial = b""
         self._skipping = False
@@ -211,7 +223,7 @@ class LineScanner:
         try:
             if len(line) > LINE_BYTES_MAX:
                 raise BadReport("too long")
-            report = parse(line)
+            report = parse(line, self._masks)
         except BadReport:
             self.bad_lines += 1
         else:

@@ -73,6 +73,8 @@ class Masks:
 
     def message(self, value: Any) -> Any:
         """A message of ours as JSON: the texts in it. Its names are fixed, and its numbers must stay numbers."""
+        if not self._needles:
+            return value
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, dict):

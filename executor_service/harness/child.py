@@ -254,15 +254,18 @@ class _Child:
         self._first_signal = first_signal
         self._control = control or ChildControl()
         self._captures = {stream: attempt.capture(stream, output_bytes) for stream in (STDOUT, STDERR)}
-        self._reports = LineScanner(self._report, prefixed=False)
-        self._scanners = {stream: LineScanner(self._report, prefixed=True) for stream in (STDOUT, STDERR)}
+        masks = attempt.masks
+        self._scanners = {
+            stream: LineScanner(self._report, prefixed=stream != _REPORTS, masks=masks)
+            for stream in (_REPORTS, STDOUT, STDERR)
+        }
         self._lines = None if on_line is None else Lines(on_line)
         self._line_error: Exception | None = None
         self._result: bytes | None = None
         self._result_error = ""
         self._failure: Failure | None = None
         self._group: ProcessGroup | None = None
-        self._masked = {stream: attempt.masks.stream() for stream in (STDOUT, STDERR, _REPORTS)}
+        self._masked = {stream: masks.stream() for stream in (STDOUT, STDERR)}
         self.sinks = (self._sink(STDOUT), self._sink(STDERR), self._sink(_REPORTS))
 
     async def watch(self, group: ProcessGroup) -> ChildEnd:
@@ -279,7 +282,7 @@ class _Child:
         failpoints.hit("child", "ended")
         for stream, masked in self._masked.items():
             self._said(stream, masked.close())
-        for scanner in (self._reports, *self._scanners.values()):
+        for scanner in self._scanners.values():
             scanner.close()
         self._take_lines(None)
         if self._line_error is not None:
@@ -292,21 +295,18 @@ class _Child:
 
     def _sink(self, stream: int) -> Callable[[bytes], None]:
         def take(data: bytes) -> None:
-            self._said(stream, self._masked[stream].feed(data))
+            if stream != _REPORTS:
+                self._said(stream, self._masked[stream].feed(data))
+            self._scanners[stream].feed(data)
 
         return take
 
     def _said(self, stream: int, data: bytes) -> None:
-        """Bytes of a stream, without secrets."""
-        if not data:
-            return
-        if stream == _REPORTS:
-            self._reports.feed(data)
-        else:
+        """Bytes of an output stream, without secrets."""
+        if data:
             self._attempt.output(self._captures[stream], data)
-            self._scanners[stream].feed(data)
-            if stream == STDOUT:
-                self._take_lines(data)
+        if data and stream == STDOUT:
+            self._take_lines(data)
 
     def _take_lines(self, data: bytes | None) -> None:
         """Hands the lines on. An error of the harness must not reach the pipe's reader, nor leave the child running."""

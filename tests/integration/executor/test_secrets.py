@@ -211,3 +211,21 @@ async def test_passwords_that_a_child_inherits_or_is_given_are_secrets_too(
     found = await everything(scheduler)
     assert pieces(found) == []
     assert "hidden-in-a-url" not in found
+
+
+#: Reports numbers of which one is the value of a secret variable, by the pipe and by a line of its output.
+COUNTS = r"""
+import json, os
+os.write(int(os.environ["BACKBURNER_PROGRESS_FD"]), json.dumps({"usage": {"input_tokens": 20240115}}).encode() + b"\n")
+print("::backburner " + json.dumps({"result": {"day": 20240115, "days": [20240116, "on 20240115"]}}), flush=True)
+"""
+
+
+async def test_a_secret_that_is_a_number_makes_no_report_another_or_none(
+    scheduler: FakeScheduler, tmp_path: Path
+) -> None:
+    work = shell(tmp_path, COUNTS)
+    work["shell"]["env"] = {"PARTITION_KEY": "20240115"}
+    settled = await scheduler.run(**work)
+    assert settled.value == {"day": "***", "days": [20240116, "on ***"]}
+    assert settled.data["result"]["usage"]["input_tokens"] == 20240115

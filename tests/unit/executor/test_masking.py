@@ -3,9 +3,10 @@
 import random
 from pathlib import Path
 
+import orjson
 import pytest
 
-from executor_service.line_protocol import Report
+from executor_service.line_protocol import STEP_LENGTH_MAX, BadReport, Report, parse
 from executor_service.masking import Masks, sensitive
 from executor_service.outcome import Outcome
 
@@ -76,6 +77,16 @@ def test_a_password_that_stands_in_paths_and_counts_damages_neither() -> None:
     report = Report(usage=usage)
     report.mask(hidden)
     assert outcome.usage == report.usage == {"input_tokens": 12345678, "model": "m ***"}
+
+
+def test_a_text_that_is_cut_to_its_length_leaves_no_half_of_a_secret() -> None:
+    hidden, words = masks(KEY), "s" * (STEP_LENGTH_MAX - 4)
+    assert parse(orjson.dumps({"step": words + KEY}), hidden).step == words + "***"
+    failure = parse(orjson.dumps({"failure": {"reason": "OVERLOADED", "message": KEY}}), hidden).failure
+    assert failure is not None
+    assert failure.message == "***"
+    with pytest.raises(BadReport, match="nested"):
+        parse(b'{"usage": ' + b"[" * 900 + b"]" * 900 + b"}", hidden)
 
 
 def test_without_secrets_everything_passes_at_once() -> None:
