@@ -19,6 +19,7 @@ from typing import Final
 from backburner.scheduler.v1 import dispatch_service_pb2 as pb
 from executor_service.harness.cli.accounts import content, is_there
 from executor_service.harness.cli.adapter import Adapter, Program
+from executor_service.outcome import replace_unstorable
 
 #: Longest that a CLI may take to tell its version: all are asked at a time, and a busy machine takes 20 s and more.
 VERSION_SECONDS: Final = 60.0
@@ -26,6 +27,9 @@ VERSION_SECONDS: Final = 60.0
 VERSION_BYTES_MAX: Final = 64 * 1024
 #: What a CLI leaves running may hold its pipes open for so long after its end.
 _PIPE_SECONDS: Final = 1.0
+#: Of its version, and of its path or what is to be done: a scheduler that is told more refuses the whole executor.
+_VERSION_MAX: Final = 100
+_WORDS_BYTES_MAX: Final = 4096
 _VERSION: Final = re.compile(r"\d+\.\d+(?:\.\d+)*")
 
 
@@ -57,17 +61,23 @@ async def look(adapter: Adapter, given: str, home: Path) -> Found:
     path = await asyncio.to_thread(_program, adapter, given)
     if path is None:
         remedy = f"{_missing(adapter, given)}: install it, or name it with --harness-path {adapter.name}=/path/to/it"
-        return Found(adapter, None, pb.HarnessCheck(name=adapter.name, remedy=remedy))
+        return Found(adapter, None, pb.HarnessCheck(name=adapter.name, remedy=_words(remedy)))
     try:
         argv = await asyncio.to_thread(adapter.locate, path)
     except OSError as error:
-        check = pb.HarnessCheck(name=adapter.name, path=str(path), remedy=f"{path} cannot be looked into: {error}")
+        remedy = f"{path} cannot be looked into: {error}"
+        check = pb.HarnessCheck(name=adapter.name, path=_words(str(path)), remedy=_words(remedy))
         return Found(adapter, None, check)
     version, problem = await _version(argv, {**adapter.version_env, "HOME": str(home)})
     check = await asyncio.to_thread(_check, adapter, version, home)
-    check.path, check.found = argv[-1], not problem
-    check.remedy = problem or "; ".join(_remedies(adapter, check))
+    check.path, check.found = _words(argv[-1]), not problem
+    check.remedy = _words(problem or "; ".join(_remedies(adapter, check)))
     return Found(adapter, None if problem else Program(str(path), argv, version), check)
+
+
+def _words(said: str) -> str:
+    """As much of it as a scheduler takes; names of files need not be UTF-8."""
+    return replace_unstorable(said).encode()[:_WORDS_BYTES_MAX].decode("utf-8", "ignore")
 
 
 def _missing(adapter: Adapter, given: str) -> str:
@@ -129,7 +139,7 @@ async def _version(argv: Sequence[str], env: Mapping[str, str]) -> tuple[str, st
     if status or found is None:
         said = (err or out).decode("utf-8", "replace").strip()[:300]
         return "", f"{asked} ended with {status} and said {said!r}: try it by hand"
-    return found[0], ""
+    return found[0][:_VERSION_MAX], ""
 
 
 class _Answer(asyncio.SubprocessProtocol):

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from executor_service.harness.cli.discovery import Found, look
 from executor_service.harness.cli.gemini_cli import GeminiCli
 from executor_service.harness.cli.lookout import Lookout
 from executor_service.harness.cli.opencode import OpenCode
+from scheduler_service.api.hello import check_found
 from tests.support.eventually import eventually
 from tests.support.journals import alive
 
@@ -65,6 +67,28 @@ async def test_copilot_tells_the_release_that_will_run_and_not_what_it_has_updat
     program.chmod(0o755)
     found = await look(Copilot(), str(program), tmp_path)
     assert found.check.version == "1.0.87"
+
+
+def placed(folder: Path, script: str) -> str:
+    """The path of a `codex` there that runs this script."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "codex").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "codex").chmod(0o755)
+    return str(folder / "codex")
+
+
+async def test_what_is_told_of_a_cli_is_never_more_or_other_than_a_scheduler_takes(tmp_path: Path) -> None:
+    """A hello that is refused for it would keep the executor away, with all else that it has."""
+    undecodable = tmp_path / os.fsdecode(b"not-\xff-utf-8")
+    deep = tmp_path.joinpath(*["d" * 200] * 18)
+    many = "i=0; while [ $i -lt 500 ]; do printf 1.; i=$((i+1)); done; echo 1"
+    for folder, script in ((undecodable, "echo 1.0.0"), (undecodable, "exit 3"), (tmp_path, many),
+                           (deep, "printf '%900s' x >&2; exit 3")):  # fmt: skip
+        check = (await look(Codex(), placed(folder, script), tmp_path)).check
+        assert check.path
+        check_found(pb.HarnessesFound(harness_checks=[check]))
+    for gone in (str(undecodable / "gone"), "g" * 5000):
+        check_found(pb.HarnessesFound(harness_checks=[(await look(Codex(), gone, tmp_path)).check]))
 
 
 @pytest.mark.parametrize(("script", "said"), [
