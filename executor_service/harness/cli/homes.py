@@ -48,6 +48,7 @@ class Homes:
             return Path(os.environ.get("HOME") or Path.home())
         folder = tenant_home(self._store, namespace)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.chmod(0o700)  # a CLI that was asked for its version may have made it, for everybody
         return folder
 
     @contextlib.contextmanager

@@ -11,7 +11,7 @@ import pytest
 
 from executor_service.harness.cli.adapter import Program, Task
 from executor_service.harness.cli.gemini_cli import GeminiCli
-from executor_service.harness.cli.homes import WORK_DAYS_MAX, Homes, remove_scratch
+from executor_service.harness.cli.homes import WORK_DAYS_MAX, Homes, remove_scratch, tenant_home
 from executor_service.workspaces.leases import Lease
 
 OLD = time.time() - (WORK_DAYS_MAX + 1) * 86_400
@@ -115,3 +115,12 @@ def test_a_file_in_the_place_of_a_link_is_no_error_of_the_next_turn(tmp_path: Pa
     linked.write_text("its own")
     GeminiCli().launch(program, task)
     assert linked.read_text() == "its own"
+
+
+def test_a_home_of_a_namespace_is_nobody_elses_though_a_cli_has_made_it(tmp_path: Path) -> None:
+    """It is HOME when the CLI is asked for its version, which may be before any attempt."""
+    made = tenant_home(tmp_path, "n")
+    made.mkdir(parents=True)
+    made.chmod(0o755)
+    assert Homes("tenant", tmp_path, "i").of("n") == made
+    assert made.stat().st_mode & 0o777 == 0o700
