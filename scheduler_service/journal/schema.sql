@@ -1737,6 +1737,7 @@ DECLARE
     whole jsonb[]; part jsonb[]; harnesses text[]; x effects; verdicts jsonb := '{}';
     by_label boolean := EXISTS (SELECT FROM label_budgets l WHERE l.namespace = p_namespace);
     full_runs uuid[]; full_groups text[]; since timestamptz := '-infinity'; given uuid[] := '{}'; passed int;
+    patience int := 100;
 BEGIN
     IF left_ > 0 THEN
         IF p_labelled THEN  -- of any harness, and of one
@@ -1777,7 +1778,7 @@ BEGIN
                                                            - group_open(q.run_id, q.group_id)::int);
                     IF room <= 0 AND rooms ? place THEN
                         passed := passed + 1;
-                        IF passed >= 20 THEN  -- from here on without those that are full by now
+                        IF passed >= patience THEN  -- from here on without those that are full by now
                             since := q.rank;
                             EXIT;
                         END IF;
@@ -1810,7 +1811,8 @@ BEGIN
                 left_ := left_ - 1;
                 EXIT WHEN left_ <= 0;
             END LOOP;
-            EXIT WHEN passed < 20 OR left_ <= 0;
+            EXIT WHEN passed < patience OR left_ <= 0;
+            patience := 4 * patience;
         END LOOP;
     END IF;
 END

@@ -7,7 +7,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import Any, LiteralString
 
 import pytest
 
@@ -211,3 +211,23 @@ async def test_a_claim_finds_what_stands_behind_long_full_groups(at: Desk) -> No
     found = [(str(row["run_id"]), row["effect_key"]) for row in taken]
     assert found == [(LOW, "h1"), (HIGH, "g0"), (HIGH, "g1"), (HIGH, "alone")]
     assert keys(await at.claim(100, slots=100)) == []
+
+
+async def test_a_claim_that_fills_many_groups_reads_the_queue_a_few_times(at: Desk) -> None:
+    """Effects that were asked for in one step are alike in rank: a look that begins anew reads them all again."""
+    run_id = await at.create()
+    for g in range(40):
+        await at.request(run_id, *(f"{g}/{n}" for n in range(30)), group_id=str(g), group_max=1)
+    await at.connection.execute("UPDATE backburner.dispatch_queue SET rank = now()")
+    scans: LiteralString = (
+        "SELECT (seq_scan + idx_scan)::int AS n FROM pg_stat_xact_user_tables WHERE relname = 'dispatch_queue'"
+    )
+    async with at.another(autocommit=False) as connection:
+        [before] = await (await connection.execute(scans)).fetchall()
+        found = await (await connection.execute(
+            "SELECT * FROM backburner.claimable('default', 'functions', false, 'e1', %s, '{}', false, '60 s', 100)",
+            [["function/noop"]],
+        )).fetchall()  # fmt: skip
+        [after] = await (await connection.execute(scans)).fetchall()
+    assert len(found) == 40, "one of each"
+    assert after["n"] - before["n"] < 10
