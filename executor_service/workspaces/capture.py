@@ -7,7 +7,7 @@ of a directory or of a copy into an object store of their own, too.
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +19,8 @@ PATCH_BYTES_MAX: Final = 256 << 10
 #: Of what is read of an index as text: that of ten million files.
 _INDEX_BYTES_MAX: Final = 1 << 30
 #: The beginning of an entry of an index that is a commit of another repository.
-_LINK: Final = re.compile(r"160000 [0-9a-f]+ 0\t")
+_LINK_MODE: Final = "160000"
+_LINK: Final = re.compile(rf"{_LINK_MODE} [0-9a-f]+ 0\t")
 _DIFF: Final = ("diff-tree", "-r", "--no-renames", "--no-ext-diff", "--no-textconv", "--no-color")
 
 
@@ -101,6 +102,8 @@ class Difference:
     patch_bytes: int
     #: Why there is no patch although there is a difference.
     problem: str = ""
+    #: Repositories of their own in the folder, of which only another commit is in the difference, and no file.
+    nested: Sequence[str] = ()
 
     def fields(self) -> Mapping[str, Any]:
         """What of it stands in a WorkspaceResult."""
@@ -123,4 +126,10 @@ def difference(git: Git, base: str, tree: str) -> Difference:
             problem = "the patch is no UTF-8: take it from the commit"
         if "\0" in patch:
             patch, problem = "", "the patch holds NUL characters, which cannot be stored: take it from the commit"
-    return Difference(len(counts), added, removed, patch, said.out_bytes, problem)
+    return Difference(len(counts), added, removed, patch, said.out_bytes, problem, _came(git, base, tree))
+
+
+def _came(git: Git, base: str, tree: str) -> list[str]:
+    """Repositories of their own whose commit is new in the second tree."""
+    said = git.run(*_DIFF, "--raw", "-z", base, tree, bytes_max=_INDEX_BYTES_MAX).text.split("\0")
+    return [path for entry, path in zip(said[::2], said[1::2], strict=False) if entry.split(" ")[1] == _LINK_MODE]

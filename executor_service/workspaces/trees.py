@@ -238,7 +238,7 @@ def result_of(tree: Tree, git: Git, *, succeeded: bool) -> dict[str, Any]:
     finally:
         if tree.asked.kind == DIRECTORY and tree.shadow is not None:
             shutil.rmtree(Path(tree.shadow.env["GIT_INDEX_FILE"]).parent, ignore_errors=True)
-    return result | {"kept": stays(tree.asked, succeeded=succeeded)}
+    return {"kept": stays(tree.asked, succeeded=succeeded)} | result
 
 
 def stays(asked: Asked, *, succeeded: bool) -> bool:
@@ -256,13 +256,25 @@ def _worktree_result(tree: Tree, here: Git, *, succeeded: bool) -> dict[str, Any
     repository = Repository(here, tree.root, "")
     if not succeeded:  # the branch and the tree stay as they are, for the retry
         repository.set_ref(asked.kept_ref, commit)
-        return {"result_commit": commit, **capture.difference(here, base, content).fields()}
+        return {"result_commit": commit, **_fields(asked, capture.difference(here, base, content))}
     repository.set_ref(asked.kept_ref, "")
     repository.set_ref(f"refs/heads/{asked.branch}", commit)
-    if stays(asked, succeeded=True) and here.run("symbolic-ref", "-q", "HEAD", fine=(0, 1)).text.endswith(asked.branch):
+    fields = _fields(asked, capture.difference(here, base, content))
+    stay = stays(asked, succeeded=True) or "kept" in fields
+    if stay and here.run("symbolic-ref", "-q", "HEAD", fine=(0, 1)).text.endswith(asked.branch):
         here.run("reset", "--quiet", "--mixed")
-    difference = capture.difference(here, base, content).fields()
-    return {"result_commit": commit, "branch": asked.branch, **difference}
+    return {"result_commit": commit, "branch": asked.branch, **fields}
+
+
+def _fields(asked: Asked, difference: capture.Difference) -> dict[str, Any]:
+    """Of a WorkspaceResult. What only the directory has is not thrown away with it, unless it never is to stay."""
+    fields = dict(difference.fields())
+    if not difference.nested or asked.kind == DIRECTORY:
+        return fields
+    named = ", ".join(difference.nested[:5])
+    words = f"only commits are captured of git repositories of their own, whose files only the directory has: {named}"
+    problem = "; ".join(filter(None, (difference.problem, words)))
+    return fields | {"problem": problem} | ({} if asked.keep == "NEVER" else {"kept": True})
 
 
 @contextlib.contextmanager
@@ -277,7 +289,7 @@ def _shadow_result(tree: Tree) -> dict[str, Any]:
     content = capture.snapshot(tree.shadow)
     if content == tree.record.base_tree:
         return {}
-    result: dict[str, Any] = dict(capture.difference(tree.shadow, tree.record.base_tree, content).fields())
+    result: dict[str, Any] = _fields(tree.asked, capture.difference(tree.shadow, tree.record.base_tree, content))
     now = capture.head(tree.shadow)
     if tree.asked.kind == DIRECTORY and now != tree.record.base and content == capture.tree_of(tree.shadow, now):
         result["result_commit"] = now  # the agent has committed all of it itself

@@ -318,6 +318,25 @@ def test_a_patch_that_is_no_text_is_left_to_the_commit(
     assert (problem in result["problem"], "patch" in result) == (True, False)
 
 
+@pytest.mark.parametrize(("kind", "keep", "kept"), [
+    ("WORKTREE", "ON_FAILURE", True), ("COPY", "ON_FAILURE", True), ("WORKTREE", "NEVER", False),
+    ("DIRECTORY", "ON_FAILURE", True),
+])  # fmt: skip
+def test_a_repository_that_the_agent_has_made_in_its_own_is_not_thrown_away(
+    repo: Path, runner: Git, open_: Open, *, kind: str, keep: str, kept: bool
+) -> None:
+    """git captures its commit and no file of it: gone with the directory, nobody would have what that commit is."""
+    tree = open_(repo, kind, keep=f"WORKSPACE_KEEP_{keep}")
+    made = repository(tree.root / "made")
+    (tree.root / "a.txt").write_text("changed\n")
+    result = trees.result_of(tree, runner, succeeded=True)
+    assert (result["files_changed"], result["kept"]) == (2, kept)
+    assert ("only the directory has: made" in result.get("problem", "")) == (kind != "DIRECTORY")
+    if kind == "WORKTREE" and kept:
+        assert git(tree.root, "status", "--porcelain") == ""
+    git(made, "checkout", "--quiet", "HEAD")  # it is still there
+
+
 def test_what_cannot_be_captured_stays_whatever_the_policy(repo: Path, runner: Git, open_: Open) -> None:
     tree = open_(repo, keep="WORKSPACE_KEEP_NEVER")
     git(tree.root, "init", "--quiet", "inner")  # git adds no repository that has no commit
