@@ -81,7 +81,7 @@ async def test_one_that_comes_later_gets_what_waits_for_it_and_is_upgraded_and_r
         [(capabilities,)] = await at.query("SELECT capabilities FROM backburner.executors")
         assert "agent/late" not in capabilities
         waits = await at.create("found/one")
-        await eventually(lambda: _waiting(at, waits, "on PATH: install it"), 60)
+        await eventually(lambda: _waiting(at, waits, "is no program: install it"), 60)
         install(tmp_path, "1.2.0")
         assert await at.value(waits) == "I am 1.2.0"
 
