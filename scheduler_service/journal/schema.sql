@@ -2343,7 +2343,8 @@ BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);  -- a SET clause would be undone before the commit
     PERFORM 1 FROM executors e WHERE e.executor_id IN (SELECT i->>'executor_id' FROM jsonb_array_elements(items) i)
         ORDER BY e.executor_id FOR UPDATE;
-    UPDATE executors e SET seen_at = clock_timestamp(), state = i.state
+    UPDATE executors e SET seen_at = clock_timestamp(),
+            state = CASE WHEN e.state = 'DISCONNECTED' THEN e.state ELSE i.state END
         FROM jsonb_to_recordset(items) AS i(executor_id text, session_no int, state text)
         WHERE e.executor_id = i.executor_id AND e.session_no = i.session_no;
 END

@@ -1,6 +1,7 @@
 """Hellos that overtake each other on their way to the journal."""
 
 from pathlib import Path
+from typing import LiteralString
 
 import pytest
 
@@ -15,6 +16,20 @@ _QUERIES = load_statements(Path(scheduler_service.journal.__file__).with_name("q
 async def hello(at: Desk, incarnation: str, dial: int, *succeeds: str) -> int:
     """The number of the session; 0: refused."""
     return await at.hello("x", incarnation=incarnation, dial=dial, succeeds=list(succeeds))
+
+
+async def test_a_sign_of_life_after_the_end_of_a_session_does_not_bring_it_back(database_url: str) -> None:
+    """It was on its way when the stream broke."""
+    async with desk(database_url) as at:
+        session = await hello(at, "i1", 1)
+        seen = f'[{{"executor_id": "x", "session_no": {session}, "state": "CONNECTED"}}]'
+        await at.rows("SELECT backburner.executors_seen_v1(%s::jsonb)", seen)
+        await at.rows("SELECT backburner.executor_gone_v1('x', %s)", session)
+        await at.rows("SELECT backburner.executors_seen_v1(%s::jsonb)", seen)
+        statement: LiteralString = "SELECT state FROM backburner.executors WHERE executor_id = 'x'"
+        assert await at.rows(statement) == [{"state": "DISCONNECTED"}]
+        await hello(at, "i1", 2)
+        assert await at.rows(statement) == [{"state": "CONNECTED"}]
 
 
 @pytest.mark.invariant("I3")
