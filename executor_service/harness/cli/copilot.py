@@ -45,6 +45,11 @@ _PERMISSIONS: Final = {
 }
 #: Tools that these leave out: whoever calls one is told that there is none of that name.
 _LEFT_OUT: Final = ("bash", "create", "edit", "str_replace", "insert", "apply_patch")
+#: What its configuration says of users; it is there without any, too. It is JSON with comments.
+_USERS: Final = re.compile(
+    rb'"(?:loggedInUsers|logged_in_users|lastLoggedInUser|last_logged_in_user)"\s*:\s*(?:[\[{]\s*["{]|"[^"])'
+)
+_CONFIG_BYTES_MAX: Final = 1 << 20
 _SESSION: Final = re.compile(r"[0-9A-Za-z-]{8,64}")
 _PROVIDER: Final = re.compile(r"[a-z][a-z_]{0,40}")
 
@@ -68,6 +73,10 @@ class Copilot(Adapter):
     login_remedy = "run `copilot login`, or give the executor COPILOT_GITHUB_TOKEN"
     session_lost = re.compile(r"No session, task, or name matched")
     counts_in_files = True
+
+    def login_files(self, env: Mapping[str, str], home: Path) -> Iterator[Path]:
+        """Its configuration, when that names a user who is logged in."""
+        return filter(_names_a_user, super().login_files(env, home))
 
     def locate(self, program: Path) -> Sequence[str]:
         """The native binary of the package that the wrapper belongs to."""
@@ -282,3 +291,11 @@ _COPILOT_READERS: Final = {
 def _of_helper(said: Fields, data: Fields) -> bool:
     """True for the words of an agent that the agent has started."""
     return bool(said.text("agentId") or data.text("agentId") or data.text("parentToolCallId"))
+
+
+def _names_a_user(config: Path) -> bool:
+    try:
+        with config.open("rb") as file:
+            return bool(_USERS.search(file.read(_CONFIG_BYTES_MAX)))
+    except OSError:  # there is none, or copilot could not read it either
+        return False

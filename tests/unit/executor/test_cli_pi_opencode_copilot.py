@@ -301,6 +301,20 @@ def test_models_of_pi_are_a_login_when_they_bring_a_key(task: Task, models: str,
     assert (file in list(Pi().login_files({}, task.home))) is counts
 
 
+@pytest.mark.parametrize(("config", "counts"), [
+    ('// This file is managed.\n{"firstLaunchAt": "2026-11-27"}', False), ('{"loggedInUsers": []}', False), ("", False),
+    ('{"lastLoggedInUser": ""}', False), ('{"loggedInUsers": [{"host": "h", "login": "me"}]}', True),
+    ('// x\n{"last_logged_in_user": {"login": "me"}}', True), ('{"logged_in_users": ["me"]}', True),
+])  # fmt: skip
+def test_copilot_is_logged_in_when_its_configuration_names_a_user(task: Task, config: str, counts: bool) -> None:
+    file = task.home / ".copilot" / "config.json"
+    file.parent.mkdir()
+    file.write_text(config)
+    assert list(Copilot().login_files({}, task.home)) == ([file] if counts else [])
+    file.unlink()
+    assert list(Copilot().login_files({}, task.home)) == []
+
+
 def test_pi_that_is_logged_in_has_its_users_folder(task: Task) -> None:
     folder = task.home / ".pi" / "agent"
     folder.mkdir(parents=True)
