@@ -448,6 +448,24 @@ def wait_for(path: Path, seconds: float = 60.0) -> None:
         time.sleep(0.01)  # of a thread's test: nothing tells of a file
 
 
+def leader(marker: str, seconds: float = 30.0) -> int:
+    """The git of this marker, which leads its group, once those of earlier calls are gone."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = [pid for pid in marked(marker) if leads(pid)]
+        if len(found) == 1:
+            return found[0]
+        assert time.monotonic() < deadline, [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in found]
+        time.sleep(0.01)  # of a thread's test: nothing tells of a process
+
+
+def leads(pid: int) -> bool:
+    try:
+        return os.getpgid(pid) == pid
+    except ProcessLookupError:
+        return False
+
+
 OPENS = """
 import sys
 from pathlib import Path
@@ -469,16 +487,15 @@ def test_an_executor_that_is_killed_while_a_worktree_is_made_leaves_no_lock_behi
     begun = slow(repo, 300 if with_git else 1)
     other = subprocess.Popen([sys.executable, "-c", OPENS, str(repo), str(folder)])
     wait_for(begun)
-    children = [pid for pid in marked(helper_marker("killed")) if os.getpgid(pid) == pid]
-    assert len(children) == 1, "git, which leads its group"
+    child = leader(helper_marker("killed"))
     other.kill()
     other.wait()
     if with_git:
-        os.killpg(children[0], signal.SIGKILL)
+        os.killpg(child, signal.SIGKILL)
     git(repo, "config", "--unset", "filter.slow.smudge")
     tree = open_(repo)  # the same effect, the same place
     assert tree.found is False
-    assert not alive(children[0]), "a git that still runs is waited for"
+    assert not alive(child), "a git that still runs is waited for"
     assert git(tree.root, "status", "--porcelain") == ""
     assert git(repo, "worktree", "list", "--porcelain").count("worktree ") == 2
     assert open_(repo, effect_id=str(uuid.uuid4())).root.is_dir(), "nor for anybody else"
