@@ -448,24 +448,6 @@ def wait_for(path: Path, seconds: float = 60.0) -> None:
         time.sleep(0.01)  # of a thread's test: nothing tells of a file
 
 
-def leader(marker: str, seconds: float = 30.0) -> int:
-    """The git of this marker, which leads its group, once those of earlier calls are gone."""
-    deadline = time.monotonic() + seconds
-    while True:
-        found = [pid for pid in marked(marker) if leads(pid)]
-        if len(found) == 1:
-            return found[0]
-        assert time.monotonic() < deadline, [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in found]
-        time.sleep(0.01)  # of a thread's test: nothing tells of a process
-
-
-def leads(pid: int) -> bool:
-    try:
-        return os.getpgid(pid) == pid
-    except ProcessLookupError:
-        return False
-
-
 OPENS = """
 import sys
 from pathlib import Path
@@ -474,9 +456,9 @@ from executor_service.descendants import Reaper
 from executor_service.keepers import Keepers
 from executor_service.workspaces.git import Git
 from tests.unit.executor.test_workspace_trees import assignment
-source, folder = map(Path, sys.argv[1:])
+source, folder = map(Path, sys.argv[1:3])
 asked = trees.asked_of({"workspace": {"kind": "WORKSPACE_KIND_WORKTREE", "source": str(source)}}, assignment())
-trees.open_tree(asked, Git(source, Keepers(Reaper(), "killed")), folder, trees.hold(asked, folder))
+trees.open_tree(asked, Git(source, Keepers(Reaper(), sys.argv[3])), folder, trees.hold(asked, folder))
 """
 
 
@@ -485,17 +467,19 @@ def test_an_executor_that_is_killed_while_a_worktree_is_made_leaves_no_lock_behi
     repo: Path, folder: Path, open_: Open, with_git: bool
 ) -> None:
     begun = slow(repo, 300 if with_git else 1)
-    other = subprocess.Popen([sys.executable, "-c", OPENS, str(repo), str(folder)])
+    name = f"killed-{uuid.uuid4()}"  # other tests do so at the same time
+    other = subprocess.Popen([sys.executable, "-c", OPENS, str(repo), str(folder), name])
     wait_for(begun)
-    child = leader(helper_marker("killed"))
+    children = [pid for pid in marked(helper_marker(name)) if os.getpgid(pid) == pid]
+    assert len(children) == 1, "git, which leads its group"
     other.kill()
     other.wait()
     if with_git:
-        os.killpg(child, signal.SIGKILL)
+        os.killpg(children[0], signal.SIGKILL)
     git(repo, "config", "--unset", "filter.slow.smudge")
     tree = open_(repo)  # the same effect, the same place
     assert tree.found is False
-    assert not alive(child), "a git that still runs is waited for"
+    assert not alive(children[0]), "a git that still runs is waited for"
     assert git(tree.root, "status", "--porcelain") == ""
     assert git(repo, "worktree", "list", "--porcelain").count("worktree ") == 2
     assert open_(repo, effect_id=str(uuid.uuid4())).root.is_dir(), "nor for anybody else"
